@@ -1,0 +1,54 @@
+"""The exceptions that cross module borders. Each carries one line for its reader; none knows HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class JobQuestError(Exception):
+    """Anything this service raises on purpose."""
+
+
+class SettingsError(JobQuestError):
+    """A setting is unknown or unusable: says which, why, and what to do."""
+
+
+class InvalidEvent(JobQuestError):
+    """An event, or the JSON it came as, breaks the rules.
+
+    `errors` maps a field's path (`data.xpEarned`) to what is wrong with it, one line each.
+    """
+
+    def __init__(self, message: str, errors: Mapping[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.errors: dict[str, list[str]] = dict(errors or {})
+
+    def __str__(self) -> str:
+        head = super().__str__()
+        details = "; ".join(f"{path}: {' '.join(lines)}" for path, lines in self.errors.items())
+        return f"{head} ({details})" if details else head
+
+
+class IdConflict(JobQuestError):
+    """An event's id belongs already to a processed event with other content."""
+
+
+class Unavailable(JobQuestError):
+    """Infrastructure is away (log, database); the same call may work later. Nothing was decided
+    about any event."""
+
+
+class LogUnavailable(Unavailable):
+    """The event log did not confirm the record. It may still have been written."""
+
+
+class ReadSideUnavailable(Unavailable):
+    """The read side's database could not be reached, was locked for too long, or is full."""
+
+
+class RecordRefused(JobQuestError):
+    """The log will never take this record (too large, say): trying again is useless."""
+
+
+class PositionMoved(JobQuestError):
+    """Another consumer has stored positions for our partitions: ours is out of date."""

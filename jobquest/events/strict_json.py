@@ -1,0 +1,105 @@
+"""One strict reader for JSON that strangers wrote, used at the door and on the topics alike.
+
+Python's own reader takes more than JSON (NaN, duplicate keys, UTF-16) and numbers and texts that
+a browser, SQLite or PostgreSQL cannot hold. Everything it lets through here can be stored and
+shown. It knows nothing about events.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from jobquest.errors import InvalidEvent
+
+MAX_DEPTH = 32
+# Beyond this a browser's number is no longer exact (RFC 8259, section 6).
+MAX_INTEGER = 2**53 - 1
+# NUL breaks PostgreSQL's text and SQLite's length(); lone surrogates can't be written as UTF-8.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def loads(body: bytes) -> Any:
+    """Read one JSON document. Raises InvalidEvent with one line that says what is wrong."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidEvent(f"The body is not UTF-8 (byte {error.start}).") from None
+    if text.startswith("\ufeff"):
+        raise InvalidEvent("The body starts with a byte order mark; send plain UTF-8.")
+    try:
+        document = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise InvalidEvent(
+            f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+        ) from None
+    except RecursionError:
+        raise InvalidEvent(_too_deep()) from None
+    check(document)
+    return document
+
+
+def check(value: Any, depth: int = 0) -> None:
+    """Refuse what JSON can spell but a store or a browser cannot hold; raises InvalidEvent."""
+    if depth > MAX_DEPTH:
+        raise InvalidEvent(_too_deep())
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            _check_text(key)
+            check(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            check(member, depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidEvent("A number is too large.")
+    elif isinstance(value, int) and not -MAX_INTEGER <= value <= MAX_INTEGER:
+        raise InvalidEvent("A whole number lies outside ±(2^53 - 1).")
+
+
+def depth_of(value: Any) -> int:
+    """How deep objects and lists nest in `value`: 0 for a plain value, 1 for `{}`."""
+    if isinstance(value, dict):
+        return 1 + max(map(depth_of, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(depth_of, value), default=0)
+    return 0
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise InvalidEvent("A key is not a string.")
+    if _UNSTORABLE.search(text):
+        raise InvalidEvent("A string holds NUL or half of a surrogate pair.")
+
+
+def _too_deep() -> str:
+    return f"The JSON nests deeper than {MAX_DEPTH} levels."
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InvalidEvent(f"The key {twice[:100]!r} stands twice in one object.")
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 17:  # also keeps int() from its quadratic time on thousands of digits
+        raise InvalidEvent("A whole number lies outside ±(2^53 - 1).")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise InvalidEvent(f"{name} is not JSON.")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
+)

@@ -1,0 +1,145 @@
+"""The event log: what the rest of the service may ask of it, whichever log is behind.
+
+Two implementations, one contract: `sqlite.py` (embedded) and `kafka.py` (Apache Kafka); the suite
+`tests/test_log_contract.py` runs on both. Called by the producer, the consumer and the runtime.
+The log moves bytes: it knows no event, no schema and no database but its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+Mode = Literal["embedded", "kafka"]
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+class Position(NamedTuple):
+    """Where a record stands in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to append. Records of one key keep their order and share a partition."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the log has it. `timestamp_ms` is when it was appended, Unix milliseconds.
+
+    `value` is None for a tombstone. `damage` is set where the log could not unpack the record's
+    batch (checksum, codec): then `value` is None too and the line says why.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+    damage: str | None = None
+
+
+class Origin(NamedTuple):
+    """A partition of one life of a topic: `identity` changes when a topic is made anew."""
+
+    topic: str
+    number: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """One partition as it stands now: `first` is the oldest offset kept, `next` the one to come."""
+
+    origin: Origin
+    first: int
+    next: int
+
+
+# Asked for newly assigned partitions: the next offset to read of each; absent means its start.
+StartPositions = Callable[[Sequence[Origin]], Mapping[Origin, int]]
+
+
+class Subscription(Protocol):
+    """A consumer's seat. It belongs to the thread that made it; only that thread may call it."""
+
+    def poll(self, timeout: float, max_records: int) -> list[Record]:
+        """Return up to `max_records` records, waiting at most `timeout` seconds for the first.
+
+        Per partition in the order of their offsets. Partitions that were assigned since the last
+        poll (a rebalance, a topic made anew) are first sought to what `start` says. Records of
+        a partition that has meanwhile been taken away are not returned.
+        Raises LogUnavailable when the log is known to be away.
+        """
+        ...
+
+    def assignment(self) -> Mapping[Partition, Origin]:
+        """The partitions this seat reads now. Empty while another process holds them."""
+        ...
+
+    def rewind(self) -> None:
+        """Ask `start` again for every partition: what was polled but not applied comes again."""
+        ...
+
+    def commit(self, next_offsets: Mapping[Partition, int]) -> None:
+        """Tell the log how far the group is. For the log's own lag tools only; never raises."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group. Bounded; never raises."""
+        ...
+
+
+class EventLog(Protocol):
+    """An append-only log of topics with partitions."""
+
+    @property
+    def mode(self) -> Mode: ...
+
+    def append(self, records: Sequence[NewRecord]) -> list[Future[Position]]:
+        """Append records in order; each future resolves once its record is durable.
+
+        A future fails with LogUnavailable (not confirmed: it may still have been written) or
+        RecordRefused (never will be). Every future resolves, even when the log is closed.
+        Does not block for longer than about two seconds. Any thread may call it.
+        """
+        ...
+
+    def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Subscription:
+        """Take a seat in `group`. Raises LogUnavailable when the log is away."""
+        ...
+
+    def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
+        """Every partition of those of `topics` that exist. Raises LogUnavailable."""
+        ...
+
+    def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
+        """Read at most `limit` records from `offset` on, outside any group.
+
+        Bounded in time; returns what was there. Raises LogUnavailable.
+        """
+        ...
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush what was appended, within `timeout` seconds, then resolve what is left."""
+        ...
