@@ -1,4 +1,7 @@
-"""The exceptions that cross module borders. Each carries one line for its reader; none knows HTTP."""
+"""The exceptions that cross module borders.
+
+Each carries one line for its reader; none knows HTTP.
+"""
 
 from __future__ import annotations
 

@@ -100,6 +100,4 @@ def _constant(name: str) -> NoReturn:
     raise InvalidEvent(f"{name} is not JSON.")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)

@@ -1,0 +1,265 @@
+"""The settings: one table of variable, default, check and a line of help.
+
+Read from the environment and a `.env` file by `load`. The README's table and `.env.example` are
+held to it by tests. It knows nothing of what the settings are used for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from jobquest.errors import SettingsError
+
+Parse = Callable[[str], Any]
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _flag(value: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if value.lower() not in words:
+        raise ValueError("use true or false")
+    return words[value.lower()]
+
+
+def _whole(low: int, high: int) -> Parse:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", value) or not low <= int(value) <= high:
+            raise ValueError(f"use a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def _choice(*choices: str) -> Parse:
+    def parse(value: str) -> str:
+        if value.upper() not in choices:
+            raise ValueError(f"use one of {', '.join(choices)}")
+        return value.upper()
+
+    return parse
+
+
+def _loopback(value: str) -> str:
+    if value != "localhost" and not _is_loopback_address(value):
+        raise ValueError(
+            "without credentials it listens on loopback only, and this version has none to set;"
+            " set HOST=127.0.0.1 and put a proxy that authenticates in front"
+        )
+    return value
+
+
+def _is_loopback_address(value: str) -> bool:
+    try:
+        return ipaddress.ip_address(value).is_loopback
+    except ValueError:
+        return False
+
+
+def _brokers(value: str) -> tuple[str, ...]:
+    brokers = _names(value)
+    for broker in brokers:
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", broker):
+            raise ValueError(f"{broker!r} is not host:port; write for example localhost:9092")
+    return brokers
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    for origin in _names(value):
+        parts = urlsplit(origin)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path or parts.query:
+            raise ValueError(
+                f"{origin!r} is not an origin; write for example http://localhost:3000"
+            )
+    return _names(value)
+
+
+def _group(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", value):
+        raise ValueError("use 1 to 249 letters, digits, '.', '_' or '-'")
+    return value
+
+
+def _database(value: str) -> str:
+    if not re.match(r"sqlite:///|postgresql\+psycopg://", value):
+        raise ValueError("write sqlite:///path/to/file.db or postgresql+psycopg://user@host/name")
+    return value
+
+
+def setting(variable: str, default: str | None, parse: Parse, help: str) -> Any:
+    """One row of the table. `default` is as it would stand in the environment; None: unset."""
+    row = {"variable": variable, "default": default, "parse": parse, "help": help}
+    value = parse(default) if default is not None else (() if parse in _LISTS else None)
+    return field(default=value, metadata=row)
+
+
+_LISTS = (_names, _brokers, _origins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting, checked. Attributes in the order of the README's table."""
+
+    host: str = setting("HOST", "127.0.0.1", _loopback, "address to listen on")
+    port: int = setting("PORT", "5000", _whole(0, 65535), "port to listen on")
+    kafka_broker: tuple[str, ...] = setting(
+        "KAFKA_BROKER", None, _brokers, "Kafka's addresses, comma-separated; unset: embedded log"
+    )
+    data_dir: Path = setting(  # noqa: RUF009 (a row of the table, not a default to compute)
+        "JOBQUEST_DATA_DIR", "instance", Path, "folder of every file that it writes"
+    )
+    database_url: str | None = setting(
+        "DATABASE_URL", None, _database, "the read side; unset: SQLite in the data folder"
+    )
+    kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
+    kafka_partitions: int = setting(
+        "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of topics that it creates"
+    )
+    kafka_replication_factor: int = setting(
+        "KAFKA_REPLICATION_FACTOR", "1", _whole(1, 15), "replicas of topics that it creates"
+    )
+    consumer_autostart: bool = setting(
+        "JOBQUEST_CONSUMER_AUTOSTART", "true", _flag, "start the consumer with the server"
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "JOBQUEST_CORS_ORIGINS", None, _origins, "front ends whose pages may call the API"
+    )
+    workers: int | None = setting(
+        "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
+    )
+    retry_max_attempts: int = setting(
+        "JOBQUEST_RETRY_MAX_ATTEMPTS", "10", _whole(1, 1000), "tries of a failing handler"
+    )
+    retry_base_seconds: int = setting(
+        "JOBQUEST_RETRY_BASE_SECONDS", "1", _whole(0, 60), "first wait; doubles, up to 60 s"
+    )
+    brake_failures: int = setting(
+        "JOBQUEST_BRAKE_FAILURES", "20", _whole(1, 1_000_000), "failures in a row that pause it"
+    )
+    outbox_max_events: int = setting(
+        "JOBQUEST_OUTBOX_MAX_EVENTS", "1000000", _whole(1, 10**9), "kept while Kafka is away"
+    )
+    handlers: tuple[str, ...] = setting(
+        "JOBQUEST_HANDLERS", None, _names, "modules whose register(consumer) is called at start"
+    )
+    kafka_security_protocol: str | None = setting(
+        "KAFKA_SECURITY_PROTOCOL",
+        None,
+        _choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL",
+    )
+    kafka_sasl_mechanism: str | None = setting(
+        "KAFKA_SASL_MECHANISM",
+        None,
+        _choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512",
+    )
+    kafka_sasl_username: str | None = setting("KAFKA_SASL_USERNAME", None, _text, "SASL user")
+    kafka_sasl_password: str | None = setting("KAFKA_SASL_PASSWORD", None, _text, "SASL password")
+    kafka_ssl_cafile: str | None = setting(
+        "KAFKA_SSL_CAFILE", None, _text, "PEM file of the authority that signed the brokers"
+    )
+    kafka_ssl_certfile: str | None = setting(
+        "KAFKA_SSL_CERTFILE", None, _text, "PEM file of our own certificate"
+    )
+    kafka_ssl_keyfile: str | None = setting(
+        "KAFKA_SSL_KEYFILE", None, _text, "PEM file of our own key"
+    )
+
+    @property
+    def mode(self) -> str:
+        """`kafka` where brokers are set, else `embedded`."""
+        return "kafka" if self.kafka_broker else "embedded"
+
+    @property
+    def worker_count(self) -> int:
+        """Web processes to run."""
+        if self.workers is not None:
+            return self.workers
+        return min(4, os.cpu_count() or 1) if self.kafka_broker else 1
+
+    @property
+    def read_side_url(self) -> str:
+        """SQLAlchemy URL of the read side."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'read.db'}"
+
+    def kafka_security(self) -> dict[str, Any]:
+        """The security settings under the names that kafka-python gives them; only those set."""
+        renamed = {
+            "kafka_sasl_username": "sasl_plain_username",
+            "kafka_sasl_password": "sasl_plain_password",
+        }
+        named = {
+            renamed.get(row.name, row.name.removeprefix("kafka_")): getattr(self, row.name)
+            for row in fields(self)
+            if row.name.startswith(("kafka_security", "kafka_sasl", "kafka_ssl"))
+        }
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def variables() -> list[tuple[str, str | None, str]]:
+    """The table as documents show it: variable, default (None: unset), help."""
+    return [
+        (row.metadata["variable"], row.metadata["default"], row.metadata["help"])
+        for row in fields(Config)
+    ]
+
+
+def load(overrides: Mapping[str, str] | None = None, *, env_file: Path | None = None) -> Config:
+    """Read `.env`, then the environment over it, then `overrides` over both.
+
+    An empty value counts as unset. Raises SettingsError with one line: which variable, and why.
+    """
+    found = {
+        **{k: v or "" for k, v in dotenv_values(env_file or Path(".env")).items()},
+        **os.environ,
+        **(overrides or {}),
+    }
+    known = {row.metadata["variable"]: row for row in fields(Config)}
+    for variable in found:
+        if variable.startswith("JOBQUEST_") and variable not in known:
+            raise SettingsError(f"{variable} is not a setting. Known: {', '.join(sorted(known))}.")
+    values = {
+        row.name: _parse(variable, row.metadata["parse"], found[variable].strip())
+        for variable, row in known.items()
+        if found.get(variable, "").strip()
+    }
+    return _coherent(Config(**values))
+
+
+def _parse(variable: str, parse: Parse, value: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        shown = "" if "PASSWORD" in variable or "URL" in variable else f"={value}"
+        raise SettingsError(f"{variable}{shown}: {error}.") from None
+
+
+def _coherent(config: Config) -> Config:
+    sasl = (config.kafka_security_protocol or "").startswith("SASL")
+    if sasl and not (config.kafka_sasl_mechanism and config.kafka_sasl_username):
+        raise SettingsError(
+            "KAFKA_SECURITY_PROTOCOL asks for SASL: set KAFKA_SASL_MECHANISM,"
+            " KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD too."
+        )
+    if not config.kafka_broker and config.workers not in (None, 1):
+        raise SettingsError(
+            "JOBQUEST_WORKERS: the embedded log takes 1; set KAFKA_BROKER for more."
+        )
+    return config

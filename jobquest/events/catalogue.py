@@ -1,0 +1,183 @@
+"""The catalogue: every event type and topic as one table.
+
+Validation, the producer's `publish_…` methods, `GET /api/kafka/events` and the README's table are
+made from it. To add a type, add a row (and its new fields to `fields.FIELDS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError
+
+from jobquest.events.fields import FIELDS
+
+
+@dataclass(frozen=True)
+class EventType:
+    """One documented type. `required` and `optional` name fields of `fields.FIELDS`.
+
+    `xp` names the field that awards XP, where the type does.
+    """
+
+    name: str
+    topic: str
+    description: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    xp: str | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field, required ones first."""
+        return self.required + self.optional
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """Data that passes."""
+        return {name: FIELDS[name][1] for name in self.fields}
+
+    @cached_property
+    def schema(self) -> Schema:
+        """The type's marshmallow schema: takes the fields above, refuses every other."""
+        members = {
+            name: FIELDS[name][0].field(required=name in self.required) for name in self.fields
+        }
+        return Schema.from_dict(members, name=self.name)(unknown=RAISE)
+
+    def check(self, data: Mapping[str, Any], *, strict: bool) -> dict[str, list[str]]:
+        """What is wrong with `data`, by field; empty where nothing is.
+
+        Strict refuses fields that the type does not have; tolerant takes them as they are, since
+        a newer producer may know more than we do.
+        """
+        try:
+            self.schema.load(data, unknown=RAISE if strict else INCLUDE)
+        except ValidationError as error:
+            return _flat(error.messages)
+        return {}
+
+
+def _flat(messages: Any, path: str = "") -> dict[str, list[str]]:
+    """marshmallow's nested messages as path → lines (`tags.0` → [...])."""
+    if isinstance(messages, list):
+        return {path: [str(line) for line in messages]}
+    flat: dict[str, list[str]] = {}
+    for key, below in messages.items():
+        flat |= _flat(below, f"{path}.{key}" if path else str(key))
+    return flat
+
+
+def _type(
+    name: str,
+    topic: str,
+    description: str,
+    required: str,
+    optional: str = "",
+    xp: str | None = None,
+) -> EventType:
+    return EventType(name, topic, description, tuple(required.split()), tuple(optional.split()), xp)
+
+
+_MISSION = "missionId missionName missionType"
+_JOB = "jobId companyName position"
+_CHALLENGE = "challengeId challengeTitle challengeDescription"
+_RESOURCE = "resourceId resourceTitle resourceType"
+_SESSION = "userEmail userAgent ipAddress"
+
+_TYPES = (
+    _type("mission.started", "mission-events", "A focus mission began.", _MISSION),
+    _type(
+        "mission.completed",
+        "mission-events",
+        "A focus mission was finished; duration in minutes.",
+        f"{_MISSION} duration xpEarned",
+        xp="xpEarned",
+    ),
+    _type(
+        "mission.failed",
+        "mission-events",
+        "A focus mission was given up.",
+        _MISSION,
+        "duration reason",
+    ),
+    _type("job.applied", "job-applications", "The user applied to a job.", _JOB, "status"),
+    _type(
+        "job.status.updated",
+        "job-applications",
+        "An application moved on.",
+        f"{_JOB} newStatus previousStatus",
+    ),
+    _type(
+        "achievement.unlocked",
+        "achievements",
+        "An achievement was unlocked.",
+        "achievementId achievementName xpAmount",
+        xp="xpAmount",
+    ),
+    _type("level.up", "achievements", "The user reached a level.", "newLevel totalXp"),
+    _type(
+        "xp.earned",
+        "achievements",
+        "XP of its own, beside that of missions and achievements.",
+        "xpAmount totalXp",
+        "source",
+        xp="xpAmount",
+    ),
+    _type("streak.milestone", "achievements", "A streak of days grew.", "streakDays"),
+    _type(
+        "daily.challenge.completed",
+        "daily-challenges",
+        "A daily challenge was finished.",
+        f"{_CHALLENGE} xpReward",
+        xp="xpReward",
+    ),
+    _type(
+        "daily.challenge.available",
+        "daily-challenges",
+        "A daily challenge was offered.",
+        _CHALLENGE,
+    ),
+    _type("learning.started", "learning-progress", "A learning resource was begun.", _RESOURCE),
+    _type(
+        "learning.completed",
+        "learning-progress",
+        "A learning resource was finished; progress in percent.",
+        f"{_RESOURCE} progress",
+    ),
+    _type(
+        "notification.sent",
+        "notifications",
+        "The user was told something.",
+        "notificationId notificationType title message",
+    ),
+    _type(
+        "notification.read",
+        "notifications",
+        "The user read a notification.",
+        "notificationId",
+        "notificationType title message",
+    ),
+    _type("user.registered", "system-events", "A user signed up.", "", _SESSION),
+    _type("user.login", "system-events", "A user signed in.", "", _SESSION),
+    _type("user.logout", "system-events", "A user signed out.", "", _SESSION),
+    _type(
+        "system.error",
+        "system-events",
+        "Something failed at JobQuest.",
+        "errorMessage",
+        "errorCode",
+    ),
+    _type(
+        "notebook.entry.created",
+        "user-activities",
+        "A notebook entry was written.",
+        "entryId title tags wordCount",
+    ),
+)
+
+CATALOGUE: Mapping[str, EventType] = {row.name: row for row in _TYPES}
+TOPICS: tuple[str, ...] = tuple(dict.fromkeys(row.topic for row in _TYPES))

@@ -1,0 +1,406 @@
+"""The embedded event log: one SQLite file of its own, for where no Kafka is configured.
+
+Durable (`synchronous=FULL`) and quick all the same: one writer thread commits whatever has queued
+up in one transaction (group commit), so an fsync is paid per batch, not per record. One partition
+per topic. Other processes may append too (the command line does); one of them consumes.
+It knows bytes and offsets, no events.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import orjson
+from filelock import FileLock, Timeout
+
+from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.log import (
+    Headers,
+    Mode,
+    NewRecord,
+    Origin,
+    Partition,
+    PartitionInfo,
+    Position,
+    Record,
+    StartPositions,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_VALUE_BYTES = 1_048_576  # Kafka's default; what fits here fits there
+MAX_QUEUED_RECORDS = 20_000
+GROUP_COMMIT_RECORDS = 2_000
+BUSY_SECONDS = 5.0
+CROSS_PROCESS_POLL_SECONDS = 0.2
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS topics (
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (
+    topic TEXT NOT NULL, offset INTEGER NOT NULL, key BLOB, value BLOB,
+    headers BLOB NOT NULL, timestamp_ms INTEGER NOT NULL,
+    PRIMARY KEY (topic, offset)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS committed (
+    "group" TEXT NOT NULL, topic TEXT NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY ("group", topic)
+) WITHOUT ROWID;
+"""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection for one thread; autocommit, so that transactions are ours to open."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+@contextmanager
+def _unavailable(doing: str) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LogUnavailable(f"The embedded log could not {doing}: {error}.") from error
+
+
+class SqliteLog:
+    """The embedded log in `path`; `topics` are made when missing. Safe to build before a fork:
+    files and threads are opened at the first use."""
+
+    mode: Mode = "embedded"
+
+    def __init__(self, path: Path, topics: Sequence[str]) -> None:
+        self._path = path
+        self._topics = tuple(topics)
+        self._lock = threading.Lock()
+        self._writer: _Writer | None = None
+        self._prepared = False
+        self._closed = False
+        self._appended = threading.Condition()
+
+    def append(self, records: Sequence[NewRecord]) -> list[Future[Position]]:
+        """Queue records for the writer; see `EventLog.append`."""
+        futures: list[Future[Position]] = [Future() for _ in records]
+        try:
+            writer = self._started_writer()
+        except LogUnavailable as error:
+            for future in futures:
+                future.set_exception(error)
+            return futures
+        writer.put(list(zip(records, futures, strict=True)))
+        return futures
+
+    def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> _Seat:
+        """Take the one consumer's seat, or wait for it: `poll` returns nothing until then."""
+        with _unavailable("be opened"):
+            self._prepare()
+            return _Seat(self._path, topics, group, start, self._appended)
+
+    def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
+        """Every topic's one partition; see `EventLog.describe`."""
+        with _unavailable("be read"):
+            self._prepare()
+            with closing(_connect(self._path)) as connection:
+                return [
+                    PartitionInfo(Origin(topic, 0, identity), *_bounds(connection, topic))
+                    for topic, identity in _identities(connection, topics).items()
+                ]
+
+    def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
+        """A range of one topic; see `EventLog.read`."""
+        with _unavailable("be read"):
+            self._prepare()
+            with closing(_connect(self._path)) as connection:
+                return _select(connection, partition.topic, offset, limit)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Write what is queued, within `timeout` seconds; later appends fail."""
+        with self._lock:
+            self._closed = True
+            writer, self._writer = self._writer, None
+        if writer:
+            writer.close(timeout)
+
+    def _started_writer(self) -> _Writer:
+        with self._lock:
+            if self._closed:
+                raise LogUnavailable("The embedded log is closed.")
+            if self._writer is None:
+                with _unavailable("be opened"):
+                    self._prepare()
+                    self._writer = _Writer(self._path, self._topics, self._appended)
+            return self._writer
+
+    def _prepare(self) -> None:
+        """Make the file, the tables and the missing topics, once per process."""
+        if self._prepared:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LogUnavailable(f"The folder {self._path.parent} can't be made: {error}") from None
+        with closing(_connect(self._path)) as connection:
+            connection.executescript(_SCHEMA)
+            connection.executemany(
+                "INSERT OR IGNORE INTO topics VALUES (?, ?)",
+                [(topic, str(uuid.uuid4())) for topic in self._topics],
+            )
+        self._prepared = True
+
+
+Appended = tuple[NewRecord, "Future[Position]"]
+
+
+class _Writer:
+    """The thread that writes. Owns the queue and one connection; ends by `close`."""
+
+    def __init__(self, path: Path, topics: Sequence[str], appended: threading.Condition) -> None:
+        self._connection = _connect(path)
+        self._topics = topics
+        self._appended = appended
+        self._queue: queue.SimpleQueue[list[Appended] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # over the two below: nothing is queued behind the end mark
+        self._queued = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: list[Appended]) -> None:
+        with self._lock:
+            if not self._closing and self._queued < MAX_QUEUED_RECORDS:
+                self._queued += len(batch)
+                self._queue.put(batch)
+                return
+            reason = "is closed" if self._closing else "is behind: too much is queued"
+        _fail(batch, LogUnavailable(f"The embedded log {reason}."))
+
+    def close(self, timeout: float) -> None:
+        with self._lock:
+            self._closing = True
+            self._queue.put(None)
+        self._thread.join(timeout)
+        while not self._queue.empty():  # only where the writer did not end in time
+            _fail(self._queue.get() or [], LogUnavailable("The embedded log is closed."))
+
+    def _run(self) -> None:
+        running = True
+        while running:
+            batch, running = self._next_batch()
+            if batch:
+                self._write(batch)
+                with self._lock:
+                    self._queued -= len(batch)
+        self._connection.close()
+
+    def _next_batch(self) -> tuple[list[Appended], bool]:
+        """Wait for one entry, then take everything that has queued up behind it."""
+        batch: list[Appended] = []
+        entry = self._queue.get()
+        while entry is not None:
+            batch += entry
+            if len(batch) >= GROUP_COMMIT_RECORDS:
+                return batch, True
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, True
+        return batch, False
+
+    def _write(self, batch: list[Appended]) -> None:
+        taken = [entry for entry in batch if not self._refused(*entry)]
+        try:
+            positions = self._commit([record for record, _ in taken])
+        except sqlite3.Error as error:
+            logger.warning("The embedded log could not write: %s", error)
+            _fail(taken, LogUnavailable(f"The embedded log could not write: {error}."))
+            return
+        with self._appended:
+            self._appended.notify_all()
+        for (_, future), position in zip(taken, positions, strict=True):
+            future.set_result(position)
+
+    def _refused(self, record: NewRecord, future: Future[Position]) -> bool:
+        if record.topic not in self._topics:
+            future.set_exception(RecordRefused(f"There is no topic {record.topic}."))
+        elif len(record.value) > MAX_VALUE_BYTES:
+            future.set_exception(RecordRefused(f"Larger than {MAX_VALUE_BYTES} bytes."))
+        return future.done()
+
+    def _commit(self, records: list[NewRecord]) -> list[Position]:
+        """Write all or none. Offsets are given inside the transaction: others write too."""
+        now_ms = time.time_ns() // 1_000_000
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            following = {
+                topic: _bounds(self._connection, topic)[1] for topic in {r.topic for r in records}
+            }
+            rows = []
+            for record in records:
+                offset = following[record.topic]
+                following[record.topic] += 1
+                headers = _dump_headers(record.headers)
+                rows.append((record.topic, offset, record.key, record.value, headers, now_ms))
+            self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return [Position(row[0], 0, row[1]) for row in rows]
+
+
+class _Seat:
+    """The consumer's seat; see `Subscription`.
+
+    A lock file makes sure that one process reads at a time; the kernel frees it when its holder
+    dies, however it dies.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        topics: Sequence[str],
+        group: str,
+        start: StartPositions,
+        appended: threading.Condition,
+    ) -> None:
+        self._connection = _connect(path)
+        self._topics = topics
+        self._group = group
+        self._start = start
+        self._appended = appended
+        self._lock = FileLock(f"{path}.{group}.consumer", timeout=0, thread_local=False)
+        self._next: dict[Origin, int] = {}
+
+    def poll(self, timeout: float, max_records: int) -> list[Record]:
+        deadline = time.monotonic() + timeout
+        while True:
+            with _unavailable("be read"):
+                records = self._read(max_records) if self._holds_the_lock() else []
+            remaining = deadline - time.monotonic()
+            if records or remaining <= 0:
+                return records
+            with self._appended:  # woken by our own writer; others' records are found by looking
+                self._appended.wait(min(remaining, CROSS_PROCESS_POLL_SECONDS))
+
+    def assignment(self) -> Mapping[Partition, Origin]:
+        return {Partition(origin.topic, 0): origin for origin in self._next}
+
+    def rewind(self) -> None:
+        self._next = {}
+
+    def commit(self, next_offsets: Mapping[Partition, int]) -> None:
+        rows = [(self._group, partition.topic, n) for partition, n in next_offsets.items()]
+        try:
+            self._connection.executemany("INSERT OR REPLACE INTO committed VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            logger.debug("The group's offsets could not be noted: %s", error)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._lock.release()
+
+    def _holds_the_lock(self) -> bool:
+        if not self._lock.is_locked:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                return False
+        return True
+
+    def _read(self, max_records: int) -> list[Record]:
+        self._assign()
+        records: list[Record] = []
+        for origin, offset in self._next.items():
+            found = _select(self._connection, origin.topic, offset, max_records - len(records))
+            if found:
+                self._next[origin] = found[-1].offset + 1
+                records += found
+            if len(records) >= max_records:
+                break
+        # The topic that filled this batch goes last next time: none starves behind another.
+        if records:
+            first = next(iter(self._next))
+            self._next[first] = self._next.pop(first)
+        return records
+
+    def _assign(self) -> None:
+        """Seek topics that are new here, or made anew, to where `start` says."""
+        present = {Origin(t, 0, i) for t, i in _identities(self._connection, self._topics).items()}
+        for gone in self._next.keys() - present:
+            del self._next[gone]
+        fresh = sorted(present - self._next.keys())
+        if fresh:
+            positions = self._start(fresh)
+            for origin in fresh:
+                self._next[origin] = self._valid(origin, positions.get(origin, 0))
+
+    def _valid(self, origin: Origin, offset: int) -> int:
+        first, following = _bounds(self._connection, origin.topic)
+        if first <= offset <= following:
+            return offset
+        if offset < first:
+            logger.warning("%d records of topic %s are gone.", first - offset, origin.topic)
+        else:
+            logger.warning(
+                "Topic %s ends at %d, before the stored position %d: reading it from its start.",
+                origin.topic,
+                following,
+                offset,
+            )
+        return first
+
+
+def _identities(connection: sqlite3.Connection, topics: Sequence[str]) -> dict[str, str]:
+    known = dict(connection.execute("SELECT name, identity FROM topics"))
+    return {topic: known[topic] for topic in topics if topic in known}
+
+
+def _bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
+    """First offset kept and the next to come."""
+    # min and max in one query would scan; as two sub-selects each is one step in the index.
+    query = """SELECT (SELECT min(offset) FROM records WHERE topic = ?1),
+                      (SELECT max(offset) + 1 FROM records WHERE topic = ?1)"""
+    first, following = connection.execute(query, (topic,)).fetchone()
+    return first or 0, following or 0
+
+
+def _select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
+    rows = connection.execute(
+        "SELECT offset, key, value, headers, timestamp_ms FROM records"
+        " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+        (topic, offset, limit),
+    )
+    return [
+        Record(topic, 0, offset, key, value, _load_headers(headers), timestamp_ms)
+        for offset, key, value, headers, timestamp_ms in rows
+    ]
+
+
+def _dump_headers(headers: Headers) -> bytes:
+    # latin-1 maps every byte to one character and back, so any header survives as JSON.
+    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
+
+
+def _load_headers(stored: bytes) -> Headers:
+    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
+
+
+def _fail(batch: Sequence[Appended], error: Exception) -> None:
+    for _, future in batch:
+        future.set_exception(error)
