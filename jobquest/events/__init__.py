@@ -24,6 +24,7 @@ from jobquest.events.fields import PERSONAL_FIELDS, UserId
 
 __all__ = [
     "CATALOGUE",
+    "OUR_PREFIX",
     "PERSONAL_FIELDS",
     "TOPICS",
     "Event",

@@ -1,0 +1,131 @@
+"""The read side's database: connections, transactions and their errors, for both dialects.
+
+SQLAlchemy's engine stands here; what is stored is told by `tables.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, insert, select, text
+from sqlalchemy import event as engine_events
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from jobquest.errors import ReadSideUnavailable
+from jobquest.read import tables
+
+BUSY_SECONDS = 5.0
+_POOL = {"pool_size": 8, "max_overflow": 56}
+
+
+class Database:
+    """The database behind `url`. Safe to build before a fork: it connects at the first use."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._ready = False
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with. Raises ReadSideUnavailable."""
+        with _unavailable():
+            self._prepare()
+            with self.engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction; on SQLite it holds the write lock from its start."""
+        with _unavailable():
+            self._prepare()
+            with self._begin() as connection:
+                yield connection
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self.engine.connect().execution_options(write=True) as connection, connection.begin():
+            yield connection
+
+    def _prepare(self) -> None:
+        """Make missing tables and the rows of the two one-row tables, once per process."""
+        if self._ready:
+            return
+        if self.engine.url.database and self.engine.dialect.name == "sqlite":
+            Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self._begin() as connection:
+            if self.engine.dialect.name == "postgresql":  # its CREATE … IF NOT EXISTS can race
+                connection.execute(text("SELECT pg_advisory_xact_lock(7317001)"))
+            tables.metadata.create_all(connection)
+            if connection.execute(select(tables.counter.c.id)).first() is None:
+                first = {"id": 1, "seq": 0, "epoch": str(uuid.uuid4())}
+                connection.execute(insert(tables.counter), first)
+                connection.execute(insert(tables.service), {"id": 1, "wanted": None})
+        self._ready = True
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, **_POOL)
+    arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+    engine = create_engine(url, connect_args=arguments, **_POOL)
+
+    @engine_events.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are ours to open, see below
+        connection.execute("PRAGMA journal_mode=WAL")
+        # Positions stand in the same file as what they count, and the log is the truth: losing
+        # the last transactions to a power cut costs reading them again, so no fsync for each.
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @engine_events.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer fails at once where another one writes;
+        # an immediate one waits.
+        writes = connection.get_execution_options().get("write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Errors of the database's own as ours; what an event's content caused passes as it is."""
+    try:
+        yield
+    except (IntegrityError, DataError):
+        raise
+    except (DBAPIError, OSError) as error:
+        cause = getattr(error, "orig", error)
+        raise ReadSideUnavailable(f"The read side is not available: {cause}.") from error
+    except PoolTimeout as error:
+        raise ReadSideUnavailable("The read side is busy: no connection is free.") from error
+
+
+def inserting(connection: Connection, table: Table) -> Any:
+    """An INSERT that can say ON CONFLICT, in the connection's dialect."""
+    return _insert(connection.dialect.name, table)
+
+
+@cache
+def replacing(dialect: str, table: Table) -> Any:
+    """An INSERT that overwrites the row of the same key. Built once, so compiled once."""
+    statement = _insert(dialect, table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns),
+        set_={c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key},
+    )
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)

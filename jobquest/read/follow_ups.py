@@ -1,0 +1,69 @@
+"""What we publish by ourselves because of an event: a level reached, and notifications.
+
+A follow-up's id is derived from the fact (this user, this level), not from the event that caused
+it: whichever way the topics interleave, the fact is published under one id and so counts once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobquest.events import OUR_PREFIX, Event
+from jobquest.read.projections import Row
+
+
+def follow_ups(event: Event, before: Row, after: Row) -> list[Event]:
+    """The events that follow from `event`, which changed its user's statistics from `before`."""
+    found = [_notification(event)] if event.type in _NOTICES else []
+    level = after["level"]
+    if level > before["level"] and level > after["reported_level"]:
+        data = {"newLevel": level, "totalXp": after["xp"]}
+        found.append(_event(event, "level.up", f"level:{level}", data))
+    return found
+
+
+def _level_notice(data: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    level = data["newLevel"]
+    return f"level:{level}", "level_up", f"Level {level}", f"You reached level {level}."
+
+
+def _achievement_notice(data: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    name = data["achievementName"]
+    message = f"You unlocked {name} (+{data['xpAmount']} XP)."
+    return f"achievement:{data['achievementId']}", "achievement", "Achievement unlocked", message
+
+
+def _challenge_notice(data: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    message = f"You finished {data['challengeTitle']} (+{data['xpReward']} XP)."
+    return f"challenge:{data['challengeId']}", "challenge", "Daily challenge completed", message
+
+
+# Type → the fact, the notification's type, its title and its message.
+_NOTICES: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str, str, str]]] = {
+    "level.up": _level_notice,
+    "achievement.unlocked": _achievement_notice,
+    "daily.challenge.completed": _challenge_notice,
+}
+
+
+def _notification(cause: Event) -> Event:
+    fact, kind, title, message = _NOTICES[cause.type](cause.data)
+    data = {"notificationType": kind, "title": title, "message": message}
+    return _event(cause, "notification.sent", f"notice:{fact}", data)
+
+
+def _event(cause: Event, event_type: str, fact: str, data: dict[str, Any]) -> Event:
+    digest = hashlib.sha256(f"{cause.user_id}\n{fact}".encode()).hexdigest()[:32]
+    id = f"{OUR_PREFIX}{event_type}:{digest}"
+    if event_type == "notification.sent":
+        data = {"notificationId": id, **data}
+    return Event(
+        id=id,
+        type=event_type,
+        user_id=cause.user_id,
+        timestamp=cause.timestamp,
+        metadata={"causedBy": cause.id},
+        data=data,
+    )

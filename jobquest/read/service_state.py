@@ -1,0 +1,92 @@
+"""The service's own state in the database: what the operator wants, and which processes live.
+
+Every process writes its heartbeat here and reads the others', so that any of them can speak for
+the whole service. Called by the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from typing import Any
+
+import orjson
+from sqlalchemy import delete, select, update
+
+from jobquest.read import tables
+from jobquest.read.database import Database, replacing
+
+FORGET_AFTER_MS = 60_000
+
+
+class ServiceState:
+    """Wanted state and heartbeats. `process_id` names this process, across machines too."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.process_id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"[-100:]
+
+    def wanted(self) -> str | None:
+        """What the operator wants of the consumer: running, stopped, or None: nobody said yet."""
+        with self._database.reading() as connection:
+            wanted: str | None = connection.execute(select(tables.service.c.wanted)).scalar()
+            return wanted
+
+    def want(self, state: str) -> None:
+        """Store what the operator wants; every process follows."""
+        with self._database.writing() as connection:
+            connection.execute(update(tables.service).values(wanted=state))
+
+    def beat(self, consumer: bytes) -> None:
+        """Say that this process lives and how its consumer is (JSON)."""
+        row = {
+            "id": self.process_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "heartbeat_ms": _now_ms(),
+            "consumer": consumer.decode(),
+        }
+        with self._database.writing() as connection:
+            connection.execute(replacing(connection.dialect.name, tables.processes), row)
+
+    def leave(self) -> None:
+        """Take this process off the list."""
+        with self._database.writing() as connection:
+            table = tables.processes
+            connection.execute(delete(table).where(table.c.id == self.process_id))
+
+    def processes(self) -> list[dict[str, Any]]:
+        """Every process: id, host, pid, heartbeat_ms and its consumer's snapshot."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(tables.processes)).mappings()
+            return [{**row, "consumer": orjson.loads(row["consumer"])} for row in rows]
+
+    def forget_dead_processes(self) -> None:
+        """Drop processes of this host that have ended, and others' that are silent for long."""
+        host, now_ms = socket.gethostname(), _now_ms()
+        gone = [
+            row["id"]
+            for row in self.processes()
+            if (row["host"] == host and not _lives(row["pid"]))
+            or row["heartbeat_ms"] < now_ms - FORGET_AFTER_MS
+        ]
+        if gone:
+            with self._database.writing() as connection:
+                table = tables.processes
+                connection.execute(delete(table).where(table.c.id.in_(gone)))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

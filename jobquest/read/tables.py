@@ -1,0 +1,208 @@
+"""The read side's tables. Derived ones can be made anew from the log alone; operational ones can't.
+
+Times are Unix milliseconds. A column's scalar default is also what a projection's new row begins
+with.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, default=0)
+
+
+def _time(name: str) -> Column[int]:
+    return Column(name, BigInteger)
+
+
+# --- derived ---
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("seq", BigInteger, nullable=False),  # of the row's last change
+    Column("outcome", String(10), nullable=False),  # processed | dead
+    Column("topic", String(249), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("type", String(100)),
+    Column("user_id", String(128)),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),  # the event as JSON
+    Index("events_by_seq", "seq", unique=True),
+    Index("events_by_user", "user_id", "seq"),
+)
+
+user_stats = Table(
+    "user_stats",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    _count("xp"),
+    Column("level", BigInteger, nullable=False, default=1),
+    _count("missions_started"),
+    _count("missions_completed"),
+    _count("missions_failed"),
+    Column("focus_minutes", Float, nullable=False, default=0.0),
+    _count("applications"),
+    _count("achievements"),
+    _count("challenges_completed"),
+    _count("learning_started"),
+    _count("learning_completed"),
+    _count("notebook_entries"),
+    _count("logins"),
+    _count("best_streak_days"),
+    Column("reported_total_xp", BigInteger),
+    _time("reported_ms"),
+    _count("reported_level"),
+    _count("event_count"),
+    _time("last_seen_ms"),
+)
+
+applications = Table(
+    "applications",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    Column("job_id", String(500), primary_key=True),
+    Column("company_name", String(500)),
+    Column("position", String(500)),
+    Column("status", String(500)),
+    _time("applied_ms"),
+    _time("updated_ms"),
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    Column("notification_id", String(500), primary_key=True),
+    Column("notification_type", String(500)),
+    Column("title", String(500)),
+    Column("message", String(5000)),
+    _time("sent_ms"),
+    _time("read_ms"),
+)
+
+achievements = Table(
+    "achievements",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    Column("achievement_id", String(500), primary_key=True),
+    Column("achievement_name", String(500)),
+    _count("xp_amount"),
+    _time("unlocked_ms"),
+)
+
+challenges = Table(
+    "challenges",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    Column("challenge_id", String(500), primary_key=True),
+    Column("title", String(500)),
+    Column("description", String(5000)),
+    _time("available_ms"),
+    _time("completed_ms"),
+)
+
+learning = Table(
+    "learning",
+    metadata,
+    Column("user_id", String(128), primary_key=True),
+    Column("resource_id", String(500), primary_key=True),
+    Column("title", String(500)),
+    Column("resource_type", String(500)),
+    Column("progress", Float, nullable=False, default=0.0),
+    _time("started_ms"),
+    _time("completed_ms"),
+)
+
+minute_counts = Table(
+    "minute_counts",
+    metadata,
+    Column("minute_ms", BigInteger, primary_key=True),
+    Column("type", String(100), primary_key=True),
+    _count("count"),
+)
+
+# --- operational ---
+
+positions = Table(
+    "positions",
+    metadata,
+    Column("identity", String(64), primary_key=True),  # of the topic: a topic made anew has another
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next", BigInteger, nullable=False),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("identity", String(64), nullable=False),
+    Column("topic", String(249), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("event_id", String(100), nullable=False, index=True),
+    Column("user_id", String(128)),
+    Column("error", Text, nullable=False),
+    Column("error_class", String(200), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_failed_ms", BigInteger, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", Text, nullable=False),
+    Column("state", String(10), nullable=False),  # open
+    UniqueConstraint("identity", "topic", "partition", "offset"),
+)
+
+follow_ups = Table(  # events of our own, waiting to be in the log
+    "follow_ups",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("process", String(100), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+counter = Table(  # one row; whoever holds its lock applies
+    "counter",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("epoch", String(36), nullable=False),
+)
+
+service = Table(  # one row: what the operator wants of the consumer
+    "service",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("wanted", String(10)),  # running | stopped; NULL: nobody said yet
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("heartbeat_ms", BigInteger, nullable=False),
+    Column("consumer", Text, nullable=False),  # its snapshot as JSON
+)
