@@ -1,0 +1,30 @@
+"""JobQuest's event service: `create_app` wires it, and does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flask import Flask
+
+from jobquest import cli, config, web
+from jobquest.runtime import Runtime
+
+__all__ = ["create_app"]
+
+_ROOT = Path(__file__).parent.parent
+
+
+def create_app(settings: Mapping[str, str] | None = None) -> Flask:
+    """Build the application. `settings` stand over the environment and `.env`.
+
+    `app.extensions["jobquest"]` is the `Runtime`: `.producer`, `.consumer`, `.activity`,
+    `.notifications` and the rest. No thread is started here: the server does that, or the first
+    request. Raises SettingsError.
+    """
+    app = Flask(__name__, template_folder=_ROOT / "templates", static_folder=str(_ROOT / "static"))
+    runtime = Runtime(config.load(settings))
+    app.extensions["jobquest"] = runtime
+    web.register(app, runtime)
+    cli.register_commands(app)
+    return app

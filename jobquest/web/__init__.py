@@ -1,0 +1,37 @@
+"""The outside, over HTTP and WebSocket: blueprints of thin views, one shape of errors, safe
+defaults.
+
+Nothing here decides about events: views read a request, call the runtime's parts, shape an answer.
+To add a page or a route: a blueprint in a file of its own, and a line in `register`.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobquest.runtime import Runtime
+from jobquest.web import errors, live, metrics, security
+from jobquest.web.dashboard import dashboard
+from jobquest.web.events import events
+from jobquest.web.health import health
+from jobquest.web.reads import reads
+from jobquest.web.status import status
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+def register(app: Flask, runtime: Runtime) -> None:
+    """Put everything on the application."""
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.strict_slashes = False
+    security.register(app, runtime.config)
+    errors.register(app)
+    metrics.register(app, runtime)
+    for blueprint in (events, status, reads, health, dashboard):
+        app.register_blueprint(blueprint)
+    live.register(app)
+
+    @app.before_request
+    def _start() -> None:  # `flask run`; under the server it has started already
+        runtime.start()

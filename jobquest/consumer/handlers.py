@@ -1,0 +1,55 @@
+"""The handler registry: which functions react to which event type."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from jobquest.errors import SettingsError
+from jobquest.events import CATALOGUE, Event
+
+if TYPE_CHECKING:
+    from jobquest.consumer import Consumer
+
+Handler = Callable[[Event], object]
+
+
+class Handlers:
+    """Handlers by event type, called in the order in which they were registered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_type: dict[str, tuple[Handler, ...]] = {}
+
+    def register(self, event_type: str, handler: Handler) -> None:
+        """Add a handler; once is enough, again does nothing. ValueError for an unknown type."""
+        if event_type not in CATALOGUE:
+            raise ValueError(f"{event_type!r} is no event type. Known: {', '.join(CATALOGUE)}.")
+        with self._lock:
+            known = self._by_type.get(event_type, ())
+            if handler not in known:
+                self._by_type[event_type] = (*known, handler)
+
+    def unregister(self, event_type: str, handler: Handler) -> None:
+        """Take a handler away; nothing happens where it is not registered."""
+        with self._lock:
+            known = self._by_type.get(event_type, ())
+            self._by_type[event_type] = tuple(one for one in known if one != handler)
+
+    def of(self, event_type: str) -> tuple[Handler, ...]:
+        """The handlers of a type."""
+        return self._by_type.get(event_type, ())
+
+
+def load_handlers(modules: Sequence[str], consumer: Consumer) -> None:
+    """Import each module of JOBQUEST_HANDLERS and call its `register(consumer)`."""
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise SettingsError(f"JOBQUEST_HANDLERS: {name} can't be imported: {error}.") from error
+        if not callable(getattr(module, "register", None)):
+            raise SettingsError(f"JOBQUEST_HANDLERS: {name} has no register(consumer) function.")
+        module.register(consumer)

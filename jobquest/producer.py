@@ -1,0 +1,161 @@
+"""The producer: validate, stamp, append. The one way in for events, from the API and from Python.
+
+Besides `publish` it has one `publish_…` method per event type, made from the catalogue:
+`publish_mission_completed(user_id, mission_id, mission_name, mission_type, duration, xp_earned)`.
+It knows the log only by its protocol and asks the read side only for ids known already.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jobquest.errors import IdConflict, LogUnavailable, RecordRefused
+from jobquest.events import CATALOGUE, Event, EventType, format_time, from_request
+from jobquest.log import EventLog, Headers, NewRecord, Position
+from jobquest.read import ReadSide
+
+logger = logging.getLogger(__name__)
+
+CONFIRM_SECONDS = 5.0
+SOURCE = "/jobquest/events"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of a publish: kept in the log at `position`, or known already (`duplicate`:
+    then there is no new position)."""
+
+    event: Event
+    position: Position | None
+    result: Literal["accepted", "duplicate"]
+
+
+class Producer:
+    """Publishes events to `log`. Any thread may call it."""
+
+    def __init__(self, log: EventLog, read_side: ReadSide) -> None:
+        self._log = log
+        self._read_side = read_side
+
+    def publish(
+        self,
+        event_type: str,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        timestamp: Any = None,
+    ) -> Published:
+        """Publish one event; returns once the log has it durably.
+
+        Give an `id` to make a retry harmless. `timestamp` (an RFC 3339 text or an aware datetime)
+        is when it happened; now, if left out. Raises InvalidEvent, IdConflict, RecordRefused, or
+        LogUnavailable (then it may or may not be kept: publish it again under the same id).
+        """
+        event = from_request(
+            event_type, user_id, data, metadata=metadata or {}, id=id, timestamp=timestamp
+        )
+        if id is not None and self._is_known(event):
+            return Published(event, None, "duplicate")
+        try:
+            position = confirmed(self.append([event])[0])
+        except (LogUnavailable, RecordRefused) as error:
+            logger.error("Failed to publish event: %s", error)
+            raise
+        logger.info(
+            "Published event %s to topic %s for user %s", event.type, event.topic, event.user_id
+        )
+        return Published(event, position, "accepted")
+
+    def append(self, events: Sequence[Event]) -> list[Future[Position]]:
+        """Hand checked events to the log; each future resolves once its event is durable."""
+        return self._log.append([_record(event) for event in events])
+
+    def _is_known(self, event: Event) -> bool:
+        """Whether this very event is processed already. Raises IdConflict where another is."""
+        stored = self._read_side.contents([event.id]).get(event.id)
+        if stored is None:
+            return False
+        if not event.has_content_of(stored):
+            raise IdConflict(f"The id {event.id} belongs to another event already.")
+        return True
+
+    def __getattr__(self, name: str) -> Callable[..., Published]:
+        # Only for names that are no method: the publish_… methods below are set on the class.
+        raise AttributeError(f"The producer has no {name}: see the catalogue for event types.")
+
+
+def confirmed(future: Future[Position]) -> Position:
+    """Wait for the log's answer. Raises LogUnavailable where none comes in time."""
+    try:
+        return future.result(CONFIRM_SECONDS)
+    except FutureTimeout:
+        raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
+
+
+def _record(event: Event) -> NewRecord:
+    return NewRecord(event.topic, event.user_id.encode(), event.to_json(), _headers(event))
+
+
+def _headers(event: Event) -> Headers:
+    """The headers of the CloudEvents 1.0 Kafka protocol binding (section 3.2, binary mode)."""
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.id.encode()),
+        ("ce_type", event.type.encode()),
+        ("ce_source", SOURCE.encode()),
+        ("ce_time", format_time(event.timestamp).encode()),
+        ("content-type", b"application/json"),
+    )
+
+
+def _snake(name: str) -> str:
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def _publish_method(event_type: EventType) -> Callable[..., Published]:
+    """The method for one type: its fields as arguments, the optional ones last and None."""
+    names = {_snake(name): name for name in event_type.fields}
+    signature = inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            inspect.Parameter("user_id", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                    default=inspect.Parameter.empty if field in event_type.required else None,
+                )
+                for name, field in names.items()
+            ),
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+                for name in ("metadata", "id", "timestamp")
+            ),
+        ]
+    )
+
+    def publish(self: Producer, *args: Any, **kwargs: Any) -> Published:
+        given = signature.bind(self, *args, **kwargs).arguments
+        data = {names[name]: given[name] for name in names if given.get(name) is not None}
+        options = {name: given.get(name) for name in ("metadata", "id", "timestamp")}
+        return self.publish(event_type.name, given["user_id"], data, **options)
+
+    publish.__name__ = "publish_" + event_type.name.replace(".", "_")
+    publish.__qualname__ = f"Producer.{publish.__name__}"
+    publish.__doc__ = f"Publish `{event_type.name}`: {event_type.description}"
+    publish.__signature__ = signature  # type: ignore[attr-defined]
+    return publish
+
+
+for _event_type in CATALOGUE.values():
+    _method = _publish_method(_event_type)
+    setattr(Producer, _method.__name__, _method)

@@ -1,0 +1,236 @@
+"""What the API and the pages ask of the read side; every answer is made of plain values.
+
+Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Select, Table, func, select
+
+from jobquest.events import format_time
+from jobquest.events.levels import xp_for_level
+from jobquest.read import tables
+from jobquest.read.database import Database
+
+MAX_LIMIT = 500
+WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
+MAX_WINDOWS = 10_000
+
+Answer = dict[str, Any]
+
+
+class Queries:
+    """Reads of the read side. All raise ReadSideUnavailable when the database is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def epoch(self) -> str:
+        """Names this database's life: `seq` numbers of another epoch mean nothing here."""
+        with self._database.reading() as connection:
+            epoch: str = connection.execute(select(tables.counter.c.epoch)).scalar_one()
+            return epoch
+
+    def events(
+        self,
+        *,
+        type: str | Sequence[str] | None = None,
+        topic: str | Sequence[str] | None = None,
+        user_id: str | Sequence[str] | None = None,
+        outcome: str | None = None,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        after: int | None = None,
+        limit: int = 50,
+    ) -> Answer:
+        """Events, newest change first: `events` (items) and `next` for `after`, None at the end."""
+        table = tables.events
+        chosen: list[ColumnElement[bool]] = []
+        for column, wanted in ((table.c.type, type), (table.c.topic, topic)):
+            chosen += _among(column, wanted)
+        chosen += _among(table.c.user_id, user_id) + _among(table.c.outcome, outcome)
+        if from_ms is not None:
+            chosen.append(table.c.time_ms >= from_ms)
+        if to_ms is not None:
+            chosen.append(table.c.time_ms < to_ms)
+        if after is not None:
+            chosen.append(table.c.seq < after)
+        limit = min(limit, MAX_LIMIT)
+        query = select(table).where(*chosen).order_by(table.c.seq.desc()).limit(limit + 1)
+        rows = self._rows(query)
+        more = len(rows) > limit
+        items = [_item(row) for row in rows[:limit]]
+        return {"events": items, "next": items[-1]["seq"] if more else None}
+
+    def changes(
+        self, since: int, limit: int
+    ) -> list[tuple[int, str | None, str, str | None, bytes]]:
+        """Events changed after `since`, oldest first: seq, type, topic, user, the item's JSON."""
+        table = tables.events
+        query = select(table).where(table.c.seq > since).order_by(table.c.seq).limit(limit)
+        return [
+            (
+                row["seq"],
+                row["type"],
+                row["topic"],
+                row["user_id"],
+                orjson.dumps(_item(row, orjson.Fragment)),
+            )
+            for row in self._rows(query)
+        ]
+
+    def last_seq(self) -> int:
+        """The number of the last change."""
+        with self._database.reading() as connection:
+            seq: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
+            return seq
+
+    def event(self, id: str) -> Answer | None:
+        """One event's life: where it stands, when it came, what came of it."""
+        rows = self._rows(select(tables.events).where(tables.events.c.id == id))
+        if not rows:
+            return None
+        letters = tables.dead_letters
+        query = select(letters).where(letters.c.event_id == id).order_by(letters.c.id.desc())
+        found = self._rows(query.limit(1))
+        return {
+            **_item(rows[0]),
+            "received": format_time(rows[0]["received_ms"]),
+            "deadLetter": _letter(found[0]) if found else None,
+        }
+
+    def user(self, user_id: str) -> Answer | None:
+        """A user's statistics."""
+        table = tables.user_stats
+        rows = self._rows(select(table).where(table.c.user_id == user_id))
+        return _user(rows[0]) if rows else None
+
+    def users(self, q: str = "", limit: int = 50) -> list[Answer]:
+        """Users whose id contains `q`, most XP first."""
+        table = tables.user_stats
+        query = select(table).where(table.c.user_id.contains(q, autoescape=True))
+        query = query.order_by(table.c.xp.desc(), table.c.user_id).limit(min(limit, MAX_LIMIT))
+        return [_user(row) for row in self._rows(query)]
+
+    def applications(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+        """A user's application pipeline, last moved first."""
+        return self._of_user(tables.applications, user_id, "updated_ms", limit)
+
+    def notifications(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+        """A user's inbox, newest first; `read` says whether it was read."""
+        found = self._of_user(tables.notifications, user_id, "sent_ms", limit)
+        return [
+            {**notification, "read": notification["readAt"] is not None} for notification in found
+        ]
+
+    def achievements(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+        """A user's achievements, newest first."""
+        return self._of_user(tables.achievements, user_id, "unlocked_ms", limit)
+
+    def challenges(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+        """A user's daily challenges, last finished first."""
+        return self._of_user(tables.challenges, user_id, "completed_ms", limit)
+
+    def learning(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+        """A user's learning resources, last finished first."""
+        return self._of_user(tables.learning, user_id, "completed_ms", limit)
+
+    def analytics(
+        self, window: str, from_ms: int, to_ms: int, types: Sequence[str] = ()
+    ) -> list[Answer]:
+        """Counts by type and window of event time, oldest first; windows without events are absent.
+
+        `window` is minute, hour or day (UTC).
+        """
+        table, size = tables.minute_counts, WINDOWS_MS[window]
+        start = (table.c.minute_ms - table.c.minute_ms % size).label("start")
+        query = (
+            select(start, table.c.type, func.sum(table.c.count).label("count"))
+            .where(table.c.minute_ms >= from_ms - from_ms % size, table.c.minute_ms < to_ms)
+            .where(*_among(table.c.type, types or None))
+            .group_by(start, table.c.type)
+            .order_by(start, table.c.type)
+        )
+        windows: dict[int, Answer] = {}
+        for row in self._rows(query):
+            entry = windows.setdefault(
+                row["start"], {"start": format_time(row["start"]), "total": 0, "counts": {}}
+            )
+            entry["counts"][row["type"]] = int(row["count"])
+            entry["total"] += int(row["count"])
+        return list(windows.values())
+
+    def outcomes(self) -> dict[str, int]:
+        """How many letters are open and how many follow-ups wait: what an operator looks for."""
+        with self._database.reading() as connection:
+            return {
+                name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for name, table in (
+                    ("deadLetters", tables.dead_letters),
+                    ("followUpsWaiting", tables.follow_ups),
+                )
+            }
+
+    def _of_user(self, table: Table, user_id: str, newest: str, limit: int) -> list[Answer]:
+        query = select(table).where(table.c.user_id == user_id)
+        query = query.order_by(func.coalesce(table.c[newest], 0).desc()).limit(
+            min(limit, MAX_LIMIT)
+        )
+        return [_camel(row) for row in self._rows(query)]
+
+    def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
+        with self._database.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _among(column: Any, wanted: str | Sequence[str] | None) -> list[ColumnElement[bool]]:
+    """The condition that `column` is (one of) `wanted`; nothing where nothing is wanted."""
+    if wanted is None or not wanted:
+        return []
+    return [column == wanted if isinstance(wanted, str) else column.in_(list(wanted))]
+
+
+def _item(row: dict[str, Any], event: Callable[[str], Any] = orjson.loads) -> Answer:
+    return {
+        "seq": row["seq"],
+        "topic": row["topic"],
+        "partition": row["partition"],
+        "offset": row["offset"],
+        "outcome": row["outcome"],
+        "event": event(row["body"]),
+    }
+
+
+def _letter(row: dict[str, Any]) -> Answer:
+    return {
+        "id": row["id"],
+        "error": row["error"],
+        "errorClass": row["error_class"],
+        "attempts": row["attempts"],
+        "firstFailedAt": format_time(row["first_failed_ms"]),
+        "state": row["state"],
+    }
+
+
+def _user(row: dict[str, Any]) -> Answer:
+    answer = _camel(row)
+    answer["reportedLevel"] = answer["reportedLevel"] or None
+    answer["nextLevelXp"] = xp_for_level(row["level"] + 1)
+    answer["lastSeen"] = answer.pop("lastSeenAt")
+    return answer
+
+
+def _camel(row: dict[str, Any]) -> Answer:
+    """A row with the API's names: `sent_ms` becomes `sentAt`, a time."""
+    answer: Answer = {}
+    for column, value in row.items():
+        name = column[:-3] + "_at" if column.endswith("_ms") else column
+        if column.endswith("_ms") and value is not None:
+            value = format_time(value)
+        head, *rest = name.split("_")
+        answer[head + "".join(word.title() for word in rest)] = value
+    return answer

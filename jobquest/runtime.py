@@ -1,0 +1,345 @@
+"""The runtime: builds log, read side, producer, consumer and feed from the settings; starts and
+stops them; speaks for the whole service. No Flask here.
+
+Building opens no connection and starts no thread (the command line and the reloader build one too,
+and servers fork); `start` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from jobquest.activity import Activity
+from jobquest.config import Config
+from jobquest.consumer import Consumer
+from jobquest.consumer.handlers import load_handlers
+from jobquest.consumer.relay import Relay
+from jobquest.errors import JobQuestError, LogUnavailable, ReadSideUnavailable, Unavailable
+from jobquest.events import TOPICS, format_time
+from jobquest.feed import Feed
+from jobquest.log import EventLog, Origin, Partition, PartitionInfo
+from jobquest.log.sqlite import SqliteLog
+from jobquest.notifications import Notifications
+from jobquest.producer import Producer
+from jobquest.read import ReadSide
+from jobquest.read.database import Database
+from jobquest.read.queries import Queries
+from jobquest.read.service_state import ServiceState
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 1.0
+SILENT_AFTER_MS = 5_000
+CHANGE_SECONDS = 15.0
+LAG_FRESH_SECONDS = 1.0
+WORKING = frozenset({"running", "idle"})
+# Where processes differ, the service is in the worst of their states.
+WORST_FIRST = (
+    "stalled",
+    "crashed",
+    "disconnected",
+    "paused",
+    "starting",
+    "running",
+    "idle",
+    "stopped",
+)
+
+
+class StateNotReached(JobQuestError):
+    """The consumer did not come into the wanted state in time; `status` says how it is."""
+
+    def __init__(self, message: str, status: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Runtime:
+    """Everything that runs, wired. Attributes are the parts; methods speak for the service."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.database = Database(config.read_side_url)
+        self.state = ServiceState(self.database)
+        self.read_side = ReadSide(self.database, self.state.process_id)
+        self.queries = Queries(self.database)
+        self.log = _log(config)
+        self.producer = Producer(self.log, self.read_side)
+        self.activity = Activity(self.producer)
+        self.notifications = Notifications(self.producer)
+        self.feed = Feed(self.queries)
+        self.relay = Relay(self.read_side, self.producer)
+        self.consumer = Consumer(
+            self.log,
+            self.read_side,
+            topics=TOPICS,
+            group=config.kafka_group_id,
+            want=self.state.want,
+            changed=self._changed,
+        )
+        load_handlers(config.handlers, self.consumer)
+        self._lag = _Lag(self.log, self.read_side)
+        self._lock = threading.Lock()
+        self._started = False
+        self._woken = threading.Event()
+        self._stop = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._shown: object = None
+
+    def start(self) -> None:
+        """Start the threads of this process, once; the consumer as the operator wants it."""
+        with self._lock:
+            if self._started or self._stop.is_set():
+                return
+            self._started = True
+        self.feed.start()
+        self.relay.start()
+        self._supervisor.start()
+
+    def begin_stop(self) -> None:
+        """Have the viewers' connections end. Safe in a signal handler; `stop` does the rest."""
+        self._stop.set()
+        self.feed.begin_stop()
+
+    def stop(self) -> None:
+        """Stop everything in order: consumer, relay, viewers, log, database. Bounded."""
+        self._stop.set()
+        self._woken.set()
+        if not self.consumer.halt():
+            logger.warning("The consumer did not stop in time.")
+        self.relay.stop()
+        self.feed.stop()
+        if self._started:
+            self._supervisor.join(2.0)
+            try:
+                self.state.leave()
+            except Unavailable as error:
+                logger.warning("This process stays on the list for a while: %s", error)
+        self.log.close()
+        self.database.close()
+
+    # --- the consumer, for the whole service ---
+
+    def start_consumer(self) -> dict[str, Any]:
+        """Start consuming everywhere; returns the status once it works. Idempotent.
+
+        Raises StateNotReached, ReadSideUnavailable.
+        """
+        self.state.want("running")
+        return self._await("running", lambda states: states <= WORKING and bool(states))
+
+    def stop_consumer(self) -> dict[str, Any]:
+        """Stop consuming everywhere; returns the status once it has stopped. Idempotent.
+
+        Raises StateNotReached, ReadSideUnavailable.
+        """
+        self.state.want("stopped")
+        return self._await("stopped", lambda states: states <= {"stopped"})
+
+    def _await(self, wanted: str, reached: Any) -> dict[str, Any]:
+        self._woken.set()
+        deadline = time.monotonic() + CHANGE_SECONDS
+        while True:
+            states = {process["state"] for process in self._processes()}
+            if reached(states):
+                return self.service_status()
+            if time.monotonic() > deadline:
+                status = self.service_status()
+                line = f"The consumer is not {wanted} after {CHANGE_SECONDS:.0f} s"
+                raise StateNotReached(f"{line}: it is {status['state']}.", status)
+            self._stop.wait(0.05)
+
+    def service_status(self) -> dict[str, Any]:
+        """How the service is, as `GET /api/kafka/status` tells it. Never raises."""
+        try:
+            processes = self._processes()
+            state, reason = _worst(processes)
+            counts = self.queries.outcomes()
+        except ReadSideUnavailable as error:
+            processes, counts = [], {}
+            state, reason = "disconnected", str(error)
+        lag, lag_error = self._lag.now()
+        if lag_error and state in WORKING:
+            state, reason = "disconnected", lag_error
+        return {
+            "consumerRunning": state in WORKING,
+            "state": state,
+            "reason": reason,
+            "mode": self.log.mode,
+            "groupId": self.config.kafka_group_id,
+            "lag": lag,
+            **counts,
+            "processes": processes,
+            "timestamp": format_time(time.time_ns() // 1_000_000),
+        }
+
+    def topics(self) -> list[dict[str, Any]]:
+        """Every topic with its partitions' offsets and the group's lag. Raises Unavailable."""
+        found = self.log.describe(TOPICS)
+        stored = self.read_side.positions([info.origin for info in found])
+        topics: dict[str, dict[str, Any]] = {}
+        for info in found:
+            topic = topics.setdefault(
+                info.origin.topic,
+                {"name": info.origin.topic, "id": info.origin.identity, "lag": 0, "partitions": []},
+            )
+            lag = info.next - _at(info, stored)
+            topic["lag"] += lag
+            topic["partitions"].append(
+                {
+                    "partition": info.origin.number,
+                    "first": info.first,
+                    "next": info.next,
+                    "position": stored.get(info.origin),
+                    "lag": lag,
+                }
+            )
+        return [topics[name] for name in TOPICS if name in topics]
+
+    def readiness(self) -> dict[str, str | None]:
+        """What it needs to work, and what is wrong with each (None: nothing)."""
+        wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
+        try:
+            self.queries.last_seq()
+        except ReadSideUnavailable as error:
+            wrong["readSide"] = str(error)
+        try:
+            self.log.describe(TOPICS)
+        except LogUnavailable as error:
+            wrong["log"] = str(error)
+        status = self.service_status()
+        if status["state"] not in WORKING | {"stopped", "paused"}:
+            wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
+        return wrong
+
+    # --- the supervisor's thread ---
+
+    def _changed(self) -> None:
+        self.feed.wake()
+        self.relay.wake()
+        self._woken.set()
+
+    def _supervise(self) -> None:
+        """Follow what the operator wants, say that we live, show the status to the viewers."""
+        while not self._stop.is_set():
+            try:
+                self._follow()
+                self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
+                self._show_status()
+            except Unavailable as error:
+                logger.warning("The supervisor waits: %s", error)
+                self._show_status()
+            except Exception:
+                logger.exception("The supervisor failed and goes on")
+            self._woken.wait(BEAT_SECONDS)
+            self._woken.clear()
+            self._stop.wait(0.1)  # a consumer under load wakes us with every batch
+
+    def _follow(self) -> None:
+        self.state.forget_dead_processes()
+        wanted = self.state.wanted()
+        if wanted is None:
+            wanted = "running" if self.config.consumer_autostart else "stopped"
+        if wanted == "running":
+            self.consumer.resume()
+        else:
+            self.consumer.halt()
+
+    def _show_status(self) -> None:
+        status = self.service_status()
+        # Heartbeats and the time of day change all the time: they are no news.
+        news = {key: value for key, value in status.items() if key != "timestamp"}
+        news["processes"] = [
+            {k: v for k, v in process.items() if k != "heartbeat"}
+            for process in status["processes"]
+        ]
+        if news != self._shown:
+            self._shown = news
+            self.feed.show_status(orjson.dumps(status))
+
+    def _processes(self) -> list[dict[str, Any]]:
+        now_ms = time.time_ns() // 1_000_000
+        processes = []
+        for row in self.state.processes():
+            consumer = row["consumer"]
+            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
+            if silent and consumer["state"] != "stopped":
+                seconds = (now_ms - row["heartbeat_ms"]) // 1000
+                consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
+            processes.append(
+                {
+                    "id": row["id"],
+                    "host": row["host"],
+                    "pid": row["pid"],
+                    "heartbeat": format_time(row["heartbeat_ms"]),
+                    **consumer,
+                }
+            )
+        return processes
+
+
+class _Lag:
+    """How far the group is behind the log: in records, and in seconds since the oldest of them
+    was appended. Asked often, so measured at most once a second."""
+
+    def __init__(self, log: EventLog, read_side: ReadSide) -> None:
+        self._log = log
+        self._read_side = read_side
+        self._lock = threading.Lock()
+        self._measured = -LAG_FRESH_SECONDS
+        self._last: tuple[dict[str, Any], str | None] = ({"messages": None, "seconds": None}, None)
+
+    def now(self) -> tuple[dict[str, Any], str | None]:
+        """The lag, and why it is not known where it isn't."""
+        with self._lock:
+            if time.monotonic() - self._measured >= LAG_FRESH_SECONDS:
+                try:
+                    self._last = self._measure(), None
+                except Unavailable as error:
+                    self._last = {"messages": None, "seconds": None}, str(error)
+                self._measured = time.monotonic()
+            return self._last
+
+    def _measure(self) -> dict[str, Any]:
+        found = self._log.describe(TOPICS)
+        stored = self._read_side.positions([info.origin for info in found])
+        behind = {info.origin: info.next - _at(info, stored) for info in found}
+        heads = []
+        for info in found:
+            if behind[info.origin] > 0:
+                place = Partition(info.origin.topic, info.origin.number)
+                heads += self._log.read(place, _at(info, stored), 1)
+        oldest_ms = min((record.timestamp_ms for record in heads), default=None)
+        age_ms = 0 if oldest_ms is None else max(0, time.time_ns() // 1_000_000 - oldest_ms)
+        return {"messages": sum(behind.values()), "seconds": round(age_ms / 1000, 3)}
+
+
+def _at(info: PartitionInfo, stored: dict[Origin, int]) -> int:
+    """Where the group reads next, within what the log still has."""
+    return min(max(stored.get(info.origin, info.first), info.first), info.next)
+
+
+def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
+    found = sorted(processes, key=lambda process: WORST_FIRST.index(process["state"]))
+    return (found[0]["state"], found[0]["reason"]) if found else ("stopped", None)
+
+
+def _log(config: Config) -> EventLog:
+    if not config.kafka_broker:
+        return SqliteLog(config.data_dir.absolute() / "log.db", TOPICS)
+    from jobquest.log.kafka import KafkaLog  # not needed, and slow to import, where there is none
+
+    return KafkaLog(
+        bootstrap=config.kafka_broker,
+        client_id="jobquest",
+        partitions=config.kafka_partitions,
+        replication_factor=config.kafka_replication_factor,
+        security=config.kafka_security(),
+        topics=TOPICS,
+    )

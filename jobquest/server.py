@@ -1,0 +1,121 @@
+"""Runs the application under gunicorn: threads, a clean stop. Called by `python app.py` only.
+
+Settings are checked and the port is taken before any worker starts, so that what is wrong is one
+line on the terminal and not a worker that dies again and again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jobquest import create_app
+from jobquest.config import Config, load
+from jobquest.errors import JobQuestError, SettingsError
+from jobquest.web.live import MAX_VIEWERS
+
+REQUEST_THREADS = 64
+GRACEFUL_SECONDS = 4
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def main() -> None:
+    """Serve until told to stop. A wrong setting ends it with one line and code 2."""
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    try:
+        config = load()
+        create_app()  # what it finds wrong, handlers included, is said here, once
+        listening = _listen(config)
+    except JobQuestError as error:
+        sys.exit(f"error: {error}")
+    kind = "Apache Kafka" if config.kafka_broker else "the embedded event log"
+    host, port = listening.getsockname()[:2]
+    print(f"JobQuest events on http://{host}:{port}/ with {kind}; Ctrl-C stops.", flush=True)
+    try:
+        serve = _gunicorn()
+    except ImportError:
+        print("gunicorn does not run here: this is Flask's own server.", flush=True)
+        listening.close()
+        create_app().run(host, port, threaded=True)
+        return
+    serve(listening, config.worker_count)
+
+
+def _listen(config: Config) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+        listening.listen(2048)
+    except OSError as error:
+        raise SettingsError(
+            f"PORT={config.port}: can't listen on {config.host}:{config.port} ({error.strerror});"
+            " stop what listens there, or set another PORT."
+        ) from None
+    return listening
+
+
+def _gunicorn() -> Callable[[socket.socket, int], None]:
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):  # type: ignore[misc]
+        def __init__(self, listening: socket.socket, workers: int) -> None:
+            self._options = {
+                "bind": f"fd://{listening.fileno()}",
+                "workers": workers,
+                "worker_class": "gthread",
+                "threads": MAX_VIEWERS + REQUEST_THREADS,
+                "graceful_timeout": GRACEFUL_SECONDS,
+                "keepalive": 5,
+                "control_socket_disable": True,
+                "loglevel": "warning",
+                "post_worker_init": _start_worker,
+                "worker_exit": _stop_worker,
+            }
+            super().__init__()
+
+        def load_config(self) -> None:
+            for name, value in self._options.items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:
+            return create_app()
+
+    def serve(listening: socket.socket, workers: int) -> None:
+        os.environ.pop("GUNICORN_FD", None)
+        Server(listening, workers).run()
+
+    return serve
+
+
+def _start_worker(worker: Any) -> None:
+    """In the worker, after the fork: only now may threads and connections begin."""
+    runtime = worker.app.callable.extensions["jobquest"]
+    runtime.start()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _then(runtime.begin_stop, signal.getsignal(number)))
+
+
+def _then(first: Callable[[], None], handler: Any) -> Callable[[int, Any], None]:
+    """A signal handler that says good-bye to the viewers, then does what the server would.
+
+    Without it the server waits for every open WebSocket until its patience ends, then kills.
+    """
+
+    def handle(number: int, frame: Any) -> None:
+        first()
+        if callable(handler):
+            handler(number, frame)
+
+    return handle
+
+
+def _stop_worker(_server: Any, worker: Any) -> None:
+    worker.app.callable.extensions["jobquest"].stop()

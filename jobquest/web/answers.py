@@ -1,0 +1,78 @@
+"""How views read requests and shape answers: the API's two shapes and its strict parameters."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from flask import Response, current_app, jsonify, request
+
+from jobquest.errors import InvalidEvent
+from jobquest.events import parse_time, strict_json
+from jobquest.runtime import Runtime
+
+
+class UnsupportedMediaType(Exception):
+    """The body is not declared to be JSON."""
+
+
+def runtime() -> Runtime:
+    """The application's runtime."""
+    return cast(Runtime, current_app.extensions["jobquest"])
+
+
+def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Response, int]:
+    """`{"status": "success", "message"?, "data"}`."""
+    answer = {"status": "success"} | ({"message": message} if message else {})
+    return jsonify({**answer, "data": data}), code
+
+
+def failure(
+    message: str, errors: dict[str, list[str]] | None = None, **more: Any
+) -> dict[str, Any]:
+    """`{"status": "error", "message", "errors"?}`, and what else there is to say."""
+    answer: dict[str, Any] = {"status": "error", "message": message}
+    return answer | ({"errors": errors} if errors else {}) | more
+
+
+def json_object() -> dict[str, Any]:
+    """The request's body. Raises UnsupportedMediaType, InvalidEvent."""
+    if not request.is_json:
+        raise UnsupportedMediaType
+    body = strict_json.loads(request.get_data(cache=False))
+    if not isinstance(body, dict):
+        raise InvalidEvent("The body must be a JSON object.")
+    return body
+
+
+def whole_parameter(name: str, default: int | None, low: int, high: int) -> int | None:
+    """A whole number from the query string. Raises InvalidEvent."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
+        raise InvalidEvent(
+            "A parameter is not valid.", {name: [f"Must be a whole number from {low} to {high}."]}
+        )
+    return int(text)
+
+
+def time_parameter(name: str) -> int | None:
+    """A time from the query string, as Unix milliseconds. Raises InvalidEvent."""
+    text = request.args.get(name)
+    if text is None:
+        return None
+    try:
+        # A "+" that was not escaped arrives as a blank.
+        return int(parse_time(text.replace(" ", "+")).timestamp() * 1000)
+    except ValueError as error:
+        raise InvalidEvent("A parameter is not valid.", {name: [str(error)]}) from None
+
+
+def choice_parameter(name: str, choices: tuple[str, ...], default: str | None) -> str | None:
+    """One of a few words from the query string. Raises InvalidEvent."""
+    word = request.args.get(name, default)
+    if word is not None and word not in choices:
+        raise InvalidEvent(
+            "A parameter is not valid.", {name: [f"Must be one of {', '.join(choices)}."]}
+        )
+    return word

@@ -1,0 +1,7 @@
+"""The dashboard page."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+dashboard = Blueprint("dashboard", __name__)

@@ -1,0 +1,74 @@
+"""Every error of every route in the API's one shape, with the code that says whose turn it is."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, RecordRefused, Unavailable
+from jobquest.runtime import StateNotReached
+from jobquest.web.answers import UnsupportedMediaType, failure
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 2
+_CODES: dict[type[JobQuestError], int] = {
+    InvalidEvent: 400,
+    IdConflict: 409,
+    RecordRefused: 413,
+    Unavailable: 503,
+    StateNotReached: 504,
+}
+_MESSAGES = {
+    404: "There is nothing here.",
+    405: "This method is not allowed here.",
+    413: "The body is larger than 64 KiB.",
+}
+
+
+def register(app: Flask) -> None:
+    """Put the error handlers on the application."""
+    app.register_error_handler(JobQuestError, _ours)
+    app.register_error_handler(UnsupportedMediaType, _not_json)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _ours(error: JobQuestError) -> Response:
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 500)
+    errors = error.errors if isinstance(error, InvalidEvent) else None
+    more: dict[str, Any] = {"data": error.status} if isinstance(error, StateNotReached) else {}
+    response = jsonify(failure(error.args[0], errors, **more))
+    response.status_code = code
+    if code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def _not_json(_error: Exception) -> Response:
+    response = jsonify(failure("The body must be JSON: send Content-Type: application/json."))
+    response.status_code = 415
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    response = error.get_response()  # keeps Allow, Retry-After and the like
+    if (error.code or 500) < 400:
+        return Response(response.get_data(), response.status_code, list(response.headers.items()))
+    message = _MESSAGES.get(error.code or 500) or error.description or error.name
+    answer = jsonify(failure(message))
+    answer.status_code = error.code or 500
+    for name in ("Allow", "Retry-After"):
+        if name in response.headers:
+            answer.headers[name] = response.headers[name]
+    return answer
+
+
+def _unexpected(error: Exception) -> Response:
+    logger.exception("A request failed", exc_info=error)
+    response = jsonify(failure("Something failed here; the log says what."))
+    response.status_code = 500
+    return response

@@ -1,0 +1,74 @@
+"""`/metrics` for Prometheus: the service as its heartbeats tell it, and this process's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask import Flask, Response, request
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from jobquest.runtime import WORST_FIRST, Runtime
+
+
+def register(app: Flask, runtime: Runtime) -> None:
+    """Count requests, and answer `/metrics`."""
+    registry = CollectorRegistry()
+    registry.register(_Service(runtime))
+    requests = Counter(
+        "jobquest_http_requests",
+        "Requests that this process answered.",
+        ("route", "method", "code"),
+        registry=registry,
+    )
+
+    @app.after_request
+    def _count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.url_rule else "other"
+        requests.labels(route, method, response.status_code).inc()
+        return response
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Service(Collector):
+    """Reads the service's status at each scrape."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._runtime.service_status()
+        state = GaugeMetricFamily(
+            "jobquest_consumer_state", "1 for the state that the consumer is in.", labels=["state"]
+        )
+        for name in WORST_FIRST:
+            state.add_metric([name], float(name == status["state"]))
+        yield state
+        for unit in ("messages", "seconds"):
+            if (lag := status["lag"][unit]) is not None:
+                yield GaugeMetricFamily(
+                    f"jobquest_lag_{unit}", f"How far the consumer is behind, in {unit}.", value=lag
+                )
+        yield GaugeMetricFamily(
+            "jobquest_dead_letters", "Open dead letters.", value=status.get("deadLetters", 0)
+        )
+        for name in ("processed", "dead", "duplicates"):
+            records = CounterMetricFamily(
+                f"jobquest_records_{name}", f"Records that were {name}.", labels=["process"]
+            )
+            for process in status["processes"]:
+                records.add_metric([f"{process['host']}:{process['pid']}"], process[name])
+            yield records
+        yield GaugeMetricFamily(
+            "jobquest_viewers", "Live viewers of this process.", value=self._runtime.feed.viewers
+        )
+
+    def describe(self) -> list[Metric]:
+        """Nothing: else registering would ask `collect`, and so the database, at start."""
+        return []

@@ -1,0 +1,128 @@
+"""What became of events: `/api/events`, `/api/users`, `/api/analytics`. Reads only."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, abort, request
+
+from jobquest.errors import InvalidEvent
+from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
+from jobquest.web.answers import (
+    choice_parameter,
+    runtime,
+    success,
+    time_parameter,
+    whole_parameter,
+)
+
+reads = Blueprint("reads", __name__, url_prefix="/api")
+
+DEFAULT_LIMIT = 50
+DEFAULT_WINDOWS = 60
+MAX_SEQ = 2**53
+
+
+@reads.get("/events")
+def events() -> tuple[Response, int]:
+    """Events by filter, newest change first."""
+    return success(_events())
+
+
+@reads.get("/events/<id>")
+def event(id: str) -> tuple[Response, int]:
+    """One event's life."""
+    return success(runtime().queries.event(id) or abort(404, "There is no event with this id."))
+
+
+@reads.get("/users")
+def users() -> tuple[Response, int]:
+    """Users whose id contains `q`."""
+    found = runtime().queries.users(request.args.get("q", ""), _limit())
+    return success({"users": found})
+
+
+@reads.get("/users/<path:user_id>")
+def user(user_id: str) -> tuple[Response, int]:
+    """A user's statistics."""
+    return success(_known_user(user_id))
+
+
+@reads.get("/users/<path:user_id>/events")
+def user_events(user_id: str) -> tuple[Response, int]:
+    """A user's events, newest change first."""
+    _known_user(user_id)
+    return success(_events(user_id=user_id))
+
+
+@reads.get("/users/<path:user_id>/applications")
+def user_applications(user_id: str) -> tuple[Response, int]:
+    """A user's application pipeline."""
+    _known_user(user_id)
+    return success({"applications": runtime().queries.applications(user_id, _limit(MAX_LIMIT))})
+
+
+@reads.get("/users/<path:user_id>/notifications")
+def user_notifications(user_id: str) -> tuple[Response, int]:
+    """A user's inbox."""
+    _known_user(user_id)
+    return success({"notifications": runtime().queries.notifications(user_id, _limit(MAX_LIMIT))})
+
+
+@reads.get("/users/<path:user_id>/achievements")
+def user_achievements(user_id: str) -> tuple[Response, int]:
+    """A user's achievements."""
+    _known_user(user_id)
+    return success({"achievements": runtime().queries.achievements(user_id, _limit(MAX_LIMIT))})
+
+
+@reads.get("/users/<path:user_id>/challenges")
+def user_challenges(user_id: str) -> tuple[Response, int]:
+    """A user's daily challenges."""
+    _known_user(user_id)
+    return success({"challenges": runtime().queries.challenges(user_id, _limit(MAX_LIMIT))})
+
+
+@reads.get("/users/<path:user_id>/learning")
+def user_learning(user_id: str) -> tuple[Response, int]:
+    """A user's learning resources."""
+    _known_user(user_id)
+    return success({"learning": runtime().queries.learning(user_id, _limit(MAX_LIMIT))})
+
+
+@reads.get("/analytics")
+def analytics() -> tuple[Response, int]:
+    """Counts by type and window of event time; the last 60 windows, unless told."""
+    window = choice_parameter("window", tuple(WINDOWS_MS), "minute") or "minute"
+    size = WINDOWS_MS[window]
+    until = time_parameter("to") or int(time.time() * 1000) + size
+    start = time_parameter("from")
+    start = until - DEFAULT_WINDOWS * size if start is None else start
+    if (until - start) // size > MAX_WINDOWS:
+        line = f"More than {MAX_WINDOWS} windows: choose a longer window or a later start."
+        raise InvalidEvent("A parameter is not valid.", {"from": [line]})
+    windows = runtime().queries.analytics(window, start, until, request.args.getlist("type"))
+    return success({"window": window, "windows": windows})
+
+
+def _events(**fixed: Any) -> dict[str, Any]:
+    chosen = {
+        "type": request.args.getlist("type"),
+        "topic": request.args.getlist("topic"),
+        "user_id": request.args.getlist("userId"),
+        "outcome": choice_parameter("outcome", ("processed", "retrying", "dead"), None),
+        "from_ms": time_parameter("from"),
+        "to_ms": time_parameter("to"),
+        "after": whole_parameter("after", None, 0, MAX_SEQ),
+        "limit": _limit(),
+    }
+    return runtime().queries.events(**{**chosen, **fixed})
+
+
+def _limit(default: int = DEFAULT_LIMIT) -> int:
+    return whole_parameter("limit", default, 1, MAX_LIMIT) or default
+
+
+def _known_user(user_id: str) -> dict[str, Any]:
+    return runtime().queries.user(user_id) or abort(404, "Nothing is known of this user.")
