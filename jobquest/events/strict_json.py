@@ -43,7 +43,7 @@ def loads(body: bytes) -> Any:
 
 def check(value: Any, depth: int = 0) -> None:
     """Refuse what JSON can spell but a store or a browser cannot hold; raises InvalidEvent."""
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and isinstance(value, dict | list):
         raise InvalidEvent(_too_deep())
     if isinstance(value, str):
         _check_text(value)
