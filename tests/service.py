@@ -1,0 +1,180 @@
+"""The whole service as a process, as `python app.py` starts it: for tests that kill it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer: its code, its JSON (None where it is none), its headers."""
+
+    code: int
+    json: Any
+    headers: Mapping[str, str]
+
+
+class Service:
+    """`python app.py` on a free port of loopback, its files in `folder`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.settings = {"JOBQUEST_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": "0"}
+        self.settings |= settings
+        self.url = ""
+        self.output: list[str] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Service:
+        """Start it and wait until it says where it listens, and answers there."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
+        self.output = []
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py")],
+            cwd=self.folder,  # no .env of a developer's is found there
+            env={**kept, **self.settings, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        wait_for(lambda: self._address() or self._ended(), START_SECONDS, self.tail)
+        self.url = self._address()
+        assert self.url, self.tail()
+        # A restart keeps the port, so that a browser finds it again.
+        self.settings["PORT"] = self.url.rsplit(":", 1)[1]
+        wait_for(lambda: self.get("/healthz").code == 200, START_SECONDS, self.tail)
+        return self
+
+    def kill(self) -> None:
+        """`kill -9`, workers included: nothing gets to clean up."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM to the server, as a supervisor does; its exit code."""
+        assert self._process
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            return self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError("It did not stop within 15 s.\n" + self.tail()) from None
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request("GET", path, headers=headers)
+
+    def post(
+        self, event_type: str, data: Mapping[str, Any], user_id: str | None = None, **more: Any
+    ) -> Answer:
+        """Publish an event over the API."""
+        body = {"eventType": event_type, "data": data, **more}
+        if user_id is not None:
+            body["userId"] = user_id
+        return self.request("POST", "/api/kafka/events", json.dumps(body).encode())
+
+    def switch(self, action: str) -> Answer:
+        """Start or stop the consumer."""
+        return self.request("POST", "/api/kafka/status", json.dumps({"action": action}).encode())
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Any request; code 0 where nobody answers."""
+        request = urllib.request.Request(
+            self.url + path,
+            body,
+            {"Content-Type": "application/json", **(headers or {})},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return _answer(response.status, response.read(), response.headers)
+        except urllib.error.HTTPError as error:
+            return _answer(error.code, error.read(), error.headers)
+        except (OSError, ConnectionError):
+            return Answer(0, None, {})
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.get("/api/kafka/status").json["data"]
+        return found
+
+    def wait_until_caught_up(self, seconds: float = 30.0) -> None:
+        """Until nothing is left to process, follow-ups included, and it has stayed so."""
+        wait_for(lambda: self._is_caught_up() and self._is_caught_up(), seconds, self.tail)
+
+    def tail(self) -> str:
+        """The last lines it wrote."""
+        return "".join(self.output[-40:])
+
+    def _is_caught_up(self) -> bool:
+        time.sleep(1.1)  # the lag is measured once a second: wait for a new measurement
+        status = self.status()
+        return (
+            status["consumerRunning"]
+            and status["lag"]["messages"] == 0
+            and status["followUpsWaiting"] == 0
+        )
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            self.output.append(line)
+
+    def _address(self) -> str:
+        found = re.search(r"on (http://[^/ ]+)/", "".join(self.output[:5]))
+        return found[1] if found else ""
+
+    def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _signal(self, number: int) -> None:
+        assert self._process
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+            self._process.wait(10)
+
+
+def wait_for(
+    condition: Callable[[], object], seconds: float, explain: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait until `condition()` holds; fails after `seconds`, with what `explain()` says."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"Not within {seconds:.0f} s.\n{explain()}")
+        time.sleep(0.02)  # between looks at a condition, never instead of one
+
+
+def _answer(code: int, body: bytes, headers: Any) -> Answer:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    return Answer(code, document, dict(headers.items()))

@@ -1,0 +1,309 @@
+"""The consumer, stepped by hand: each event counted once, one bad event harms only itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobquest.config import load
+from jobquest.errors import SettingsError
+from jobquest.events import Event, from_request
+from jobquest.log import NewRecord
+from jobquest.runtime import Runtime
+from tests.samples import SAMPLES, TYPES
+from tests.service import wait_for
+
+
+def consume(runtime: Runtime) -> int:
+    """Step until nothing is left, follow-ups included; how many records that were."""
+    total = 0
+    while count := runtime.consumer.step() + runtime.relay.step():
+        total += count
+    return total
+
+
+def write(runtime: Runtime, topic: str, *values: bytes) -> None:
+    for future in runtime.log.append([NewRecord(topic, b"k", value) for value in values]):
+        future.result(5)
+
+
+def outcomes(runtime: Runtime) -> list[tuple[str, str | None]]:
+    """Outcome and type of every event, oldest change first."""
+    found = runtime.queries.events(limit=500)["events"]
+    return [(item["outcome"], item["event"]["type"]) for item in reversed(found)]
+
+
+def stats(runtime: Runtime, user_id: str = "u") -> dict[str, Any]:
+    found = runtime.queries.user(user_id)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_each_type_is_processed(runtime: Runtime, name: str) -> None:
+    published = runtime.producer.publish(name, "u", SAMPLES[name])
+    consume(runtime)
+    life = runtime.queries.event(published.event.id)
+    assert life
+    assert life["outcome"] == "processed"
+    assert life["event"] == published.event.to_dict()
+    assert stats(runtime)["eventCount"] >= 1
+
+
+def test_statistics_add_up(runtime: Runtime) -> None:
+    for name in TYPES:
+        runtime.producer.publish(name, "u", SAMPLES[name])
+    consume(runtime)
+    found = stats(runtime)
+    # A mission's 50, an achievement's 100, XP of its own 100, a challenge's 75.
+    assert (found["xp"], found["level"], found["nextLevelXp"]) == (325, 3, 600)
+    assert found["reportedTotalXp"] == 350
+    counted = ("missionsStarted", "missionsCompleted", "missionsFailed", "applications")
+    counted += ("achievements", "challengesCompleted", "learningStarted", "learningCompleted")
+    counted += ("notebookEntries", "logins")
+    assert {name: found[name] for name in counted} == dict.fromkeys(counted, 1)
+    assert (found["focusMinutes"], found["bestStreakDays"]) == (25, 7)
+
+
+def test_an_event_id_counts_once(runtime: Runtime) -> None:
+    event = from_request("xp.earned", "u", {"xpAmount": 10, "totalXp": 10}, id="once")
+    write(runtime, "achievements", event.to_json(), event.to_json())
+    consume(runtime)
+    write(runtime, "achievements", event.to_json())
+    consume(runtime)
+    assert stats(runtime)["xp"] == 10
+    assert runtime.consumer.snapshot.duplicates == 2
+
+
+def test_a_second_event_under_a_known_id_becomes_a_dead_letter(runtime: Runtime) -> None:
+    for amount in (10, 999):
+        event = from_request("xp.earned", "u", {"xpAmount": amount, "totalXp": 10}, id="same")
+        write(runtime, "achievements", event.to_json())
+        consume(runtime)
+    assert stats(runtime)["xp"] == 10
+    assert outcomes(runtime) == [("processed", "xp.earned"), ("dead", "xp.earned")]
+    life = runtime.queries.event("same")
+    assert life
+    assert (life["outcome"], life["event"]["data"]["xpAmount"]) == ("processed", 10)
+
+
+def test_what_can_not_be_read_becomes_a_dead_letter_and_the_next_event_counts(
+    runtime: Runtime,
+) -> None:
+    write(runtime, "achievements", b"\xff\xfe", b"", b"[" * 100_000, b'{"type": "no.such"}')
+    runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"])
+    consume(runtime)
+    dead = runtime.queries.events(outcome="dead")["events"]
+    assert len(dead) == 4
+    for item in dead:
+        life = runtime.queries.event(item["event"]["id"])
+        assert life
+        assert life["deadLetter"]["errorClass"] == "InvalidEvent"
+        assert life["deadLetter"]["error"]
+    assert stats(runtime)["xp"] == 100
+
+
+def test_a_failing_handler_harms_only_its_event(runtime: Runtime) -> None:
+    seen = []
+
+    def handler(event: Event) -> None:
+        seen.append(event.data["xpAmount"])
+        if event.data["xpAmount"] == 13:
+            raise ValueError("unlucky")
+
+    runtime.consumer.register_event_handler("xp.earned", handler)
+    for amount in (1, 13, 2):
+        runtime.producer.publish(
+            "xp.earned", "u", {"xpAmount": amount, "totalXp": 0}, id=f"x{amount}"
+        )
+    consume(runtime)
+    assert seen == [1, 13, 2]
+    assert stats(runtime)["xp"] == 3
+    life = runtime.queries.event("x13")
+    assert life
+    assert life["outcome"] == "dead"
+    assert (life["deadLetter"]["error"], life["deadLetter"]["errorClass"]) == (
+        "unlucky",
+        "ValueError",
+    )
+
+
+def test_an_id_whose_event_died_may_come_again(runtime: Runtime) -> None:
+    def handler(event: Event) -> None:
+        raise ValueError("not yet")
+
+    runtime.consumer.register_event_handler("xp.earned", handler)
+    runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"], id="again")
+    consume(runtime)
+    runtime.consumer.unregister_event_handler("xp.earned", handler)
+    assert runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"], id="again").position
+    consume(runtime)
+    life = runtime.queries.event("again")
+    assert life
+    assert life["outcome"] == "processed"
+    assert stats(runtime)["xp"] == 100
+
+
+def test_a_handler_that_calls_exit_does_not_end_the_consumer(runtime: Runtime) -> None:
+    runtime.consumer.register_event_handler("user.login", lambda event: sys.exit(1))
+    runtime.producer.publish("user.login", "u", {}, id="exit")
+    consume(runtime)
+    life = runtime.queries.event("exit")
+    assert life
+    assert life["deadLetter"]["error"] == "SystemExit(1)"
+
+
+def test_a_batch_ends_when_handlers_have_had_their_time(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobquest.consumer.HANDLER_SECONDS", -1.0)
+    for n in range(3):
+        runtime.producer.publish("user.login", "u", {}, id=f"n{n}")
+    assert [runtime.consumer.step() for _ in range(4)] == [1, 1, 1, 0]
+    assert stats(runtime)["logins"] == 3
+
+
+def test_xp_that_reaches_a_level_publishes_it_and_notifies_once(runtime: Runtime) -> None:
+    for n in range(3):
+        runtime.producer.publish("xp.earned", "u", {"xpAmount": 60, "totalXp": 0}, id=f"n{n}")
+        consume(runtime)
+    types = [kind for _, kind in outcomes(runtime)]
+    assert types.count("level.up") == 1
+    assert types.count("notification.sent") == 1
+    level = next(i for i in runtime.queries.events(type="level.up")["events"])
+    assert level["event"]["data"] == {"newLevel": 2, "totalXp": 120}
+    assert level["event"]["metadata"] == {"causedBy": "n1"}
+    assert [note["title"] for note in runtime.queries.notifications("u")] == ["Level 2"]
+
+
+def test_a_level_that_jobquest_reported_is_not_published_again(runtime: Runtime) -> None:
+    runtime.producer.publish("level.up", "u", {"newLevel": 2, "totalXp": 120})
+    runtime.producer.publish(
+        "mission.completed", "u", {**SAMPLES["mission.completed"], "xpEarned": 120}
+    )
+    consume(runtime)
+    assert len(runtime.queries.events(type="level.up")["events"]) == 1
+    assert len(runtime.queries.notifications("u")) == 1
+
+
+def test_achievements_and_challenges_notify(runtime: Runtime) -> None:
+    for name in ("achievement.unlocked", "daily.challenge.completed"):
+        runtime.producer.publish(name, "u", {**SAMPLES[name], **_no_xp(name)})
+    consume(runtime)
+    kinds = {note["notificationType"] for note in runtime.queries.notifications("u")}
+    assert kinds == {"achievement", "challenge"}
+
+
+def _no_xp(name: str) -> dict[str, int]:
+    return {"achievement.unlocked": {"xpAmount": 0}, "daily.challenge.completed": {"xpReward": 0}}[
+        name
+    ]
+
+
+def test_the_pipeline_follows_event_time(runtime: Runtime) -> None:
+    job = {"jobId": "j", "companyName": "Acme", "position": "Dev"}
+    for status, minute in (("offer", 30), ("interview", 10)):  # the later one came first
+        runtime.producer.publish(
+            "job.status.updated",
+            "u",
+            {**job, "newStatus": status, "previousStatus": "applied"},
+            timestamp=f"2026-01-01T00:{minute}:00Z",
+        )
+    runtime.producer.publish("job.applied", "u", job, timestamp="2026-01-01T00:00:00Z")
+    consume(runtime)
+    [application] = runtime.queries.applications("u")
+    assert application["status"] == "offer"
+    assert application["appliedAt"] == "2026-01-01T00:00:00.000Z"
+
+
+def test_the_inbox_knows_what_was_read(runtime: Runtime) -> None:
+    sent = runtime.notifications.show("u", "info", "Hello", "A message")
+    consume(runtime)
+    [note] = runtime.queries.notifications("u")
+    assert (note["title"], note["read"]) == ("Hello", False)
+    runtime.notifications.mark_read("u", sent.event.data["notificationId"])
+    consume(runtime)
+    [note] = runtime.queries.notifications("u")
+    assert note["read"]
+
+
+def test_achievements_challenges_and_learning_are_kept(runtime: Runtime) -> None:
+    for name in TYPES:
+        runtime.producer.publish(name, "u", SAMPLES[name])
+    consume(runtime)
+    [achievement] = runtime.queries.achievements("u")
+    [challenge] = runtime.queries.challenges("u")
+    [resource] = runtime.queries.learning("u")
+    assert achievement["achievementName"] == "First application"
+    assert challenge["completedAt"]
+    assert challenge["availableAt"]
+    assert (resource["progress"], bool(resource["startedAt"])) == (100, True)
+
+
+def test_counts_are_kept_by_minute_of_event_time(runtime: Runtime) -> None:
+    for time in ("10:00:59.999", "10:01:00", "11:59:00"):
+        runtime.producer.publish("user.login", "u", {}, timestamp=f"2026-01-01T{time}Z")
+    consume(runtime)
+    day = 1767225600000  # 2026-01-01T00:00Z
+    minutes = runtime.queries.analytics("minute", day, day + 86_400_000)
+    hours = runtime.queries.analytics("hour", day, day + 86_400_000, ["user.login"])
+    assert [window["total"] for window in minutes] == [1, 1, 1]
+    assert [(w["start"], w["counts"]) for w in hours] == [
+        ("2026-01-01T10:00:00.000Z", {"user.login": 2}),
+        ("2026-01-01T11:00:00.000Z", {"user.login": 1}),
+    ]
+
+
+def test_an_unknown_field_of_another_client_is_processed(runtime: Runtime) -> None:
+    event = from_request("xp.earned", "u", SAMPLES["xp.earned"], id="newer").to_dict()
+    event["data"]["mood"] = "good"
+    event["traceId"] = "t"
+    write(runtime, "achievements", json.dumps(event).encode())
+    consume(runtime)
+    life = runtime.queries.event("newer")
+    assert life
+    assert (life["event"]["data"]["mood"], life["event"]["traceId"]) == ("good", "t")
+    assert stats(runtime)["xp"] == 100
+
+
+def test_start_and_stop_are_idempotent_and_truthful(runtime: Runtime) -> None:
+    consumer = runtime.consumer
+    for _ in range(2):
+        consumer.start()
+    wait_for(lambda: consumer.snapshot.state == "idle", 10)
+    runtime.producer.publish("user.login", "u", {})
+    wait_for(lambda: consumer.snapshot.processed == 1, 10)
+    assert [t.name for t in threading.enumerate()].count("consumer") == 1
+    for _ in range(2):
+        consumer.stop()
+        assert consumer.snapshot.state == "stopped"
+    assert "consumer" not in [t.name for t in threading.enumerate()]
+
+
+def test_a_users_own_handlers_are_registered_from_the_settings(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_handlers.py").write_text(
+        "seen = []\ndef register(consumer):\n"
+        "    consumer.register_event_handler('user.login', seen.append)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    runtime = Runtime(load({**settings, "JOBQUEST_HANDLERS": "my_handlers"}))
+    runtime.producer.publish("user.login", "u", {})
+    consume(runtime)
+    assert [event.type for event in sys.modules["my_handlers"].seen] == ["user.login"]
+    runtime.consumer.close()
+    runtime.stop()
+    for name, why in (("no_such_module", "imported"), ("json", "register")):
+        with pytest.raises(SettingsError, match=why):
+            Runtime(load({**settings, "JOBQUEST_HANDLERS": name}))
+
+
+def test_an_unknown_type_has_no_handlers(runtime: Runtime) -> None:
+    with pytest.raises(ValueError, match=r"mission\.started"):
+        runtime.consumer.register_event_handler("mission.strated", print)
