@@ -1,0 +1,225 @@
+"""Questions to the cluster and the making of topics: kafka-python's admin side, one caller at a
+time, bounded in time, connected anew after any error.
+
+Used by the log and its seats; it appends and consumes nothing by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.errors import KafkaError
+
+from jobquest.errors import LogUnavailable
+from jobquest.log import Origin, Partition, PartitionInfo, Record
+
+logger = logging.getLogger(__name__)
+
+ANSWER_MS = 2_000
+READ_SECONDS = 1.0
+AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
+_TOPIC_EXISTS = 36
+_MAX_RETENTION_MS = "-1"
+_T = TypeVar("_T")
+
+
+class _Admin(KafkaAdminClient):  # type: ignore[misc]
+    """The library's own leaves a thread and four open files behind when it can't connect."""
+
+    def __init__(self, **config: Any) -> None:
+        try:
+            super().__init__(**config)
+        except Exception:
+            self._closed = False
+            self.close()
+            raise
+
+
+class Cluster:
+    """The brokers at `common["bootstrap_servers"]`. Any thread may call it."""
+
+    def __init__(
+        self,
+        common: Mapping[str, Any],
+        topics: Sequence[str],
+        partitions: int,
+        replication_factor: int,
+    ) -> None:
+        self._common = dict(common)
+        self._topics = topics
+        self._new_topic = {
+            "num_partitions": partitions,
+            "replication_factor": replication_factor,
+            "configs": {
+                "retention.ms": _MAX_RETENTION_MS,  # the log is the truth: it forgets nothing
+                "min.insync.replicas": str(max(1, replication_factor - 1)),
+            },
+        }
+        self._lock = threading.Lock()  # over everything below
+        self._admin: Any = None
+        self._reader: Any = None
+        self._prepared = False
+        self._away_until = 0.0
+        self._why = ""
+
+    def prepare(self) -> None:
+        """Make the topics that are missing, once per process; existing ones stay as they are."""
+        if not self._prepared:
+            self._ask(self._make_topics)
+
+    def identities(self, topics: Sequence[str]) -> dict[str, str]:
+        """Topic → its id, of those that exist."""
+        return {found["name"]: str(found["topic_id"]) for found in self._found(topics)}
+
+    def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
+        """See `EventLog.describe`."""
+        self.prepare()
+        origins = {
+            TopicPartition(found["name"], partition["partition_index"]): Origin(
+                found["name"], partition["partition_index"], str(found["topic_id"])
+            )
+            for found in self._found(topics)
+            for partition in found["partitions"]
+        }
+        bounds = self.bounds(list(origins))
+        return [PartitionInfo(origins[place], *bounds[place]) for place in sorted(origins)]
+
+    def bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
+        """TopicPartition → first offset kept and the next to come."""
+
+        def ask() -> dict[Any, tuple[int, int]]:
+            reader = self._reading()
+            first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
+            following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
+            return {place: (first[place], following[place]) for place in places}
+
+        return self._ask(ask) if places else {}
+
+    def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
+        """See `EventLog.read`."""
+        return self._ask(lambda: self._read(TopicPartition(*partition), offset, limit))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        with self._lock:
+            self._disconnect()
+
+    # --- the rest holds the lock ---
+
+    def _ask(self, question: Callable[[], _T]) -> _T:
+        with self._lock:
+            if time.monotonic() < self._away_until:
+                raise LogUnavailable(self._why)
+            with self._errors():
+                return question()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (KafkaError, AssertionError, RuntimeError, OSError) as error:
+            # A client that lost its brokers does not always find them again: begin anew.
+            self._disconnect()
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._why = f"Kafka does not answer: {type(error).__name__}: {error}."
+            raise LogUnavailable(self._why) from error
+
+    def _disconnect(self) -> None:
+        for client in (self._admin, self._reader):
+            try:
+                if client is not None:
+                    client.close()
+            except Exception as error:
+                logger.debug("A Kafka client did not close: %s", error)
+        self._admin = self._reader = None
+
+    def _administering(self) -> Any:
+        if self._admin is None:
+            self._admin = _Admin(
+                **self._common, request_timeout_ms=ANSWER_MS, bootstrap_timeout_ms=ANSWER_MS
+            )
+        return self._admin
+
+    def _reading(self) -> Any:
+        if self._reader is None:
+            self._reader = KafkaConsumer(
+                **self._common,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                request_timeout_ms=ANSWER_MS,
+                fetch_max_wait_ms=100,
+                allow_auto_create_topics=False,
+            )
+        return self._reader
+
+    def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
+        found = self._ask(lambda: self._administering().describe_topics(list(topics)))
+        return [topic for topic in found if topic["error_code"] == 0]
+
+    def _make_topics(self) -> None:
+        admin = self._administering()
+        found = admin.describe_topics(list(self._topics))
+        existing = {topic["name"] for topic in found if topic["error_code"] == 0}
+        missing = [topic for topic in self._topics if topic not in existing]
+        if missing:
+            answer = admin.create_topics(
+                dict.fromkeys(missing, self._new_topic), raise_errors=False
+            )
+            for topic in answer["topics"]:
+                if topic["error_code"] not in (0, _TOPIC_EXISTS):  # another process was faster
+                    raise LogUnavailable(
+                        f"Topic {topic['name']} can't be made: {topic['error_message']}"
+                    )
+            admin.wait_for_topics(missing)
+            logger.info("Made the topics %s", ", ".join(missing))
+        self._warn_of_retention(admin, sorted(existing))
+        self._prepared = True
+
+    def _warn_of_retention(self, admin: Any, topics: Sequence[str]) -> None:
+        if not topics:
+            return
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+        answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
+        for topic, settings in answer[ConfigResourceType.TOPIC.name.lower()].items():
+            kept = settings["retention.ms"]["value"]
+            if kept != _MAX_RETENTION_MS:
+                logger.warning(
+                    "Topic %s forgets after %s ms: what it forgets can't be read again.",
+                    topic,
+                    kept,
+                )
+
+    def _read(self, place: Any, offset: int, limit: int) -> list[Record]:
+        reader = self._reading()
+        reader.assign([place])
+        reader.seek(place, offset)
+        records: list[Record] = []
+        deadline = time.monotonic() + READ_SECONDS
+        while len(records) < limit and time.monotonic() < deadline:
+            found = reader.poll(100, max_records=limit - len(records)).get(place, [])
+            records += map(record_of, found)
+            if not found and records:
+                break
+        return records
+
+
+def record_of(found: Any) -> Record:
+    """kafka-python's record as ours."""
+    headers = tuple((name, value or b"") for name, value in found.headers)
+    return Record(
+        found.topic,
+        found.partition,
+        found.offset,
+        found.key,
+        found.value,
+        headers,
+        found.timestamp,
+    )

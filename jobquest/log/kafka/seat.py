@@ -1,0 +1,200 @@
+"""A consumer's seat in a Kafka group; see `Subscription`. Positions belong to the caller: the
+group's own offsets are written for lag tools and never read.
+
+The seat belongs to the thread that made it, save the listener's methods: the library calls those
+on its own I/O thread, where they may only mark and seek.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from jobquest.errors import LogUnavailable
+from jobquest.log import Origin, Partition, Record, StartPositions
+from jobquest.log.kafka.cluster import Cluster, record_of
+
+logger = logging.getLogger(__name__)
+
+IDENTITY_SECONDS = 2.0  # how soon a topic made anew is noticed, or that the broker is away
+CLOSE_MS = 3_000
+_SETTINGS = {
+    "enable_auto_commit": False,
+    "auto_offset_reset": "none",  # out of range is an incident, not something to skip over
+    "isolation_level": "read_committed",
+    "max_poll_interval_ms": 300_000,
+    "session_timeout_ms": 10_000,
+    "heartbeat_interval_ms": 2_000,
+    "request_timeout_ms": 12_000,  # above the session timeout: a join waits that long
+    "metadata_max_age_ms": 5_000,
+    "allow_auto_create_topics": False,
+    # No deserializers: one that raises would leave the next poll spinning.
+}
+
+
+class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One member of the group."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        common: Mapping[str, Any],
+        topics: Sequence[str],
+        group: str,
+        start: StartPositions,
+    ) -> None:
+        self._cluster = cluster
+        self._topics = topics
+        self._start = start
+        self._lock = threading.Lock()  # over the two below
+        self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
+        self._origins: dict[Any, Origin] = {}  # assigned and sought
+        self._checked = time.monotonic()
+        self._consumer = KafkaConsumer(**common, **_SETTINGS, group_id=group)
+        self._consumer.subscribe(list(topics), listener=self)
+
+    # --- the listener: on the library's I/O thread ---
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        with self._lock:
+            self._hold(assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        with self._lock:
+            for place in revoked:
+                self._fresh.discard(place)
+                self._origins.pop(place, None)
+
+    def _hold(self, places: Iterable[Any]) -> None:
+        """Fetch nothing of these until they are sought. The offset only keeps the library from
+        looking for one by itself, which raises."""
+        for place in places:
+            self._fresh.add(place)
+            self._origins.pop(place, None)
+            self._consumer.pause(place)
+            self._consumer.seek(place, 0)
+
+    # --- the owner's thread ---
+
+    def poll(self, timeout: float, max_records: int) -> list[Record]:
+        deadline = time.monotonic() + timeout
+        self._check_identities()
+        while True:
+            self._settle()
+            remaining = max(0.0, deadline - time.monotonic())
+            try:
+                polled = self._consumer.poll(int(remaining * 1000), max_records=max_records)
+            except OffsetOutOfRangeError as error:
+                self._forget(error.args[0])
+                continue
+            except KafkaError as error:
+                return [self._damaged(error)]
+            with self._lock:  # what was fetched before a partition was sought is not to be read
+                records = [
+                    record_of(found)
+                    for place, batch in polled.items()
+                    if place in self._origins
+                    for found in batch
+                ]
+            if records or time.monotonic() >= deadline:
+                return records
+
+    def assignment(self) -> Mapping[Partition, Origin]:
+        with self._lock:
+            return {Partition(*place): origin for place, origin in self._origins.items()}
+
+    def rewind(self) -> None:
+        with self._lock:
+            self._hold(self._consumer.assignment())
+
+    def commit(self, next_offsets: Mapping[Partition, int]) -> None:
+        offsets = {
+            TopicPartition(*place): OffsetAndMetadata(following, "", -1)
+            for place, following in next_offsets.items()
+        }
+        try:
+            self._consumer.commit_async(offsets)
+        except (KafkaError, AssertionError) as error:
+            logger.debug("The group's offsets could not be noted: %s", error)
+
+    def close(self) -> None:
+        try:
+            self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
+        except Exception as error:
+            logger.debug("A seat did not close cleanly: %s", error)
+
+    def _settle(self) -> None:
+        """Seek the partitions that are new here to where `start` says, and let them flow."""
+        with self._lock:
+            fresh = sorted(self._fresh & self._consumer.assignment())
+        if not fresh:
+            return
+        ids = self._cluster.identities(self._topics)
+        origins = {p: Origin(p.topic, p.partition, ids[p.topic]) for p in fresh if p.topic in ids}
+        if not origins:
+            return
+        positions = self._start(list(origins.values()))
+        bounds = self._cluster.bounds(list(origins))
+        with self._lock:
+            for place, origin in origins.items():
+                if place in self._fresh:  # it may have been taken away meanwhile
+                    self._fresh.discard(place)
+                    self._origins[place] = origin
+                    self._consumer.seek(
+                        place, _valid(origin, positions.get(origin), *bounds[place])
+                    )
+                    self._consumer.resume(place)
+
+    def _check_identities(self) -> None:
+        """Notice topics made anew. The library keeps its offset in them, which means nothing."""
+        if time.monotonic() - self._checked < IDENTITY_SECONDS:
+            return
+        self._checked = time.monotonic()
+        ids = self._cluster.identities(self._topics)
+        with self._lock:
+            anew = [
+                p for p, o in self._origins.items() if ids.get(p.topic, o.identity) != o.identity
+            ]
+            self._hold(anew)
+        for topic in sorted({place.topic for place in anew}):
+            logger.warning("Topic %s was made anew: reading it from its start.", topic)
+
+    def _forget(self, places: Iterable[Any]) -> None:
+        """These offsets are out of range: `_valid` will say what is lost."""
+        with self._lock:
+            self._hold(place for place in places if place in self._consumer.assignment())
+
+    def _damaged(self, error: KafkaError) -> Record:
+        """The record that could not be unpacked. Without the seek the library's next poll would
+        spin for ever on it (3.0.12)."""
+        broken = self._consumer._fetcher._next_partition_records
+        if broken is None:
+            raise LogUnavailable(f"Kafka can't be read: {error}.") from error
+        place, offset = broken.topic_partition, broken.next_fetch_offset
+        self._consumer.seek(place, offset + 1)
+        why = f"{type(error).__name__}: {error}"
+        now_ms = time.time_ns() // 1_000_000
+        return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
+
+
+def _valid(origin: Origin, stored: int | None, first: int, following: int) -> int:
+    """The stored offset, or the first one where the log no longer has (or never had) it."""
+    if stored is None or first <= stored <= following:
+        return first if stored is None else stored
+    name = f"{origin.topic}/{origin.number}"
+    if stored < first:
+        logger.warning("%d records of partition %s are gone.", first - stored, name)
+    else:
+        logger.warning(
+            "Partition %s ends at %d, before the stored position %d: reading it from its start.",
+            name,
+            following,
+            stored,
+        )
+    return first

@@ -1,0 +1,182 @@
+"""A real Apache Kafka for the tests: one KRaft node on free ports of loopback, ended by process id.
+
+Its jars come through Maven into a cache once. `python -m tests.kafka_broker` runs one by hand.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+VERSION = "4.3.1"
+START_SECONDS = 90.0  # 4 s as a rule; a log that was killed is checked first
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / f"kafka-{VERSION}-jars"
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+<modelVersion>4.0.0</modelVersion>
+<groupId>tests</groupId><artifactId>broker</artifactId><version>1</version>
+<dependencies>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+<version>{VERSION}</version></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId>
+<version>1.7.36</version></dependency>
+</dependencies>
+</project>
+"""
+
+
+def why_not() -> str | None:
+    """Why no broker can run here; None where one can."""
+    for program in ("java", "mvn"):
+        if shutil.which(program) is None:
+            return f"no {program} on this machine"
+    return None
+
+
+def _jars() -> Path:
+    """The folder of the broker's jars; fetched at first use, and only then put in its place."""
+    if not _CACHE.exists():
+        _CACHE.parent.mkdir(parents=True, exist_ok=True)
+        fetched = Path(tempfile.mkdtemp(dir=_CACHE.parent))
+        (fetched / "pom.xml").write_text(_POM)
+        subprocess.run(
+            [
+                "mvn",
+                "-q",
+                "-B",
+                "dependency:copy-dependencies",
+                f"-DoutputDirectory={fetched}/jars",
+            ],
+            cwd=fetched,
+            check=True,
+            timeout=600,
+        )
+        try:
+            (fetched / "jars").rename(_CACHE)
+        except OSError:  # another run was faster
+            assert _CACHE.exists()
+        shutil.rmtree(fetched)
+    return _CACHE
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class KafkaBroker:
+    """One broker with its data in a folder of its own. Its port stays over kill and start."""
+
+    def __init__(self, **properties: str) -> None:
+        self.port, controller = free_port(), free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self.folder / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            **properties,
+        }
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect: host:port."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> KafkaBroker:
+        """Start it and wait until it takes connections."""
+        config = self.folder / "server.properties"
+        if not config.exists():
+            config.write_text("".join(f"{k}={v}\n" for k, v in self._properties.items()))
+            self._run("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c")
+        output = (self.folder / "output.log").open("ab")
+        command = [*self._java("kafka.Kafka"), str(config)]
+        self._process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=self.folder, start_new_session=True
+        )
+        atexit.register(self.kill)
+        self._wait_until_it_listens()
+        return self
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        self._signal(signal.SIGKILL)
+        if self._process:
+            self._process.wait(10)
+
+    def freeze(self) -> None:
+        """SIGSTOP: it hangs, its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        """End it and drop its data."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tail(self) -> str:
+        """The last of what it wrote."""
+        output = self.folder / "output.log"
+        return output.read_text(errors="replace")[-3000:] if output.exists() else ""
+
+    def _signal(self, number: int) -> None:
+        if self._process and self._process.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def _wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self._process
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)  # between two looks at the port
+        self.kill()
+        raise AssertionError(f"Kafka did not start.\n{self.tail()}")
+
+    def _run(self, main: str, *arguments: str) -> None:
+        command = [*self._java(main), *arguments, str(self.folder / "server.properties")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _java(self, main: str) -> list[str]:
+        # Two cores, short runs: the first compiler is enough, and starts sooner.
+        options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+        options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return ["java", *options, "-cp", f"{_jars()}/*", main]
+
+
+if __name__ == "__main__":
+    broker = KafkaBroker().start()
+    print(f"KAFKA_BROKER={broker.bootstrap}", flush=True)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        broker.remove()

@@ -1,0 +1,85 @@
+"""Where the logs of the contract suite are: how each is opened, and what only its own tools do."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from kafka.admin import KafkaAdminClient
+
+from jobquest.log import EventLog, Subscription
+from jobquest.log.kafka import KafkaLog
+from jobquest.log.sqlite import SqliteLog
+from tests.service import wait_for
+
+KAFKA_PARTITIONS = 3
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An embedded log in a file."""
+
+    path: Path
+    topics: list[str]
+
+    @property
+    def partitions(self) -> int:
+        return len(self.topics)
+
+    def open(self) -> EventLog:
+        return SqliteLog(self.path, self.topics)
+
+    def shares(self, first: Subscription, second: Subscription) -> bool:
+        """Whether both have what they will have: here the first to come has everything."""
+        return len(first.assignment()) + len(second.assignment()) == self.partitions
+
+    def make_anew(self, topic: str) -> None:
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("DELETE FROM records WHERE topic = ?", (topic,))
+            connection.execute(
+                "UPDATE topics SET identity = ? WHERE name = ?", (str(uuid.uuid4()), topic)
+            )
+            connection.commit()
+
+
+@dataclass(frozen=True)
+class OnKafka:
+    """Topics on a broker."""
+
+    bootstrap: str
+    topics: list[str]
+
+    @property
+    def partitions(self) -> int:
+        return len(self.topics) * KAFKA_PARTITIONS
+
+    def open(self) -> EventLog:
+        return KafkaLog(
+            bootstrap=[self.bootstrap],
+            client_id="tests",
+            partitions=KAFKA_PARTITIONS,
+            replication_factor=1,
+            security={},
+            topics=self.topics,
+        )
+
+    def shares(self, first: Subscription, second: Subscription) -> bool:
+        """Whether both have what they will have: here each has some."""
+        shared = len(first.assignment()) + len(second.assignment()) == self.partitions
+        return shared and bool(second.assignment())
+
+    def make_anew(self, topic: str) -> None:
+        delete_topics(self.bootstrap, [topic])
+
+
+def delete_topics(bootstrap: str, topics: list[str] | None = None) -> None:
+    """Delete these topics, or all but Kafka's own, and wait until they are gone."""
+    with KafkaAdminClient(bootstrap_servers=bootstrap, api_version=(4, 0)) as admin:
+        there = set(admin.list_topics())
+        doomed = {t for t in there if not t.startswith("__")} if topics is None else set(topics)
+        if doomed & there:
+            admin.delete_topics(sorted(doomed & there))
+            wait_for(lambda: not doomed & set(admin.list_topics()), 20)

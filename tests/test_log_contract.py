@@ -1,0 +1,203 @@
+"""What every event log promises, run against both: the embedded one and a real Apache Kafka."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.log import EventLog, NewRecord, Origin, Partition, Position, Record, Subscription
+from jobquest.log.sqlite import SqliteLog
+from tests.logs import Embedded, OnKafka
+
+Start = Callable[[Sequence[Origin]], Mapping[Origin, int]]
+
+
+def from_the_start(_origins: Sequence[Origin]) -> dict[Origin, int]:
+    return {}
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Embedded | OnKafka:
+    """Where the logs of a test are; each test has topics of its own."""
+    topics = [f"{uuid.uuid4().hex[:12]}-{n}" for n in range(2)]
+    if request.param == "embedded":
+        return Embedded(tmp_path / "log.db", topics)
+    return OnKafka(request.getfixturevalue("kafka_broker").bootstrap, topics)
+
+
+@pytest.fixture
+def log(place: Embedded | OnKafka) -> Iterator[EventLog]:
+    with closing(place.open()) as opened:
+        yield opened
+
+
+def append(log: EventLog, *records: NewRecord) -> list[Position]:
+    return [future.result(10) for future in log.append(records)]
+
+
+@contextmanager
+def seat(
+    log: EventLog, topics: Sequence[str], start: Start = from_the_start, group: str = "g"
+) -> Iterator[Subscription]:
+    with closing(log.subscribe(topics, group, start)) as taken:
+        yield taken
+
+
+def read(taken: Subscription, count: int, seconds: float = 15.0) -> list[Record]:
+    """Poll until `count` records came, or time is up."""
+    records: list[Record] = []
+    deadline = time.monotonic() + seconds
+    while len(records) < count and time.monotonic() < deadline:
+        records += taken.poll(0.2, 2000)
+    return records
+
+
+def numbered(topic: str, *numbers: int, key: bytes = b"k") -> list[NewRecord]:
+    return [NewRecord(topic, key, b"%d" % n) for n in numbers]
+
+
+def test_records_of_one_key_keep_their_order_and_partition(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    positions = append(log, *numbered(place.topics[0], *range(100)))
+    assert len({position.partition for position in positions}) == 1
+    assert [position.offset for position in positions] == list(range(100))
+    with seat(log, place.topics) as taken:
+        assert [record.value for record in read(taken, 100)] == [b"%d" % n for n in range(100)]
+
+
+def test_bytes_come_back_as_they_went(log: EventLog, place: Embedded | OnKafka) -> None:
+    value, headers = bytes(range(256)), (("a", b"\x00\xff"), ("a", b"again"), ("b", b""))
+    before = int(time.time() * 1000) - 1
+    [position] = append(log, NewRecord(place.topics[0], None, value, headers))
+    with seat(log, place.topics) as taken:
+        [record] = read(taken, 1)
+    assert (record.key, record.value, record.headers) == (None, value, headers)
+    assert (record.topic, record.partition, record.offset) == position
+    assert before <= record.timestamp_ms <= time.time() * 1000 + 1
+
+
+def test_reading_begins_where_it_is_told(log: EventLog, place: Embedded | OnKafka) -> None:
+    append(log, *numbered(place.topics[0], 0, 1, 2, 3))
+    with seat(log, place.topics, lambda origins: dict.fromkeys(origins, 2)) as taken:
+        # Partitions without records have no offset 2: they begin at their start all the same.
+        assert [record.value for record in read(taken, 2)] == [b"2", b"3"]
+
+
+def test_rewinding_brings_back_what_was_not_applied(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    append(log, *numbered(place.topics[0], 0, 1, 2))
+    with seat(log, place.topics) as taken:
+        assert len(read(taken, 3)) == 3
+        taken.rewind()
+        assert [record.offset for record in read(taken, 3)] == [0, 1, 2]
+
+
+def test_new_records_are_seen_soon(log: EventLog, place: Embedded | OnKafka) -> None:
+    with seat(log, place.topics) as taken:
+        append(log, *numbered(place.topics[0], 0))
+        read(taken, 1)
+        append(log, *numbered(place.topics[1], 1))
+        began = time.monotonic()
+        assert [record.value for record in read(taken, 1)] == [b"1"]
+        assert time.monotonic() - began < 2
+
+
+def test_a_group_reads_each_record_once_and_the_next_member_takes_over(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    append(log, *numbered(place.topics[0], *range(10)))
+    with closing(place.open()) as other, seat(other, place.topics) as second:
+        with seat(log, place.topics) as first:
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:  # until both have settled
+                first.poll(0.1, 100)
+                second.poll(0.1, 100)
+                if first.assignment() and place.shares(first, second):
+                    break
+            assert not set(first.assignment()) & set(second.assignment())
+        assert len(read(second, 10)) == 10 or set(second.assignment())
+        deadline = time.monotonic() + 15
+        while len(second.assignment()) < place.partitions and time.monotonic() < deadline:
+            second.poll(0.1, 100)
+        assert len(second.assignment()) == place.partitions
+
+
+def test_what_the_log_has_is_described(log: EventLog, place: Embedded | OnKafka) -> None:
+    append(log, *numbered(place.topics[0], 0, 1, 2))
+    found = log.describe([*place.topics, "no-such-topic"])
+    assert len(found) == place.partitions
+    assert sum(info.next for info in found) == 3
+    assert all(info.first == 0 for info in found)
+    with closing(place.open()) as other:
+        assert other.describe(place.topics) == found
+
+
+def test_a_range_is_read_outside_the_group(log: EventLog, place: Embedded | OnKafka) -> None:
+    [position, *_] = append(log, *numbered(place.topics[0], *range(10)))
+    partition = Partition(position.topic, position.partition)
+    assert [record.offset for record in log.read(partition, 3, 4)] == [3, 4, 5, 6]
+    assert log.read(partition, 10, 4) == []
+
+
+def test_a_closed_log_answers_every_append(log: EventLog, place: Embedded | OnKafka) -> None:
+    append(log, *numbered(place.topics[0], 0))
+    pending = log.append(numbered(place.topics[0], *range(1000)))
+    log.close()
+    late = log.append(numbered(place.topics[0], 1))
+    assert all(future.exception(1) is None for future in pending)
+    with pytest.raises(LogUnavailable):
+        late[0].result(1)
+
+
+def test_too_large_a_record_is_refused_and_the_next_is_taken(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    large = NewRecord(place.topics[0], b"k", b"x" * 1_100_000)
+    refused, taken = log.append([large, *numbered(place.topics[0], 1)])
+    with pytest.raises(RecordRefused):
+        refused.result(10)
+    assert taken.result(10).offset == 0
+
+
+def test_a_topic_made_anew_is_read_from_its_start(log: EventLog, place: Embedded | OnKafka) -> None:
+    append(log, *numbered(place.topics[0], 0, 1, 2))
+    positions: dict[Origin, int] = {}
+
+    def start(origins: Sequence[Origin]) -> dict[Origin, int]:
+        return {origin: positions[origin] for origin in origins if origin in positions}
+
+    with seat(log, place.topics, start) as taken:
+        for record in read(taken, 3):
+            origin = taken.assignment()[Partition(record.topic, record.partition)]
+            positions[origin] = record.offset + 1
+        before = {info.origin.identity for info in log.describe(place.topics[:1])}
+        place.make_anew(place.topics[0])
+        with closing(place.open()) as fresh:  # another client writes more than there was before
+            append(fresh, *numbered(place.topics[0], 10, 11, 12, 13, 14))
+            after = {info.origin.identity for info in fresh.describe(place.topics[:1])}
+        assert before != after
+        found = read(taken, 5)
+        while len({record.value for record in found}) < 5:  # some may have come by the old offset
+            again = read(taken, 1)
+            assert again, found
+            found += again
+        assert {record.value for record in found} == {b"10", b"11", b"12", b"13", b"14"}
+
+
+def test_the_embedded_log_is_durable_by_its_own_word(tmp_path: Path) -> None:
+    """A kill shows nothing about power cuts: this is what SQLite is asked for."""
+    with closing(SqliteLog(tmp_path / "log.db", ["t"])) as log:
+        append(log, *numbered("t", 0))
+        writer = log._writer
+        assert writer
+        [[synchronous]] = writer._connection.execute("PRAGMA synchronous")
+        [[journal]] = writer._connection.execute("PRAGMA journal_mode")
+    assert (synchronous, journal) == (2, "wal")
