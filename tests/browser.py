@@ -1,0 +1,42 @@
+"""The system's own Chromium for the browser tests, driven by Playwright, which downloads none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+# Quiet: without these it looks for its maker's servers at every start.
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def program() -> str | None:
+    """The browser's path, None where there is none."""
+    return next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
+
+
+def why_not() -> str | None:
+    """Why no browser can run here; None where one can."""
+    return None if program() else f"none of {', '.join(_PROGRAMS)} on this machine"
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A headless browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program(), args=_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
