@@ -1,8 +1,20 @@
 """Starts the service: `python app.py`. Also where `flask` finds the application."""
 
-from jobquest import create_app
+import sys
 
-__all__ = ["create_app"]
+from flask import Flask
+
+import jobquest
+from jobquest.errors import SettingsError
+
+
+def create_app() -> Flask:
+    """The application, or one line that says which setting is wrong."""
+    try:
+        return jobquest.create_app()
+    except SettingsError as error:
+        sys.exit(f"error: {error}")
+
 
 if __name__ == "__main__":
     from jobquest.server import main

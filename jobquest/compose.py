@@ -1,0 +1,65 @@
+"""Kafka in containers, by `docker compose` over `docker-compose.kafka.yml`: what stands behind
+`flask kafka up`, `down`, `ps`, `logs` and `ui`. Knows nothing of events and of Flask.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from jobquest.errors import JobQuestError
+
+COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.kafka.yml"
+UI_URL = "http://127.0.0.1:8080/"
+
+
+class ComposeFailed(JobQuestError):
+    """Docker is missing, its engine does not run, or the command failed."""
+
+
+def up() -> None:
+    """Start Kafka and its UI; returns when both are healthy."""
+    run("up", "-d", "--wait")
+
+
+def down(*, volumes: bool = False) -> None:
+    """Stop both; their data stays, unless `volumes`."""
+    run("down", *(["--volumes"] if volumes else []))
+
+
+def run(*arguments: str) -> None:
+    """Run a compose command on our file, its output where ours goes. Raises ComposeFailed."""
+    command = [*_compose(), "-f", str(COMPOSE_FILE), *arguments]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise ComposeFailed(
+            f"`{' '.join(command)}` ended with {done.returncode}: is Docker's engine running?"
+            " `docker info` tells."
+        )
+
+
+def ui_answers() -> bool:
+    """Whether Kafka UI can be opened."""
+    try:
+        with urllib.request.urlopen(UI_URL, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _compose() -> list[str]:
+    if shutil.which("docker") and _succeeds("docker", "compose", "version"):
+        return ["docker", "compose"]
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    raise ComposeFailed(
+        "No `docker compose` on this machine: install Docker with its compose plugin, or set"
+        " KAFKA_BROKER to a Kafka that runs elsewhere."
+    )
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0

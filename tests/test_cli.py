@@ -1,0 +1,125 @@
+"""The command line on the embedded log: what each command says, and that errors are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from flask.testing import FlaskCliRunner
+
+from jobquest import create_app
+from jobquest.events import CATALOGUE, TOPICS
+from jobquest.runtime import Runtime
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def cli(settings: dict[str, str]) -> Iterator[FlaskCliRunner]:
+    app = create_app(settings)
+    yield app.test_cli_runner()
+    runtime: Runtime = app.extensions["jobquest"]
+    runtime.consumer.close()
+    runtime.stop()
+
+
+def runtime_of(cli: FlaskCliRunner) -> Runtime:
+    runtime: Runtime = cli.app.extensions["jobquest"]
+    return runtime
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def test_types_lists_the_catalogue(cli: FlaskCliRunner) -> None:
+    listed = lines(cli.invoke(args=["events", "types"]))
+    assert [line.split()[:2] for line in listed] == [[r.name, r.topic] for r in CATALOGUE.values()]
+
+
+def test_publish_puts_an_event_on_its_topic(cli: FlaskCliRunner, settings: dict[str, str]) -> None:
+    data = json.dumps({"userEmail": "a@b.c"})
+    [line] = lines(
+        cli.invoke(args=["events", "publish", "user.login", "-u", "ada", "--data", data])
+    )
+    assert line.endswith("system-events/0@0")
+    reader = Runtime(runtime_of(cli).config)
+    assert reader.consumer.step() == 1
+    [item] = reader.queries.events()["events"]
+    assert item["event"]["userId"] == "ada"
+    assert (
+        json.loads(lines(cli.invoke(args=["events", "tail", "--once"]))[0])["type"] == "user.login"
+    )
+    reader.consumer.close()
+    reader.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["events", "publish", "no.such"], "Unknown event type no.such"),
+        (["events", "publish", "user.login", "--data", "{"], "not JSON"),
+        (["events", "publish", "job.applied", "--data", "{}"], "data.jobId"),
+    ],
+)
+def test_an_error_is_one_line(cli: FlaskCliRunner, arguments: list[str], says: str) -> None:
+    result = cli.invoke(args=arguments)
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
+    assert line.startswith("Error: ")
+    assert says in line
+
+
+def test_topics_and_groups_are_shown(cli: FlaskCliRunner) -> None:
+    runtime_of(cli).producer.publish("user.login", "u", {})
+    listed = lines(cli.invoke(args=["kafka", "topics"]))
+    assert [line.split()[0] for line in listed[1:]] == list(TOPICS)
+    assert "system-events                 1          1        1" in listed
+    assert lines(cli.invoke(args=["kafka", "groups"])) == ["job-quest-consumer: stopped, lag 1"]
+
+
+def test_the_doctor_says_what_is_wrong_and_what_to_do(cli: FlaskCliRunner) -> None:
+    result = cli.invoke(args=["kafka", "doctor"])
+    assert result.exit_code == 1
+    problems = [line for line in result.output.splitlines() if line.startswith("problem")]
+    assert problems == [
+        "problem  the consumer is stopped: no process consumes; start the service, or its consumer"
+    ]
+
+
+def test_without_docker_the_containers_commands_say_what_to_install(
+    cli: FlaskCliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in (["up"], ["down"], ["ps"], ["logs"]):
+        result = cli.invoke(args=["kafka", *command])
+        assert result.exit_code == 1
+        assert "install Docker" in result.output
+        assert len(result.output.splitlines()) == 1
+
+
+def test_every_command_has_help(cli: FlaskCliRunner) -> None:
+    for group in ("kafka", "events"):
+        listed = cli.invoke(args=[group, "--help"]).output
+        commands = listed.split("Commands:\n")[1].splitlines()
+        assert commands
+        assert all(len(line.split(maxsplit=1)) == 2 for line in commands), listed
+
+
+def test_a_wrong_setting_ends_the_command_line_with_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "events", "types"],
+        cwd=ROOT,
+        env={**os.environ, "JOBQUEST_DATA_DIR": str(tmp_path), "PORT": "http"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: PORT=http: use a whole number from 0 to 65535."]
