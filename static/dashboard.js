@@ -1,187 +1,441 @@
-// Keeps the dashboard fresh: follows /ws/events from the last change that the server rendered.
-// Everything that comes from events is set as text, never as markup.
-"use strict";
+// The dashboard's live part: follows /ws/events and keeps the served page up to date.
+//
+// Everything that it needs to know stands in data attributes; whatever an event says is set as
+// text, never as markup. The words are those of jobquest/web/dashboard.py.
 
-(() => {
-  const MAX_ROWS = 500;
-  const PAINT_MS = 200;
-  const SILENCE_MS = 60_000;
-  const LONGEST_WAIT_MS = 15_000;
-  const MASK = "•••";
+const RENDER_MS = 200; // between two changes of the list
+const RENDER_SHARE = 4; // a change that took 100 ms is followed by 400 ms of rest
+const CHECK_MS = 5_000;
+const SILENCE_MS = 60_000; // heartbeats come every 25 s
+const STEADY_MS = 5_000; // a connection that lived this long was a good one
+const FIRST_WAIT_MS = 1_000;
+const LONGEST_WAIT_MS = 30_000;
+const OFFLINE_AFTER_TRIES = 5;
+const RELOAD_MS = 10_000; // the page reloads itself at most this often
+const SWITCH_MS = 25_000; // the service answers within 15 s, with the reason where it can't
 
-  const byId = (id) => document.getElementById(id);
-  const list = byId("events");
-  const template = byId("row");
-  const personal = new Set(list.dataset.personal.split(" "));
-  const buttons = document.querySelectorAll("#actions button");
+const page = document.getElementById("dashboard");
+const words = JSON.parse(page.dataset.words);
+const limits = JSON.parse(page.dataset.limits);
+const personal = new Set(words.personal);
 
-  let seq = Number(list.dataset.seq);
-  let epoch = list.dataset.epoch;
-  let attempts = 0;
-  let silence = 0;
-  let waiting = [];
-  let painting = 0;
-  let busy = false;
+const byId = (id) => document.getElementById(id);
+const part = (element, name) => element.querySelector(`[data-part="${name}"]`);
 
-  // --- rows ---
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
 
-  const mask = (data) =>
-    Object.fromEntries(Object.entries(data).map(([k, v]) => [k, personal.has(k) ? MASK : v]));
+// What a screen reader is told: changes of state, not each event.
+function announce(text) {
+  setText(byId("announcer"), text);
+}
 
-  const short = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+// --- words ---
 
-  const summary = (data) =>
-    Object.entries(data).slice(0, 3).map(([k, v]) => `${k}: ${short(v)}`).join(" · ");
+const number = new Intl.NumberFormat("en-US");
+const count = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-  function row(item) {
-    const event = { ...item.event, data: mask(item.event.data) };
-    const made = template.content.firstElementChild.cloneNode(true);
-    const slot = (name) => made.querySelector(`[data-slot="${name}"]`);
-    made.dataset.id = event.id;
-    made.dataset.seq = item.seq;
-    if (event.timestamp) {
-      slot("time").dateTime = event.timestamp;
-      slot("time").textContent = event.timestamp.slice(0, -1).replace("T", " ");
+// Characters that nobody sees but that reorder or split what stands around them.
+const UNSEEN = /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
+function visible(text) {
+  return text.replace(UNSEEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function masked(value) {
+  if (Array.isArray(value)) return value.map(masked);
+  if (value === null || typeof value !== "object") return value;
+  const members = Object.entries(value);
+  return Object.fromEntries(
+    members.map(([name, member]) => [name, personal.has(name) ? words.mask : masked(member)]),
+  );
+}
+
+function summary(data) {
+  const pairs = Object.entries(data).map(
+    ([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`,
+  );
+  const characters = [...visible(pairs.join(" · ") || "no data")];
+  if (characters.length <= limits.summary) return characters.join("");
+  return `${characters.slice(0, limits.summary - 1).join("")}…`;
+}
+
+function lagWords({ messages, seconds }) {
+  if (messages === null) return "not known";
+  if (messages === 0) return "caught up";
+  const many = count(messages, "message");
+  return seconds === null ? `${many} behind` : `${many}, ${span(seconds)} behind`;
+}
+
+function span(seconds) {
+  const units = [[86_400, "d", 3_600, "h"], [3_600, "h", 60, "min"], [60, "min", 1, "s"]];
+  for (const [size, unit, smaller, smallerUnit] of units) {
+    if (seconds >= size) {
+      const rest = Math.floor((Math.floor(seconds) % size) / smaller);
+      return `${Math.floor(seconds / size)} ${unit} ${rest} ${smallerUnit}`;
     }
-    slot("type").textContent = event.type ?? "unreadable";
-    slot("user").textContent = event.userId ?? "";
-    slot("data").textContent = summary(event.data);
-    slot("outcome").textContent = item.outcome;
-    slot("outcome").dataset.outcome = item.outcome;
-    slot("place").textContent = `${item.topic} · ${item.partition} · ${item.offset}`;
-    slot("json").textContent = JSON.stringify(event, null, 2);
-    return made;
   }
+  return `${seconds.toFixed(1)} s`;
+}
 
-  // New rows are put in together, a few times a second: one layout for a burst, not one an event.
-  function take(items) {
-    waiting.push(...items);
-    if (waiting.length > MAX_ROWS) waiting = waiting.slice(-MAX_ROWS);
-    if (!painting) painting = setTimeout(paint, PAINT_MS);
-  }
+// --- the list ---
 
-  function paint() {
-    painting = 0;
-    const latest = new Map(waiting.map((item) => [item.event.id, item]));
-    waiting = [];
-    const focused = document.activeElement?.closest(".event")?.dataset.id;
-    for (const old of [...list.children]) if (latest.has(old.dataset.id)) old.remove();
+const list = {
+  table: byId("events"),
+  body: byId("events").tBodies[0],
+  hold: byId("hold"),
+  rows: new Map(), // event id → its row
+  waiting: new Map(), // event id → item, oldest change first
+  more: page.dataset.more === "true", // older events exist that are not listed
+  held: false,
+  dropped: 0, // of the waiting ones, as the list will not hold that many
+  timer: null,
+
+  start() {
+    for (const row of this.body.rows) this.rows.set(row.dataset.id, row);
+    this.hold.hidden = false;
+    this.hold.addEventListener("click", () => this.toggleHold());
+    document.addEventListener("visibilitychange", () => this.schedule());
+  },
+
+  take(items) {
+    for (const item of items) {
+      this.waiting.delete(item.event.id);
+      this.waiting.set(item.event.id, item);
+    }
+    for (const id of this.waiting.keys()) {
+      if (this.waiting.size <= limits.rows) break;
+      this.waiting.delete(id);
+      this.dropped += 1;
+    }
+    this.schedule();
+  },
+
+  toggleHold() {
+    this.held = !this.held;
+    this.hold.setAttribute("aria-pressed", String(this.held));
+    announce(this.held ? "The list is held: new events wait." : "The list goes on.");
+    this.schedule();
+  },
+
+  schedule(wait = RENDER_MS) {
+    if (this.held) this.note();
+    if (this.timer || this.held || document.hidden || !this.waiting.size) return;
+    this.timer = setTimeout(() => requestAnimationFrame(() => this.render()), wait);
+  },
+
+  render() {
+    this.timer = null;
+    if (this.held || document.hidden) return;
+    const began = performance.now();
+    const focused = document.activeElement; // loses the focus where its row moves
     const fresh = document.createDocumentFragment();
-    for (const item of [...latest.values()].sort((a, b) => b.seq - a.seq)) fresh.append(row(item));
-    list.prepend(fresh);
-    while (list.children.length > MAX_ROWS) list.lastElementChild.remove();
-    if (focused && latest.has(focused)) {
-      [...list.children].find((one) => one.dataset.id === focused)?.querySelector("summary").focus();
+    for (const item of this.waiting.values()) fresh.prepend(this.row(item));
+    this.body.prepend(fresh);
+    if (focused !== document.activeElement) focused.focus({ preventScroll: true });
+    this.more ||= this.dropped > 0;
+    this.waiting.clear();
+    this.dropped = 0;
+    this.trim();
+    this.table.hidden = false;
+    byId("empty").hidden = true;
+    this.note();
+    // The layout's time counts too, and is known at the next frame.
+    this.timer = requestAnimationFrame(() => {
+      this.timer = null;
+      this.schedule(Math.max(RENDER_MS, RENDER_SHARE * (performance.now() - began)));
+    });
+  },
+
+  // An event that comes again keeps its row (and whether it is open), which moves to the top.
+  row(item) {
+    const id = item.event.id;
+    const row = this.rows.get(id) ?? byId("row").content.firstElementChild.cloneNode(true);
+    this.rows.set(id, row);
+    const event = masked(item.event);
+    row.dataset.id = id;
+    row.dataset.outcome = item.outcome;
+    const time = row.querySelector("time");
+    if (event.timestamp) time.dateTime = event.timestamp;
+    else time.removeAttribute("datetime");
+    const texts = {
+      time: event.timestamp ? event.timestamp.slice(11, -1) : "unknown",
+      date: event.timestamp ? event.timestamp.slice(0, 10) : "",
+      type: visible(event.type ?? "unreadable"),
+      user: visible(event.userId ?? "unknown"),
+      outcome: item.outcome,
+      topic: visible(item.topic),
+      place: `partition ${item.partition}, offset ${item.offset}`,
+      summary: summary(event.data),
+      document: JSON.stringify(event, null, 2).split("\n").map(visible).join("\n"),
+    };
+    for (const [name, text] of Object.entries(texts)) setText(part(row, name), text);
+    return row;
+  },
+
+  trim() {
+    while (this.body.rows.length > limits.rows) {
+      const last = this.body.lastElementChild;
+      this.rows.delete(last.dataset.id);
+      last.remove();
+      this.more = true;
     }
-    byId("empty").hidden = list.children.length > 0;
-    const count = list.children.length;
-    const full = count === MAX_ROWS ? " Older ones are left out here." : "";
-    byId("bound").textContent = `The last ${count}, newest first. Times in UTC.${full}`;
-  }
+  },
 
-  // --- the consumer's state ---
+  note() {
+    const shown = this.rows.size;
+    let text = shown ? count(shown, "event") : "";
+    if (this.more) text = `The latest ${shown}; older ones are not listed.`;
+    if (this.more && shown === limits.rows) {
+      text = `The latest ${shown}, the most that this page keeps; older ones are not listed.`;
+    }
+    const waiting = this.waiting.size + this.dropped;
+    if (this.held && waiting) text += ` ${count(waiting, "newer change")} waiting.`;
+    setText(byId("list-note"), text);
+  },
+};
 
-  function lag({ messages, seconds }) {
-    if (messages === null) return "unknown";
-    if (messages === 0) return "caught up";
-    const noun = messages === 1 ? "event" : "events";
-    return `${messages.toLocaleString("en")} ${noun}, ${seconds.toFixed(1)} s behind`;
-  }
+// --- the consumer: its state and its switch ---
 
-  function show(status) {
-    if (!status) return;
+const consumer = {
+  strip: byId("strip"),
+  buttons: [...document.querySelectorAll("[data-action]")],
+  status: null,
+  pending: null, // the action that is being answered
+
+  start() {
+    this.status = { state: byId("state").dataset.state };
+    for (const button of this.buttons) {
+      button.disabled = false;
+      button.addEventListener("click", () => this.switch(button));
+    }
+    this.showButtons();
+  },
+
+  show(status) {
+    const word = status.state.charAt(0).toUpperCase() + status.state.slice(1);
+    const [look, meaning] = words.states[status.state] ?? ["quiet", ""];
     const state = byId("state");
-    if (state.textContent !== status.state) state.textContent = status.state;
-    state.dataset.state = status.state;
-    byId("lag").textContent = lag(status.lag);
-    byId("dead").textContent = status.deadLetters ?? "unknown";
-    byId("reason").textContent = status.reason ?? "";
-    byId("reason").hidden = !status.reason;
-    enable();
-  }
-
-  function enable() {
-    const stopped = byId("state").dataset.state === "stopped";
-    for (const button of buttons) {
-      button.disabled = busy || (button.dataset.action === "start") !== stopped;
+    state.dataset.look = look;
+    setText(part(state, "word"), word);
+    setText(part(state, "meaning"), meaning);
+    setText(part(state, "reason"), status.reason ?? "");
+    part(state, "reason").hidden = !status.reason;
+    setText(byId("lag"), lagWords(status.lag));
+    setText(byId("mode"), words.modes[status.mode] ?? status.mode);
+    setText(byId("group"), status.groupId);
+    byId("dead-letters").hidden = status.deadLetters === undefined;
+    setText(byId("dead-letters").lastElementChild, number.format(status.deadLetters ?? 0));
+    if (this.status.state !== status.state) {
+      announce(`Consumer: ${word}. ${status.reason ?? meaning}`);
     }
-  }
+    this.status = status;
+    this.showButtons();
+  },
 
-  async function act(action) {
-    busy = true;
-    enable();
-    byId("problem").hidden = true;
+  // A button that can't be used now stays focusable: the keyboard's place is not lost.
+  showButtons() {
+    const { state } = this.status;
+    const useless = {
+      start: ["running", "idle", "starting"].includes(state),
+      stop: state === "stopped",
+    };
+    for (const button of this.buttons) {
+      const { action } = button.dataset;
+      button.setAttribute("aria-disabled", String(this.pending !== null || useless[action]));
+      const doing = { start: "Starting…", stop: "Stopping…" }[action];
+      setText(button, this.pending === action ? doing : { start: "Start", stop: "Stop" }[action]);
+    }
+  },
+
+  async switch(button) {
+    if (button.getAttribute("aria-disabled") === "true") return;
+    this.pending = button.dataset.action;
+    this.showButtons();
+    this.complain("");
     try {
-      const answer = await fetch("/api/kafka/status", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ action }),
-      });
-      const body = await answer.json();
-      show(body.data);
-      if (!answer.ok) complain(body.message);
-    } catch {
-      complain("The service does not answer; nothing was changed.");
-    } finally {
-      busy = false;
-      enable();
+      await this.ask(this.pending);
+    } catch (error) {
+      const late = error.name === "TimeoutError";
+      const what = late ? "The service did not answer in time" : "The service can't be reached";
+      this.complain(`Could not ${this.pending} the consumer. ${what}; try again.`);
     }
-  }
+    this.pending = null;
+    this.showButtons();
+  },
 
-  function complain(line) {
-    byId("problem").textContent = line;
-    byId("problem").hidden = false;
-  }
-
-  // --- the connection ---
-
-  function say(connection, words) {
-    byId("connection").dataset.connection = connection;
-    byId("connection").textContent = words;
-  }
-
-  function connect() {
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}/ws/events?since=${seq}`);
-    const listen = () => {
-      clearTimeout(silence);
-      silence = setTimeout(() => socket.close(), SILENCE_MS);
-    };
-    socket.onopen = listen;
-    socket.onmessage = ({ data }) => {
-      listen();
-      receive(JSON.parse(data));
-    };
-    socket.onclose = () => {
-      clearTimeout(silence);
-      const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** attempts++) * (0.5 + Math.random() / 2);
-      say("lost", `connection lost, trying again in ${Math.max(1, Math.round(wait / 1000))} s`);
-      setTimeout(connect, wait);
-    };
-  }
-
-  function receive(message) {
-    if (message.kind === "hello") {
-      if (epoch && message.epoch !== epoch) return location.reload();
-      epoch = message.epoch;
-      attempts = 0;
-      say("live", "live");
-      show(message.status);
-    } else if (message.kind === "events") {
-      seq = Math.max(seq, message.items.at(-1).seq);
-      take(message.items);
-    } else if (message.kind === "status") {
-      show(message);
-    } else if (message.kind === "gap") {
-      byId("gap").textContent =
-        `Changes ${message.from} to ${message.to} came while this page was away and are not shown; reload to see the latest.`;
-      byId("gap").hidden = false;
+  async ask(action) {
+    const response = await fetch(page.dataset.switch, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ action }),
+      signal: AbortSignal.timeout(SWITCH_MS),
+    });
+    const answer = await response.json().catch(() => ({}));
+    // The live status is the newest about the lag, and says when that changes.
+    const lag = connection.isLive && this.status.lag;
+    if (answer.data?.state) this.show(lag ? { ...answer.data, lag } : answer.data);
+    if (!response.ok) {
+      const what = answer.message ?? `The service answered ${response.status}.`;
+      this.complain(`Could not ${action} the consumer. ${what}`);
     }
-  }
+  },
 
-  for (const button of buttons) button.addEventListener("click", () => act(button.dataset.action));
-  byId("actions").hidden = false;
-  enable();
-  say("none", "connecting");
-  connect();
-})();
+  complain(text) {
+    setText(byId("switch-problem"), text);
+    byId("switch-problem").hidden = !text;
+  },
+
+  // Without a live connection the strip shows what was, and says so.
+  showAge(isLive) {
+    const stale = part(byId("state"), "stale");
+    if (!isLive && stale.hidden) {
+      const clock = new Date().toISOString().slice(11, 19);
+      setText(stale, `Last known at ${clock} UTC: the live connection is down.`);
+    }
+    stale.hidden = isLive;
+    this.strip.classList.toggle("old", !isLive);
+  },
+};
+
+// --- the connection ---
+
+const connection = {
+  socket: null,
+  epoch: page.dataset.epoch,
+  since: Number(page.dataset.since),
+  missed: 0,
+  tries: 0,
+  isLive: false,
+  opened: 0,
+  lastFrame: 0,
+  next: 0, // when to try again
+  timer: null,
+
+  start() {
+    setInterval(() => this.check(), CHECK_MS);
+    window.addEventListener("online", () => this.retry());
+    document.addEventListener("visibilitychange", () => this.retry());
+    this.open();
+  },
+
+  open() {
+    this.timer = null;
+    this.say(this.tries ? "reconnecting" : "connecting", "waiting");
+    const address = new URL(page.dataset.socket, location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    address.searchParams.set("since", String(this.since));
+    const socket = new WebSocket(address);
+    this.socket = socket;
+    this.opened = this.lastFrame = Date.now();
+    socket.addEventListener("message", (message) => {
+      if (socket === this.socket) this.receive(JSON.parse(message.data));
+    });
+    socket.addEventListener("close", () => {
+      if (socket === this.socket) this.lost();
+    });
+  },
+
+  receive(frame) {
+    this.lastFrame = Date.now();
+    const receivers = {
+      hello: () => this.hello(frame),
+      events: () => this.events(frame.items),
+      status: () => consumer.show(frame),
+      gap: () => this.gap(frame),
+    };
+    receivers[frame.kind]?.(); // a heartbeat, or what a newer service adds: it lives
+  },
+
+  hello({ epoch, status }) {
+    this.epoch ||= epoch; // a page that was served without one could not read the events
+    if (epoch !== this.epoch) {
+      this.say("the service's data is new, reloading", "waiting");
+      setTimeout(() => location.reload(), Math.max(0, RELOAD_MS - performance.now()));
+      this.forget();
+      return;
+    }
+    if (this.tries) announce("Live updates are back.");
+    this.isLive = true;
+    this.say("live", "live");
+    consumer.showAge(true);
+    if (status) consumer.show(status);
+  },
+
+  events(items) {
+    // What was served, and what is replayed twice, is known by its number.
+    const fresh = items.filter((item) => item.seq > this.since);
+    if (!fresh.length) return;
+    this.since = fresh.at(-1).seq;
+    byId("problem")?.remove();
+    list.take(fresh);
+  },
+
+  gap({ from, to }) {
+    this.missed += to - from + 1;
+    this.since = Math.max(this.since, to);
+    const text = `${count(this.missed, "event")} not shown: more happened than could be sent again.`;
+    setText(part(byId("gap"), "text"), text);
+    byId("gap").hidden = false;
+    announce(text);
+  },
+
+  lost() {
+    const wasLive = this.isLive;
+    const wasSteady = wasLive && Date.now() - this.opened > STEADY_MS;
+    this.forget();
+    this.isLive = false;
+    this.tries = wasSteady ? 1 : this.tries + 1;
+    const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** (this.tries - 1));
+    // Jitter, so that a service that comes back is not met by every page at once.
+    this.next = Date.now() + longest * (0.5 + Math.random() / 2);
+    if (wasLive) announce("Live updates are lost; reconnecting.");
+    consumer.showAge(false);
+    this.count();
+  },
+
+  // Counts down to the next try.
+  count() {
+    const left = this.next - Date.now();
+    if (left <= 0) {
+      this.open();
+      return;
+    }
+    const seconds = Math.ceil(left / 1_000);
+    if (this.tries > OFFLINE_AFTER_TRIES) this.say(`offline, next try in ${seconds} s`, "offline");
+    else this.say(`reconnecting in ${seconds} s`, "waiting");
+    this.timer = setTimeout(() => this.count(), left - (seconds - 1) * 1_000);
+  },
+
+  // The operator is back: don't let them wait.
+  retry() {
+    if (document.hidden) return;
+    if (this.timer) {
+      clearTimeout(this.timer);
+      this.open();
+    } else {
+      this.check();
+    }
+  },
+
+  check() {
+    if (this.socket && Date.now() - this.lastFrame > SILENCE_MS) this.lost();
+  },
+
+  // What the old socket still says is not listened to any more.
+  forget() {
+    const old = this.socket;
+    this.socket = null;
+    old?.close();
+  },
+
+  say(text, look) {
+    byId("live").dataset.live = look;
+    setText(part(byId("live"), "word"), text);
+  },
+};
+
+list.start();
+consumer.start();
+connection.start();

@@ -36,7 +36,9 @@ STATES = {
 MODES = {"embedded": "Embedded log", "kafka": "Apache Kafka"}
 
 # Characters that nobody sees but that reorder or split what stands around them.
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
@@ -44,8 +46,8 @@ _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"
 def show() -> tuple[str, int]:
     """The page; 503 where the events can't be read, with everything else in its place."""
     service = runtime()
-    status, problem = service.service_status(), None
-    epoch, found = service.feed.epoch, {"events": [], "next": None}
+    status, epoch, problem = service.service_status(), service.feed.epoch, None
+    found: dict[str, Any] = {"events": [], "next": None}
     try:
         epoch = epoch or service.queries.epoch()
         found = service.queries.events(limit=LATEST_EVENTS)
