@@ -109,7 +109,6 @@ class Feed:
         self._ring: deque[Item] = deque(maxlen=RING_ITEMS)
         self._floor = 0  # changes up to this one are not in the ring
         self._seq = 0
-        self._status = b"null"
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -142,8 +141,11 @@ class Feed:
         """How many viewers are connected to this process."""
         return len(self._viewers)
 
-    def join(self, connection: socket.socket, wanted: Filter, since: int | None) -> Viewer | None:
-        """Add a viewer: greets it, replays what came after `since`, then goes on live.
+    def join(
+        self, connection: socket.socket, wanted: Filter, since: int | None, status: bytes
+    ) -> Viewer | None:
+        """Add a viewer: greets it with the service's status (JSON), replays what came after
+        `since`, then goes on live.
 
         None where the feed cannot serve now (the database is away, or the end has begun).
         """
@@ -154,7 +156,7 @@ class Feed:
             if self._stop.is_set():
                 return None
             hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
-            hello["status"] = orjson.Fragment(self._status)
+            hello["status"] = orjson.Fragment(status)
             viewer.send(_json_frame(hello))
             if since is not None and since < self._seq:
                 if since < self._floor:
@@ -173,8 +175,6 @@ class Feed:
 
     def show_status(self, status: bytes) -> None:
         """Tell every viewer the service's status (JSON)."""
-        with self._lock:
-            self._status = status
         self._broadcast(_json_frame({"kind": "status", **orjson.loads(status)}))
 
     # --- the thread ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -118,7 +119,7 @@ class Service:
                 return _answer(response.status, response.read(), response.headers)
         except urllib.error.HTTPError as error:
             return _answer(error.code, error.read(), error.headers)
-        except (OSError, ConnectionError):
+        except (OSError, http.client.HTTPException):  # cut off counts as no answer
             return Answer(0, None, {})
 
     def status(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import orjson
 from flask import Flask, abort, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
@@ -59,7 +60,8 @@ def view(ws: Any) -> None:
         frozenset(request.args.getlist("userId")),
     )
     feed = runtime().feed
-    viewer = feed.join(ws.sock, wanted, whole_parameter("since", None, 0, MAX_SEQ))
+    since = whole_parameter("since", None, 0, MAX_SEQ)
+    viewer = feed.join(ws.sock, wanted, since, orjson.dumps(runtime().service_status()))
     if viewer is None:
         ws.close(TRY_AGAIN_LATER, "not ready")
         return

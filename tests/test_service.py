@@ -1,0 +1,312 @@
+"""The whole service as a process, on both logs: from a POST to its effects, through kill -9."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+
+from jobquest.config import load
+from jobquest.events import from_request
+from jobquest.log import NewRecord
+from jobquest.runtime import Runtime
+from tests.logs import delete_topics
+from tests.samples import SAMPLES, TYPES
+from tests.service import Service, wait_for
+
+LOGS = ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
+
+
+@pytest.fixture(params=LOGS)
+def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """The service, not yet started, on each log."""
+    settings = {}
+    if request.param == "kafka":
+        settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
+    made = Service(tmp_path, **settings)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def service(stopped_service: Service) -> Service:
+    """The service, running on each log."""
+    stopped_service.start()
+    workers = min(4, os.cpu_count() or 1) if "KAFKA_BROKER" in stopped_service.settings else 1
+
+    def all_consume() -> bool:
+        status = stopped_service.status()
+        return status["consumerRunning"] and len(status["processes"]) == workers
+
+    wait_for(all_consume, 30, stopped_service.tail)
+    return stopped_service
+
+
+def beside(service: Service) -> Runtime:
+    """The parts of a second process on the same log and database."""
+    return Runtime(load({**service.settings, "PORT": "0"}))
+
+
+def outcome(service: Service, id: str) -> str | None:
+    answer = service.get(f"/api/events/{id}")
+    return answer.json["data"]["outcome"] if answer.code == 200 else None
+
+
+def test_each_type_goes_from_a_post_to_the_live_view(service: Service) -> None:
+    viewer = websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")
+    hello = json.loads(viewer.recv())
+    assert (hello["kind"], hello["status"]["consumerRunning"]) == ("hello", True)
+    expected = {}
+    for name in TYPES:
+        answer = service.post(name, SAMPLES[name], user_id="ada")
+        assert answer.code == 201, answer.json
+        expected[answer.json["data"]["id"]] = name
+    seen: dict[str, str] = {}
+    deadline = time.monotonic() + 30
+    while expected.items() - seen.items() and time.monotonic() < deadline:
+        frame = json.loads(viewer.recv())
+        if frame["kind"] == "events":
+            seen |= {item["event"]["id"]: item["event"]["type"] for item in frame["items"]}
+            assert {item["outcome"] for item in frame["items"]} == {"processed"}
+    assert expected.items() <= seen.items()
+    viewer.close()
+
+
+class Load:
+    """Clients that post numbered XP, and the ledger of what they were answered."""
+
+    def __init__(self, service: Service, clients: int = 4) -> None:
+        self.answered: dict[str, tuple[str, int]] = {}
+        self.asked: dict[str, tuple[str, int]] = {}
+        self._service = service
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            id, user, xp = f"load-{number}", f"user_{number % 5}", number % 7 + 1
+            self.asked[id] = (user, xp)
+            data = {"xpAmount": xp, "totalXp": 0}
+            if self._service.post("xp.earned", data, user_id=user, id=id).code in (200, 201):
+                self.answered[id] = (user, xp)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_kill_9_under_load_loses_no_answered_event_and_keeps_xp_exact(service: Service) -> None:
+    load = Load(service)
+    chance = random.Random(3)
+    for kill in range(3):
+        goal = len(load.answered) + 60
+        wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
+        threading.Event().wait(chance.random() / 5)  # at any moment of whatever it does
+        service.kill()
+        service.start()
+        assert service.get("/healthz").code == 200, kill
+    load.stop()
+    service.wait_until_caught_up(60)
+
+    kept = processed_ids(service)
+    missing = load.answered.keys() - kept.keys()
+    assert not missing
+    assert kept.keys() <= load.asked.keys()  # an event that was not answered may be kept
+    expected: Counter[str] = Counter()
+    for id in kept:
+        user, xp = load.asked[id]
+        expected[user] += xp
+    for user, xp in expected.items():
+        assert service.get(f"/api/users/{user}").json["data"]["xp"] == xp
+    levels = Counter(e["userId"] for e in events_of(service, "level.up"))
+    for user in expected:
+        data = service.get(f"/api/users/{user}").json["data"]
+        assert levels[user] == data["level"] - 1  # XP came in steps smaller than a level
+
+
+def events_of(service: Service, kind: str) -> list[dict[str, Any]]:
+    """Every event of a type, over all pages."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = service.get(f"/api/events?type={kind}&limit=500{after}").json["data"]
+        found += [item["event"] for item in page["events"] if item["outcome"] == "processed"]
+        if page["next"] is None:
+            return found
+        after = f"&after={page['next']}"
+
+
+def processed_ids(service: Service) -> dict[str, str]:
+    return {event["id"]: event["userId"] for event in events_of(service, "xp.earned")}
+
+
+def test_a_follow_up_lost_between_commit_and_publish_comes_after_the_restart(
+    stopped_service: Service,
+) -> None:
+    """A process that dies right after the transaction: it consumed, and relayed nothing."""
+    dying = beside(stopped_service)
+    dying.producer.publish("xp.earned", "ada", {"xpAmount": 150, "totalXp": 150})
+    wait_for(lambda: dying.consumer.step(0.2), 30)
+    assert len(dying.read_side.waiting_follow_ups()) == 1
+    dying.consumer.close()
+    dying.log.close()
+    service = stopped_service.start()
+    wait_for(lambda: events_of(service, "notification.sent"), 30, service.tail)
+    [level] = events_of(service, "level.up")
+    assert (level["userId"], level["data"]) == ("ada", {"newLevel": 2, "totalXp": 150})
+
+
+def test_a_record_of_another_client_with_an_unknown_field_is_processed(service: Service) -> None:
+    event = from_request("xp.earned", "ada", SAMPLES["xp.earned"], id="foreign").to_dict()
+    event["data"]["mood"] = "good"
+    event["traceparent"] = "00-abc"
+    other = beside(service)
+    [appended] = other.log.append(
+        [NewRecord("achievements", b"ada", json.dumps(event, indent=1).encode())]
+    )
+    appended.result(10)
+    other.log.close()
+    wait_for(lambda: outcome(service, "foreign"), 20, service.tail)
+    life = service.get("/api/events/foreign").json["data"]
+    assert life["outcome"] == "processed"
+    assert (life["event"]["data"]["mood"], life["event"]["traceparent"]) == ("good", "00-abc")
+
+
+def test_poison_on_a_topic_dies_alone(service: Service) -> None:
+    other = beside(service)
+    values = [b"\xff\xfe", b"", b"[" * 1_000_000, b"null", b'{"type": "user.login"}']
+    for future in other.log.append([NewRecord("system-events", b"k", value) for value in values]):
+        future.result(10)
+    other.log.close()
+    service.post("user.login", {}, id="after")
+    wait_for(lambda: outcome(service, "after") == "processed", 20, service.tail)
+    wait_for(lambda: service.status()["deadLetters"] == len(values), 20, service.tail)
+    assert service.status()["consumerRunning"]
+
+
+@pytest.mark.kafka
+def test_a_topic_deleted_and_made_anew_is_consumed_from_its_start(
+    empty_kafka: str, tmp_path: Path
+) -> None:
+    service = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="1").start()
+    try:
+        for n in range(3):
+            service.post("user.login", {}, id=f"before-{n}")
+        wait_for(lambda: outcome(service, "before-2"), 30, service.tail)
+        delete_topics(empty_kafka, ["system-events"])
+        other = beside(service)  # makes what is missing, as a restarted process does
+        assert len(other.topics()) == 8
+        for n in range(5):
+            other.producer.publish("user.login", "ada", {}, id=f"after-{n}")
+        other.log.close()
+        wait_for(lambda: all(outcome(service, f"after-{n}") for n in range(5)), 30, service.tail)
+    finally:
+        service.kill()
+
+
+def test_sigterm_ends_it_cleanly_with_viewers_and_load(service: Service) -> None:
+    viewers = [
+        websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")
+        for _ in range(20)
+    ]
+    load = Load(service)
+    wait_for(lambda: len(load.answered) > 20, 30, service.tail)
+    began = time.monotonic()
+    assert service.stop() == 0, service.tail()
+    assert time.monotonic() - began < 5
+    load.stop()
+    for viewer in viewers:
+        assert close_code(viewer) == 1001
+    service.start()
+    service.wait_until_caught_up(60)
+    assert load.answered.keys() <= processed_ids(service).keys()
+
+
+def close_code(viewer: websocket.WebSocket) -> int | None:
+    """The code of the close frame that ends what the viewer was sent."""
+    while True:
+        opcode, payload = viewer.recv_data(control_frame=True)
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            return int.from_bytes(payload[:2], "big")
+
+
+def test_what_the_operator_wants_outlives_a_restart(service: Service) -> None:
+    assert service.switch("stop").json["data"]["state"] == "stopped"
+    service.post("user.login", {}, id="waits")
+    service.stop()
+    service.start()
+    status = service.status()
+    assert (status["state"], status["consumerRunning"]) == ("stopped", False)
+    assert status["lag"]["messages"] == 1
+    assert status["lag"]["seconds"] > 0
+    assert outcome(service, "waits") is None
+    answer = service.switch("start")
+    assert answer.code == 200, answer.json
+    wait_for(lambda: outcome(service, "waits") == "processed", 20, service.tail)
+
+
+def test_viewers_replay_what_they_missed_and_are_told_of_gaps(service: Service) -> None:
+    for n in range(3):
+        service.post("user.login", {}, user_id=f"u{n}", id=f"e{n}")
+    wait_for(lambda: len(events_of(service, "user.login")) == 3, 20, service.tail)
+    seqs = {
+        item["event"]["id"]: item["seq"]
+        for item in service.get("/api/events").json["data"]["events"]
+    }
+    base = service.url.replace("http", "ws") + "/ws/events"
+    viewer = websocket.create_connection(f"{base}?since={min(seqs.values())}&userId=u1&userId=u2")
+    frames = [json.loads(viewer.recv()) for _ in range(2)]
+    assert frames[0]["kind"] == "hello"
+    seen = {item["event"]["id"] for frame in frames for item in frame.get("items", [])}
+    while len(seen) < 2:
+        seen |= {item["event"]["id"] for item in json.loads(viewer.recv()).get("items", [])}
+    assert seen == {"e1", "e2"} - {id for id in seqs if seqs[id] == min(seqs.values())}
+    viewer.close()
+
+
+def test_a_second_server_on_a_taken_port_ends_with_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        second = Service(tmp_path, PORT=str(taken.getsockname()[1]))
+        with pytest.raises(AssertionError):
+            second.start()
+    assert second.output == [line for line in second.output if line.startswith("error: PORT=")]
+    assert len(second.output) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("HOST", "0.0.0.0", "loopback"),
+        ("KAFKA_BROKER", "localhost", "localhost:9092"),
+        ("JOBQUEST_WORKERS", "4", "embedded"),
+        ("JOBQUEST_TYPO", "1", "not a setting"),
+        ("JOBQUEST_HANDLERS", "no_such_module", "can't be imported"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_one_line(
+    tmp_path: Path, setting: str, value: str, says: str
+) -> None:
+    service = Service(tmp_path, **{setting: value})
+    with pytest.raises(AssertionError):
+        service.start()
+    [line] = service.output
+    assert line.startswith(f"error: {setting}")
+    assert says in line
