@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser
 
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.runtime import Runtime
+from tests import browser as chromium
 from tests import kafka_broker as kafka
 from tests.logs import delete_topics
+from tests.service import Service, wait_for
 
 _MUST_RUN = ("kafka", "browser")
 
@@ -67,3 +70,37 @@ def empty_kafka(kafka_broker: kafka.KafkaBroker) -> str:
     """The session's broker without any topic: host:port."""
     delete_topics(kafka_broker.bootstrap)
     return kafka_broker.bootstrap
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """The service, not yet started, on each log."""
+    settings = {}
+    if request.param == "kafka":
+        settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
+    made = Service(tmp_path, **settings)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def service(stopped_service: Service) -> Service:
+    """The service, running on each log."""
+    stopped_service.start()
+    workers = min(4, os.cpu_count() or 1) if "KAFKA_BROKER" in stopped_service.settings else 1
+
+    def all_consume() -> bool:
+        status = stopped_service.status()
+        return status["consumerRunning"] and len(status["processes"]) == workers
+
+    wait_for(all_consume, 30, stopped_service.tail)
+    return stopped_service
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One headless browser for the whole session; each test opens pages of its own."""
+    if reason := chromium.why_not():
+        pytest.skip(reason)
+    with chromium.launched() as opened:
+        yield opened

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +22,6 @@ from jobquest.runtime import Runtime
 from tests.logs import delete_topics
 from tests.samples import SAMPLES, TYPES
 from tests.service import Service, wait_for
-
-LOGS = ["embedded", pytest.param("kafka", marks=pytest.mark.kafka)]
-
-
-@pytest.fixture(params=LOGS)
-def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """The service, not yet started, on each log."""
-    settings = {}
-    if request.param == "kafka":
-        settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
-    made = Service(tmp_path, **settings)
-    yield made
-    made.kill()
-
-
-@pytest.fixture
-def service(stopped_service: Service) -> Service:
-    """The service, running on each log."""
-    stopped_service.start()
-    workers = min(4, os.cpu_count() or 1) if "KAFKA_BROKER" in stopped_service.settings else 1
-
-    def all_consume() -> bool:
-        status = stopped_service.status()
-        return status["consumerRunning"] and len(status["processes"]) == workers
-
-    wait_for(all_consume, 30, stopped_service.tail)
-    return stopped_service
 
 
 def beside(service: Service) -> Runtime:
