@@ -15,15 +15,16 @@ from jobquest.config import load
 from jobquest.runtime import Runtime
 from tests import browser as chromium
 from tests import kafka_broker as kafka
+from tests import postgres
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
 
-_MUST_RUN = ("kafka", "browser")
+_MUST_RUN = ("kafka", "browser", "postgres")
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """With CI=true a skipped test of Kafka or the browser fails: it proves nothing."""
+    """With CI=true a skipped test of Kafka, the browser or PostgreSQL fails: it proves nothing."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     marked = [name for name in _MUST_RUN if item.get_closest_marker(name)]
@@ -38,10 +39,29 @@ def settings(tmp_path: Path) -> dict[str, str]:
     return {"JOBQUEST_DATA_DIR": str(tmp_path), "JOBQUEST_CONSUMER_AUTOSTART": "false"}
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The setting of an empty read side, on each database."""
+    if request.param == "sqlite":
+        return {}
+    server: postgres.Postgres = request.getfixturevalue("postgres_server")
+    return {"DATABASE_URL": server.new_database()}
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Postgres]:
+    """One real PostgreSQL for the whole session."""
+    if reason := postgres.why_not():
+        pytest.skip(reason)
+    server = postgres.Postgres().start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def runtime(settings: dict[str, str]) -> Iterator[Runtime]:
-    """The parts without a server; tests step the consumer by hand."""
-    made = Runtime(load(settings))
+def runtime(settings: dict[str, str], database: dict[str, str]) -> Iterator[Runtime]:
+    """The parts without a server, on each database; tests step the consumer by hand."""
+    made = Runtime(load(settings | database))
     yield made
     made.consumer.close()
     made.stop()

@@ -114,9 +114,11 @@ class ReadSide:
         rows = [_event_row(entry, seq + n) for n, entry in enumerate(batch.applied, 1)]
         seq += len(rows)
         if rows:
-            written = connection.execute(_events_upsert(connection), rows).rowcount
-            if written != len(rows):
+            ids = [row["id"] for row in rows]
+            applied = tables.events.c.id.in_(ids) & (tables.events.c.outcome == "processed")
+            if connection.execute(select(tables.events.c.id).where(applied).limit(1)).first():
                 raise PositionMoved("Another consumer has applied some of these events.")
+            connection.execute(_events_upsert(connection), rows)
         for letter in batch.dead:
             seq += 1
             connection.execute(_events_upsert(connection), _dead_event_row(letter, seq))

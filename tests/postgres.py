@@ -1,0 +1,73 @@
+"""A real PostgreSQL for the tests: a cluster in a temporary folder, on a socket of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+
+import psycopg
+
+from tests.kafka_broker import free_port
+
+
+def _programs() -> Path | None:
+    """The folder of the newest server's programs; Debian keeps them off the PATH."""
+    if found := shutil.which("initdb"):
+        return Path(found).parent
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return versions[-1].parent if versions else None
+
+
+def why_not() -> str | None:
+    """Why no server can run here; None where one can."""
+    return None if _programs() else "no PostgreSQL server on this machine"
+
+
+class Postgres:
+    """One server on loopback. `initdb` refuses to run as root, so root lends it a user."""
+
+    def __init__(self) -> None:
+        programs = _programs()
+        assert programs
+        self._programs = programs
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._port = free_port()
+        self._as_user: dict[str, str] = {}
+        if os.geteuid() == 0:
+            self._as_user = {"user": "postgres"}
+            shutil.chown(self._folder, "postgres")
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        server = f"host=127.0.0.1 port={self._port} user=postgres dbname=postgres"
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+
+    def start(self) -> Postgres:
+        data = str(self._folder / "data")
+        self._run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {self._folder} -c fsync=off"
+        self._run("pg_ctl", "-D", data, "-o", options, "-l", f"{self._folder}/log", "-w", "start")
+        return self
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(  # the server keeps an open pipe, so it is given none
+            [str(self._programs / program), *arguments],
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            **self._as_user,  # type: ignore[call-overload]
+        )
+        assert done.returncode == 0, (program, done.returncode)
