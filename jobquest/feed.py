@@ -31,6 +31,8 @@ HEARTBEAT_SECONDS = 25.0
 MAX_BACKLOG_BYTES = 1_000_000
 MAX_STALL_SECONDS = 15.0
 GOING_AWAY = 1001
+# Windows has no such flag: there, on Flask's own server, a slow viewer does delay others.
+_DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcodes
 
 
@@ -76,7 +78,7 @@ class Viewer:
         if not self.backlog:
             return True
         try:
-            sent = self.socket.send(self.backlog, socket.MSG_DONTWAIT)
+            sent = self.socket.send(self.backlog, _DO_NOT_WAIT)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
@@ -155,6 +157,8 @@ class Feed:
         with self._lock:
             if self._stop.is_set():
                 return None
+            if since is not None and since > self._seq:
+                self._catch_up()  # else it would be shown again what its page has already
             hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
             hello["status"] = orjson.Fragment(status)
             viewer.send(_json_frame(hello))
@@ -216,16 +220,19 @@ class Feed:
         self._stop.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began)))
 
     def _take(self) -> None:
-        """Move what has changed into the ring and out to the viewers."""
+        with self._lock:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Move what has changed into the ring and out to the viewers. Holding the lock."""
         while changes := self._queries.changes(self._seq, RING_ITEMS):
             items = [Item(*change) for change in changes]
-            with self._lock:
-                overflow = len(self._ring) + len(items) - RING_ITEMS
-                if overflow > 0:
-                    self._floor = [*self._ring, *items][overflow - 1].seq
-                self._ring.extend(items)
-                self._seq = items[-1].seq
-                self._send_events(items)
+            overflow = len(self._ring) + len(items) - RING_ITEMS
+            if overflow > 0:
+                self._floor = [*self._ring, *items][overflow - 1].seq
+            self._ring.extend(items)
+            self._seq = items[-1].seq
+            self._send_events(items)
             if len(changes) < RING_ITEMS or self._stop.is_set():
                 return
 

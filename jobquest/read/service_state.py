@@ -79,6 +79,8 @@ class ServiceState:
 
 
 def _lives(pid: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would end the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

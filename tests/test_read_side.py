@@ -1,0 +1,83 @@
+"""The read side by itself: fencing, and that a transaction is all or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobquest.errors import PositionMoved
+from jobquest.events import Event, from_request
+from jobquest.log import Origin, Record
+from jobquest.read import Applied, Batch
+from jobquest.runtime import Runtime
+
+ORIGIN = Origin("achievements", 0, "one-life")
+
+
+def applied(id: str, offset: int, xp: int = 10) -> Applied:
+    event = from_request("xp.earned", "ada", {"xpAmount": xp, "totalXp": 0}, id=id)
+    record = Record("achievements", 0, offset, b"ada", event.to_json(), (), event.time_ms)
+    return Applied(event, record)
+
+
+def xp(runtime: Runtime) -> int:
+    found = runtime.queries.user("ada")
+    return found["xp"] if found else 0
+
+
+def test_a_consumer_that_lost_its_partition_can_not_write(runtime: Runtime) -> None:
+    side = runtime.read_side
+    side.apply(Batch([applied("a", 0)], moves={ORIGIN: (None, 1)}))
+    for stored in (None, 0, 2):
+        with pytest.raises(PositionMoved):
+            side.apply(Batch([applied("b", 1)], moves={ORIGIN: (stored, 2)}))
+    assert xp(runtime) == 10
+    assert side.positions([ORIGIN]) == {ORIGIN: 1}
+    side.apply(Batch([applied("b", 1)], moves={ORIGIN: (1, 2)}))
+    assert xp(runtime) == 20
+
+
+def test_an_event_that_another_consumer_applied_meanwhile_is_not_counted_again(
+    runtime: Runtime,
+) -> None:
+    side = runtime.read_side
+    side.apply(Batch([applied("a", 0)]))
+    with pytest.raises(PositionMoved):
+        side.apply(Batch([applied("a", 7), applied("b", 8)]))
+    assert xp(runtime) == 10
+
+
+def test_positions_of_another_life_of_the_topic_do_not_count(runtime: Runtime) -> None:
+    runtime.read_side.apply(Batch(moves={ORIGIN: (None, 5)}))
+    again = ORIGIN._replace(identity="another-life")
+    assert runtime.read_side.positions([again]) == {}
+
+
+def test_a_batch_is_all_or_nothing(runtime: Runtime) -> None:
+    side = runtime.read_side
+    broken = applied("b", 1)
+    with pytest.raises(KeyError, match="xpAmount"):
+        # A projection that fails: the type is right, the data is not.
+        side.apply(
+            Batch(
+                [applied("a", 0), Applied(_without_data(broken), broken.record)],
+                moves={ORIGIN: (None, 2)},
+            )
+        )
+    assert xp(runtime) == 0
+    assert runtime.queries.last_seq() == 0
+    assert runtime.queries.event("a") is None
+    assert side.positions([ORIGIN]) == {}
+
+
+def _without_data(entry: Applied) -> Event:
+    return replace(entry.event, data={})
+
+
+def test_numbers_of_changes_rise_without_gaps(runtime: Runtime) -> None:
+    for n in range(3):
+        runtime.read_side.apply(Batch([applied(f"{n}-{m}", 10 * n + m) for m in range(4)]))
+    found = runtime.queries.changes(0, 100)
+    assert [change[0] for change in found] == list(range(1, 13))
+    assert runtime.queries.last_seq() == 12
