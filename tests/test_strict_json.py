@@ -73,3 +73,9 @@ def test_what_it_takes_every_other_reader_reads_the_same(value: object) -> None:
 def test_any_bytes_are_read_or_refused_but_never_break_it(body: bytes) -> None:
     with contextlib.suppress(InvalidEvent):
         strict_json.loads(body)
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity"])
+def test_what_only_python_takes_for_a_number_is_told_by_its_name(name: str) -> None:
+    with pytest.raises(InvalidEvent, match=f"{name} is not JSON"):
+        strict_json.loads(f'{{"a": {name}}}'.encode())

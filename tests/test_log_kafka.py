@@ -1,0 +1,202 @@
+"""What only Apache Kafka has: topics of its own making, brokers that go away, damage, retention."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.record.default_records import DefaultRecordBatch
+
+from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.log import EventLog, NewRecord, Record
+from jobquest.log.kafka import KafkaLog
+from tests.kafka_broker import KafkaBroker, free_port, why_not
+from tests.logs import OnKafka
+from tests.service import wait_for
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def place(kafka_broker: KafkaBroker) -> OnKafka:
+    return OnKafka(kafka_broker.bootstrap, [f"t-{uuid.uuid4().hex[:12]}"])
+
+
+def make_topic(place: OnKafka, partitions: int = 1, **configs: str) -> None:
+    with KafkaAdminClient(bootstrap_servers=place.bootstrap, api_version=(4, 0)) as admin:
+        settings = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
+        admin.create_topics({place.topics[0]: settings}, wait_for_metadata=True)
+
+
+def configs(place: OnKafka) -> dict[str, str]:
+    with KafkaAdminClient(bootstrap_servers=place.bootstrap, api_version=(4, 0)) as admin:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, place.topics[0])]
+        found = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
+        return {k: v["value"] for k, v in found["topic"][place.topics[0]].items()}
+
+
+def append(log: EventLog, topic: str, *values: bytes) -> None:
+    for future in log.append([NewRecord(topic, b"k", value) for value in values]):
+        future.result(10)
+
+
+def read(log: EventLog, place: OnKafka, count: int, start: int | None = None) -> list[Record]:
+    """Read `count` records as a group of its own; `start`: the stored offset of each partition."""
+
+    def positions(origins):  # type: ignore[no-untyped-def]
+        return {} if start is None else dict.fromkeys(origins, start)
+
+    records: list[Record] = []
+    deadline = time.monotonic() + 20
+    with closing(log.subscribe(place.topics, uuid.uuid4().hex, positions)) as seat:
+        while len(records) < count and time.monotonic() < deadline:
+            records += seat.poll(0.2, 100)
+    return records
+
+
+def test_topics_are_made_to_be_kept_for_ever(place: OnKafka) -> None:
+    with closing(place.open()) as log:
+        assert len(log.describe(place.topics)) == 3
+    found = configs(place)
+    assert (found["retention.ms"], found["min.insync.replicas"]) == ("-1", "1")
+
+
+def test_a_topic_that_exists_stays_as_it_is_and_what_it_forgets_is_warned_of(
+    place: OnKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_topic(place, partitions=2, **{"retention.ms": "86400000"})
+    with closing(place.open()) as log:
+        assert len(log.describe(place.topics)) == 2
+    assert configs(place)["retention.ms"] == "86400000"
+    assert any("forgets after 86400000 ms" in line for line in caplog.messages)
+
+
+def test_a_record_that_the_broker_refuses_does_not_stop_the_next(place: OnKafka) -> None:
+    """The library's default producer would fail every later record too."""
+    make_topic(place, **{"max.message.bytes": "2000"})
+    with closing(place.open()) as log:
+        append(log, place.topics[0], b"good")
+        [refused] = log.append([NewRecord(place.topics[0], b"k", b"x" * 5000)])
+        with pytest.raises(RecordRefused):
+            refused.result(10)
+        append(log, place.topics[0], b"good again")
+
+
+def test_what_cannot_be_unpacked_is_told_by_offset_and_the_next_is_read(
+    place: OnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_topic(place)
+    with closing(place.open()) as log:
+        for n in range(3):  # one batch each
+            append(log, place.topics[0], b"%d" % n)
+        sound = DefaultRecordBatch.validate_crc
+        monkeypatch.setattr(
+            DefaultRecordBatch,
+            "validate_crc",
+            lambda batch: batch.base_offset != 1 and sound(batch),
+        )
+        before = time.process_time()
+        records = read(log, place, 3)
+        assert [record.value for record in records] == [b"0", None, b"2"]
+        assert records[1].offset == 1
+        assert "CorruptRecordError" in str(records[1].damage)
+        assert time.process_time() - before < 3, "it spun"
+
+
+@pytest.mark.parametrize(
+    ("stored", "says"), [(0, "3 records of partition"), (99, "before the stored position 99")]
+)
+def test_a_stored_offset_that_is_gone_is_told_with_what_is_lost(
+    place: OnKafka, caplog: pytest.LogCaptureFixture, stored: int, says: str
+) -> None:
+    make_topic(place)
+    with closing(place.open()) as log:
+        append(log, place.topics[0], *(b"%d" % n for n in range(6)))
+        with KafkaAdminClient(bootstrap_servers=place.bootstrap, api_version=(4, 0)) as admin:
+            admin.delete_records({TopicPartition(place.topics[0], 0): 3})
+        assert [record.offset for record in read(log, place, 3, start=stored)] == [3, 4, 5]
+    assert any(says in line for line in caplog.messages), caplog.messages
+
+
+def test_records_of_a_compressing_producer_are_read(place: OnKafka) -> None:
+    make_topic(place)
+    for codec in ("gzip", "snappy", "lz4", "zstd"):
+        other = KafkaProducer(bootstrap_servers=place.bootstrap, compression_type=codec)
+        other.send(place.topics[0], codec.encode()).get(10)
+        other.close()
+    with closing(place.open()) as log:
+        values = [record.value for record in read(log, place, 4)]
+    assert values == [b"gzip", b"snappy", b"lz4", b"zstd"]
+
+
+def away(port: int) -> KafkaLog:
+    log = OnKafka(f"127.0.0.1:{port}", ["t"]).open()
+    assert isinstance(log, KafkaLog)
+    return log
+
+
+def test_a_broker_that_is_away_is_told_soon_and_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.CRITICAL, "kafka")  # captured records would keep sockets alive
+
+    def open_files() -> int:
+        gc.collect()  # the library leaves refused sockets in reference cycles
+        return len(os.listdir("/proc/self/fd"))
+
+    with closing(away(free_port())) as log:
+        with pytest.raises(LogUnavailable):
+            log.describe(["t"])
+        threads, files = threading.active_count(), open_files()
+        for _ in range(3):
+            time.sleep(1.1)  # beyond the time in which it answers from memory
+            began = time.monotonic()
+            for future in log.append([NewRecord("t", b"k", b"v")] * 5):
+                with pytest.raises(LogUnavailable):
+                    future.result(1)
+            with pytest.raises(LogUnavailable):
+                log.subscribe(["t"], "g", lambda origins: {})
+            assert time.monotonic() - began < 3
+        assert threading.active_count() <= threads
+        assert open_files() <= files + 1
+
+
+@pytest.fixture
+def own_broker() -> Iterator[KafkaBroker]:
+    """A broker that a test may kill."""
+    if reason := why_not():
+        pytest.skip(reason)
+    broker = KafkaBroker().start()
+    yield broker
+    broker.remove()
+
+
+def test_a_broker_that_was_killed_is_found_again(
+    own_broker: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    place = OnKafka(own_broker.bootstrap, ["t"])
+    with closing(place.open()) as log:
+        append(log, "t", b"before")
+        with closing(log.subscribe(["t"], "g", lambda origins: {})) as seat:
+            wait_for(lambda: seat.poll(0.2, 10), 20)
+            own_broker.kill()
+            with pytest.raises(LogUnavailable):
+                wait_for(lambda: seat.poll(0.2, 10), 20)
+            own_broker.start()
+
+            def appended() -> bool:
+                [future] = log.append([NewRecord("t", b"k", b"after")])
+                return future.exception(12) is None
+
+            wait_for(appended, 60)
+            assert b"after" in {record.value for record in read(log, place, 2)}
