@@ -185,14 +185,14 @@ const list = {
 
   note() {
     const shown = this.rows.size;
-    let text = shown ? count(shown, "event") : "";
+    let text = shown ? `${count(shown, "event")}.` : "";
     if (this.more) text = `The latest ${shown}; older ones are not listed.`;
     if (this.more && shown === limits.rows) {
       text = `The latest ${shown}, the most that this page keeps; older ones are not listed.`;
     }
     const waiting = this.waiting.size + this.dropped;
     if (this.held && waiting) text += ` ${count(waiting, "newer change")} waiting.`;
-    setText(byId("list-note"), text);
+    setText(byId("list-note"), text.trim());
   },
 };
 

@@ -18,6 +18,8 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    # Else a page that a test answers itself may not open a WebSocket to loopback.
+    "--disable-features=LocalNetworkAccessChecks",
 ]
 
 

@@ -25,7 +25,7 @@ MASK = "[masked]"
 # State → how it looks, what it means.
 STATES = {
     "running": ("good", "Events are being processed."),
-    "idle": ("good", "Everything is processed; it waits for the next event."),
+    "idle": ("good", "It waits for the next event."),
     "starting": ("busy", "It gets ready to process events."),
     "stopped": ("quiet", "Events are still taken; they are processed once it is started."),
     "paused": ("alarm", "It has stopped by itself, and goes on once it is started."),
