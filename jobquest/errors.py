@@ -36,6 +36,10 @@ class IdConflict(JobQuestError):
     """An event's id belongs already to a processed event with other content."""
 
 
+class StateConflict(JobQuestError):
+    """What was asked does not fit the state that the thing is in (a letter that is discarded)."""
+
+
 class Unavailable(JobQuestError):
     """Infrastructure is away (log, database); the same call may work later. Nothing was decided
     about any event."""

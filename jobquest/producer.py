@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobquest.errors import IdConflict, LogUnavailable, RecordRefused
-from jobquest.events import CATALOGUE, Event, EventType, format_time, from_request
-from jobquest.log import EventLog, Headers, NewRecord, Position
+from jobquest.events import CATALOGUE, Event, EventType, from_request
+from jobquest.log import EventLog, NewRecord, Position
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 5.0
-SOURCE = "/jobquest/events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +101,7 @@ def confirmed(future: Future[Position]) -> Position:
 
 
 def _record(event: Event) -> NewRecord:
-    return NewRecord(event.topic, event.user_id.encode(), event.to_json(), _headers(event))
-
-
-def _headers(event: Event) -> Headers:
-    """The headers of the CloudEvents 1.0 Kafka protocol binding (section 3.2, binary mode)."""
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_id", event.id.encode()),
-        ("ce_type", event.type.encode()),
-        ("ce_source", SOURCE.encode()),
-        ("ce_time", format_time(event.timestamp).encode()),
-        ("content-type", b"application/json"),
-    )
+    return NewRecord(event.topic, event.user_id.encode(), event.to_json(), event.headers())
 
 
 def _snake(name: str) -> str:

@@ -20,6 +20,7 @@ from jobquest.config import Config
 from jobquest.consumer import Consumer
 from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.relay import Relay
+from jobquest.consumer.retries import Backoff, Brake
 from jobquest.errors import JobQuestError, LogUnavailable, ReadSideUnavailable, Unavailable
 from jobquest.events import TOPICS, format_time
 from jobquest.feed import Feed
@@ -29,6 +30,8 @@ from jobquest.notifications import Notifications
 from jobquest.producer import Producer
 from jobquest.read import ReadSide
 from jobquest.read.database import Database
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.letters import Letters
 from jobquest.read.queries import Queries
 from jobquest.read.service_state import ServiceState
 
@@ -37,7 +40,9 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 SILENT_AFTER_MS = 5_000
 CHANGE_SECONDS = 15.0
+FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 LAG_FRESH_SECONDS = 1.0
+LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
 WORKING = frozenset({"running", "idle"})
 # Where processes differ, the service is in the worst of their states.
 WORST_FIRST = (
@@ -67,19 +72,23 @@ class Runtime:
         self.config = config
         self.database = Database(config.read_side_url)
         self.state = ServiceState(self.database)
-        self.read_side = ReadSide(self.database, self.state.process_id)
+        process_id = self.state.process_id
+        self.letters = Letters(self.database, process_id, config.kafka_group_id)
+        self.read_side = ReadSide(self.database, self.letters, process_id)
         self.queries = Queries(self.database)
         self.log = _log(config)
         self.producer = Producer(self.log, self.read_side)
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries)
-        self.relay = Relay(self.read_side, self.producer)
+        self.relay = Relay(self.read_side, self.log)
         self.consumer = Consumer(
             self.log,
             self.read_side,
             topics=TOPICS,
             group=config.kafka_group_id,
+            backoff=Backoff(config.retry_max_attempts, config.retry_base_seconds),
+            brake=Brake(config.brake_failures),
             want=self.state.want,
             changed=self._changed,
         )
@@ -91,6 +100,7 @@ class Runtime:
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._shown: object = None
+        self._generation: int | None = None  # of the operator's wish that was followed last
 
     def start(self) -> None:
         """Start the threads of this process, once; the consumer as the operator wants it."""
@@ -230,6 +240,7 @@ class Runtime:
         while not self._stop.is_set():
             try:
                 self._follow()
+                self.consumer.watch.note()
                 self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
                 self._show_status()
             except Unavailable as error:
@@ -243,13 +254,14 @@ class Runtime:
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
-        wanted = self.state.wanted()
+        wanted, generation = self.state.wanted()
         if wanted is None:
             wanted = "running" if self.config.consumer_autostart else "stopped"
         if wanted == "running":
-            self.consumer.resume()
+            self.consumer.resume(afresh=generation != self._generation)
         else:
-            self.consumer.halt()
+            self.consumer.halt(FOLLOW_SECONDS)
+        self._generation = generation
 
     def _show_status(self) -> None:
         status = self.service_status()
@@ -332,7 +344,7 @@ def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
 
 def _log(config: Config) -> EventLog:
     if not config.kafka_broker:
-        return SqliteLog(config.data_dir.absolute() / "log.db", TOPICS)
+        return SqliteLog(config.data_dir.absolute() / "log.db", LOG_TOPICS)
     from jobquest.log.kafka import KafkaLog  # not needed, and slow to import, where there is none
 
     return KafkaLog(
@@ -341,5 +353,5 @@ def _log(config: Config) -> EventLog:
         partitions=config.kafka_partitions,
         replication_factor=config.kafka_replication_factor,
         security=config.kafka_security(),
-        topics=TOPICS,
+        topics=LOG_TOPICS,
     )

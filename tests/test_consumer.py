@@ -12,7 +12,7 @@ import pytest
 
 from jobquest.config import load
 from jobquest.errors import SettingsError
-from jobquest.events import Event, from_request
+from jobquest.events import from_request
 from jobquest.log import NewRecord
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
@@ -108,60 +108,11 @@ def test_what_can_not_be_read_becomes_a_dead_letter_and_the_next_event_counts(
     assert stats(runtime)["xp"] == 100
 
 
-def test_a_failing_handler_harms_only_its_event(runtime: Runtime) -> None:
-    seen = []
-
-    def handler(event: Event) -> None:
-        seen.append(event.data["xpAmount"])
-        if event.data["xpAmount"] == 13:
-            raise ValueError("unlucky")
-
-    runtime.consumer.register_event_handler("xp.earned", handler)
-    for amount in (1, 13, 2):
-        runtime.producer.publish(
-            "xp.earned", "u", {"xpAmount": amount, "totalXp": 0}, id=f"x{amount}"
-        )
-    consume(runtime)
-    assert seen == [1, 13, 2]
-    assert stats(runtime)["xp"] == 3
-    life = runtime.queries.event("x13")
-    assert life
-    assert life["outcome"] == "dead"
-    assert (life["deadLetter"]["error"], life["deadLetter"]["errorClass"]) == (
-        "unlucky",
-        "ValueError",
-    )
-
-
-def test_an_id_whose_event_died_may_come_again(runtime: Runtime) -> None:
-    def handler(event: Event) -> None:
-        raise ValueError("not yet")
-
-    runtime.consumer.register_event_handler("xp.earned", handler)
-    runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"], id="again")
-    consume(runtime)
-    runtime.consumer.unregister_event_handler("xp.earned", handler)
-    assert runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"], id="again").position
-    consume(runtime)
-    life = runtime.queries.event("again")
-    assert life
-    assert life["outcome"] == "processed"
-    assert stats(runtime)["xp"] == 100
-
-
-def test_a_handler_that_calls_exit_does_not_end_the_consumer(runtime: Runtime) -> None:
-    runtime.consumer.register_event_handler("user.login", lambda event: sys.exit(1))
-    runtime.producer.publish("user.login", "u", {}, id="exit")
-    consume(runtime)
-    life = runtime.queries.event("exit")
-    assert life
-    assert life["deadLetter"]["error"] == "SystemExit(1)"
-
-
 def test_a_batch_ends_when_handlers_have_had_their_time(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.consumer.HANDLER_SECONDS", -1.0)
+    monkeypatch.setattr("jobquest.consumer.reactor.HANDLER_SECONDS", -1.0)
+    runtime.consumer.register_event_handler("user.login", lambda event: None)
     for n in range(3):
         runtime.producer.publish("user.login", "u", {}, id=f"n{n}")
     assert [runtime.consumer.step() for _ in range(4)] == [1, 1, 1, 0]

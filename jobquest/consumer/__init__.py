@@ -15,10 +15,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from jobquest.consumer.handlers import Handler, Handlers
-from jobquest.errors import IdConflict, InvalidEvent, PositionMoved, Unavailable
-from jobquest.events import Event, from_record
+from jobquest.consumer.outcomes import Outcome, batch_of
+from jobquest.consumer.reactor import Reactor
+from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.watch import Watch
+from jobquest.errors import PositionMoved, Unavailable
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
-from jobquest.read import Applied, Batch, Dead, ReadSide
+from jobquest.read import Batch, Lane, ReadSide
+from jobquest.read.letters import now_ms
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +31,12 @@ State = Literal[
 ]
 
 MAX_RECORDS = 2_000
-HANDLER_SECONDS = 0.5  # of handlers' time after which a batch ends
 POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
 STOP_SECONDS = 10.0
+DUE_LANES = 100  # of those that are due, at one go
+STANDBY = "Another process reads every partition; this one takes over when that ends."
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 
 
@@ -39,26 +44,20 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 class Snapshot:
     """How the consumer of this process is; replaced whole, so that readers need no lock.
 
-    `processed`, `dead` and `duplicates` count records since the process began.
+    `processed`, `retried`, `dead` and `duplicates` count outcomes since the process began.
     """
 
     state: State = "stopped"
     reason: str | None = None
     partitions: int = 0
     processed: int = 0
+    retried: int = 0
     dead: int = 0
     duplicates: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one record came to: counted, dead (`error` set), or known already (neither)."""
-
-    record: Record
-    origin: Origin
-    event: Event | None
-    error: Exception | None = None
-    known: bool = False
+class BrakePulled(Exception):
+    """Too many events failed in a row: the consumer pauses."""
 
 
 class Consumer:
@@ -72,6 +71,8 @@ class Consumer:
         *,
         topics: Sequence[str],
         group: str,
+        backoff: Backoff,
+        brake: Brake,
         want: Callable[[str], None] = lambda wanted: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,10 +85,13 @@ class Consumer:
         self._want = want
         self._changed = changed
         self._handlers = Handlers()
+        self._brake = brake
+        self.watch = Watch(read_side, backoff)
+        self._reactor = Reactor(read_side, self._handlers, backoff, brake, self.watch)
         self._lock = threading.Lock()  # over the two below
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self.snapshot = Snapshot()
+        self._snapshot = Snapshot()
         # The consumer thread's own:
         self._seat: Subscription | None = None
         self._stored: dict[Origin, int | None] = {}
@@ -106,21 +110,31 @@ class Consumer:
 
     # --- start and stop ---
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """How it is now; stalled where its thread hangs, which that can't say itself."""
+        now, stalled = self._snapshot, self.watch.stalled
+        return replace(now, state="stalled", reason=stalled) if stalled else now
+
     def start(self) -> None:
         """Start consuming, here and in every process of the service. Idempotent."""
         self._want("running")
-        self.resume()
+        self.resume(afresh=True)
 
     def stop(self) -> None:
         """Stop consuming, here and in every process of the service; returns when this one has."""
         self._want("stopped")
         self.halt()
 
-    def resume(self) -> None:
-        """Start this process's thread, unless it runs."""
+    def resume(self, *, afresh: bool = False) -> None:
+        """Start this process's thread, unless it runs. One that has paused itself starts only
+        `afresh`: with the failures forgotten that made it pause."""
         with self._lock:
             if self._thread and self._thread.is_alive():
                 return  # one that is still stopping is asked again by the supervisor
+            if self._snapshot.state == "paused" and not afresh:
+                return
+            self._brake.release()
             self._stop = threading.Event()
             self._enter("starting")
             self._thread = threading.Thread(
@@ -133,20 +147,32 @@ class Consumer:
         with self._lock:
             self._stop.set()
             thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return thread is None
-        thread.join(timeout)
-        return not thread.is_alive()
+        if thread is threading.current_thread():
+            return False
+        if thread:
+            thread.join(timeout)
+            if thread.is_alive():
+                return False
+        with self._lock:
+            if self._thread is thread:
+                self._enter("stopped")  # also where it had paused
+        return True
 
     # --- the thread ---
 
     def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set, whatever happens; says in the snapshot what does."""
+        """Step until `stop` is set or the brake is pulled, whatever else happens; says in the
+        snapshot what does."""
         wait = FIRST_WAIT_SECONDS
         while not stop.is_set():
             began = time.monotonic()
             try:
                 self._consume(stop)
+            except BrakePulled as pulled:
+                self._leave()
+                logger.error("The consumer pauses: %s", pulled)
+                self._enter("paused", str(pulled))
+                return
             except Unavailable as error:
                 logger.warning("The consumer is disconnected: %s", error)
                 self._enter("disconnected", str(error))
@@ -174,26 +200,20 @@ class Consumer:
             elif not partitions and now - joined < JOINING_SECONDS:
                 self._enter("starting")
             elif now - self._last_record > IDLE_AFTER_SECONDS:
-                self._enter("idle", partitions=partitions)
+                self._enter("idle", None if partitions else STANDBY, partitions)
 
     def step(self, timeout: float = 0.0) -> int:
-        """Take one batch through: returns how many records it had, 0 where none came in time.
+        """Take one batch through, and what is due for another try: returns how many events that
+        were, 0 where none came within `timeout` seconds.
 
-        Raises Unavailable where log or database is away; nothing is lost then, the records come
-        again.
+        Raises Unavailable where log or database is away (nothing is lost then, the records come
+        again) and BrakePulled.
         """
+        self.watch.begin("Reading the log")
         if self._seat is None:
             self._seat = self._log.subscribe(self._topics, self._group, self._start_positions)
-        polled = self._backlog or self._seat.poll(timeout, MAX_RECORDS)
-        assigned = self._seat.assignment()  # a rebalance may have taken a partition since
-        records = [one for one in polled if Partition(one.topic, one.partition) in assigned]
-        if not records:
-            self._backlog = []
-            return 0
         try:
-            outcomes = self._react(records, assigned)
-            self._backlog = records[len(outcomes) :]
-            self._apply(outcomes)
+            count = self._step(self._seat, timeout)
         except PositionMoved as error:
             logger.warning("%s Reading its position again.", error)
             self._rewind()
@@ -201,8 +221,47 @@ class Consumer:
         except Exception:
             self._rewind()
             raise
-        self._changed()
-        return len(outcomes)
+        finally:
+            self.watch.end()
+        if count:
+            self._changed()
+        if reason := self._brake.pulled:
+            self._rewind()
+            raise BrakePulled(reason)
+        return count
+
+    def _step(self, seat: Subscription, timeout: float) -> int:
+        count, waiting = self._retry(seat)
+        if waiting:
+            until_next = (min(waiting.values()) - now_ms()) / 1000
+            timeout = min(timeout, max(0.0, until_next))
+        if self._brake.pulled:
+            return count
+        self.watch.begin("Reading the log")
+        polled = self._backlog or seat.poll(0.0 if count else timeout, MAX_RECORDS)
+        assigned = seat.assignment()  # a rebalance may have taken a partition since
+        records = [one for one in polled if Partition(one.topic, one.partition) in assigned]
+        self._backlog = []
+        if records:
+            outcomes = self._reactor.react(records, assigned, waiting)
+            self._backlog = records[len(outcomes) :]
+            self._apply(outcomes)
+            count += len(outcomes)
+        return count
+
+    def _retry(self, seat: Subscription) -> tuple[int, dict[Lane, int]]:
+        """Try what is due again; how many events that were, and the lanes that wait now."""
+        partitions = seat.assignment()
+        waiting = self._read_side.heads(partitions) if partitions else {}
+        due = [lane for lane, next_ms in waiting.items() if next_ms <= now_ms()]
+        count = 0
+        for lane in due[:DUE_LANES]:
+            outcomes = self._reactor.retry(lane)
+            self._apply(outcomes)
+            count += len(outcomes)
+            if self._brake.pulled:
+                break
+        return count, self._read_side.heads(partitions) if due else waiting
 
     def close(self) -> None:
         """Give the seat back; for callers of `step`."""
@@ -224,55 +283,12 @@ class Consumer:
         if seat:
             seat.close()
 
-    # --- one batch ---
-
-    def _react(
-        self, records: Sequence[Record], assigned: Mapping[Partition, Origin]
-    ) -> list[Outcome]:
-        """Decode the records, drop what is known, run the handlers; may end before the last
-        record, when handlers have had their time."""
-        decoded = [
-            _decode(record, assigned[Partition(record.topic, record.partition)])
-            for record in records
-        ]
-        ids = [outcome.event.id for outcome in decoded if outcome.event]
-        known = self._read_side.contents(ids)
-        outcomes = []
-        deadline = time.monotonic() + HANDLER_SECONDS
-        for outcome in decoded:
-            if outcome.event and not outcome.error:
-                outcome = self._handle(outcome, outcome.event, known)
-                if not outcome.error and not outcome.known:
-                    known[outcome.event.id] = outcome.event.to_json()  # type: ignore[union-attr]
-            if outcome.error:
-                logger.error("Failed to process event: %s", outcome.error)
-            outcomes.append(outcome)
-            if time.monotonic() > deadline:
-                break
-        return outcomes
-
-    def _handle(self, outcome: Outcome, event: Event, known: Mapping[str, bytes]) -> Outcome:
-        if event.id in known:
-            # Ours name a fact by their id: whichever event caused it, it is the same one.
-            if event.is_ours or event.has_content_of(known[event.id]):
-                return replace(outcome, known=True)
-            return replace(outcome, error=IdConflict(f"Another event has the id {event.id}."))
-        logger.info("Processing event: %s for user: %s", event.type, event.user_id)
-        for handler in self._handlers.of(event.type):
-            try:
-                handler(event)
-            except BaseException as error:
-                failed = error if isinstance(error, Exception) else RuntimeError(repr(error))
-                return replace(outcome, error=failed)
-        return outcome
+    # --- what a batch came to ---
 
     def _apply(self, outcomes: Sequence[Outcome]) -> None:
         """Write the outcomes in one transaction, or one by one where an event is to blame."""
-        batch = Batch(
-            applied=[Applied(o.event, o.record) for o in outcomes if o.event and _counts(o)],
-            dead=[Dead(o.record, o.origin, o.error, o.event) for o in outcomes if o.error],
-            moves=self._moves(outcomes),
-        )
+        batch = batch_of(outcomes, self._stored)
+        self.watch.begin("The transaction of a batch")
         try:
             self._read_side.apply(batch)
         except (Unavailable, PositionMoved):
@@ -283,50 +299,34 @@ class Consumer:
                 for outcome in outcomes:
                     self._apply([outcome])
                 return
-            if not _counts(outcomes[0]):
+            if outcomes[0].verdict == "dead":
                 raise  # not even its letter can be written: nothing to do but say so
             logger.error("Failed to process event: %s", error)
-            self._apply([replace(outcomes[0], error=error)])
+            self._apply([outcomes[0].dies(error)])
             return
+        finally:
+            self.watch.end()
         self._took(batch, len(outcomes))
 
-    def _took(self, batch: Batch, records: int) -> None:
+    def _took(self, batch: Batch, outcomes: int) -> None:
         next_offsets = {}
         for origin, (_, following) in batch.moves.items():
             self._stored[origin] = following
             next_offsets[Partition(origin.topic, origin.number)] = following
-        if self._seat:
+        if self._seat and next_offsets:
             self._seat.commit(next_offsets)
-        applied, dead = len(batch.applied), len(batch.dead)
-        was = self.snapshot
-        self.snapshot = replace(
+        applied, parked, dead = len(batch.applied), len(batch.parked), len(batch.dead)
+        was = self._snapshot
+        self._snapshot = replace(
             was,
             processed=was.processed + applied,
+            retried=was.retried + parked,
             dead=was.dead + dead,
-            duplicates=was.duplicates + records - applied - dead,
+            duplicates=was.duplicates + outcomes - applied - parked - dead,
         )
 
-    def _moves(self, outcomes: Sequence[Outcome]) -> dict[Origin, tuple[int | None, int]]:
-        return {
-            outcome.origin: (self._stored.get(outcome.origin), outcome.record.offset + 1)
-            for outcome in outcomes
-        }
-
     def _enter(self, state: State, reason: str | None = None, partitions: int = 0) -> None:
-        was = self.snapshot
-        self.snapshot = replace(was, state=state, reason=reason, partitions=partitions)
-        if self.snapshot != was:
+        was = self._snapshot
+        self._snapshot = replace(was, state=state, reason=reason, partitions=partitions)
+        if self._snapshot != was:
             self._changed()
-
-
-def _counts(outcome: Outcome) -> bool:
-    return not outcome.error and not outcome.known
-
-
-def _decode(record: Record, origin: Origin) -> Outcome:
-    try:
-        if record.damage:
-            raise InvalidEvent(record.damage)
-        return Outcome(record, origin, from_record(record.value, record.timestamp_ms))
-    except InvalidEvent as error:
-        return Outcome(record, origin, None, error)

@@ -1,4 +1,5 @@
-"""The relay: brings follow-ups from the read side, where a batch left them, into the log.
+"""The relay: brings records of our own (follow-ups, dead letters) from the read side, where a
+transaction left them, into the log.
 
 One thread per process, owned by the runtime. A crash between commit and publish loses nothing: the
 row waits, and what is published twice counts once by its id.
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
+from concurrent.futures import Future
 
-from jobquest.errors import JobQuestError
-from jobquest.events import from_record
-from jobquest.producer import Producer, confirmed
+from jobquest.errors import JobQuestError, RecordRefused
+from jobquest.log import EventLog, NewRecord, Position
+from jobquest.producer import confirmed
 from jobquest.read import ReadSide
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +24,11 @@ WAIT_AFTER_FAILURE_SECONDS = 2.0
 
 
 class Relay:
-    """Publishes waiting follow-ups until stopped."""
+    """Publishes waiting records until stopped."""
 
-    def __init__(self, read_side: ReadSide, producer: Producer) -> None:
+    def __init__(self, read_side: ReadSide, log: EventLog) -> None:
         self._read_side = read_side
-        self._producer = producer
+        self._log = log
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,26 +50,30 @@ class Relay:
             self._thread.join(timeout)
 
     def step(self) -> int:
-        """Publish what waits, once; how many follow-ups the log has taken."""
-        waiting = self._read_side.waiting_follow_ups()
-        now_ms = time.time_ns() // 1_000_000
-        events = [from_record(body, now_ms) for _, body in waiting]
-        futures = self._producer.append(events)
-        taken = []
+        """Publish what waits, once; how many records the log has taken."""
+        waiting = self._read_side.outgoing()
+        futures = self._log.append([record for _, record in waiting])
+        done, taken = [], 0
         try:
-            for event, future in zip(events, futures, strict=True):
-                confirmed(future)
-                taken.append(event.id)
-                logger.info(
-                    "Published event %s to topic %s for user %s",
-                    event.type,
-                    event.topic,
-                    event.user_id,
-                )
+            for (id, record), future in zip(waiting, futures, strict=True):
+                taken += self._is_taken(id, record, future)
+                done.append(id)
         finally:
-            if taken:
-                self._read_side.follow_ups_done(taken)
-        return len(taken)
+            if done:
+                self._read_side.sent(done)
+        return taken
+
+    def _is_taken(self, id: str, record: NewRecord, future: Future[Position]) -> bool:
+        try:
+            confirmed(future)
+        except RecordRefused as error:  # waiting would not help, and would hold up the others
+            logger.error("%s for topic %s is not published: %s", id, record.topic, error)
+            return False
+        if record.topic != DEAD_LETTERS and record.key:
+            kind = dict(record.headers)["ce_type"].decode()
+            user = record.key.decode()
+            logger.info("Published event %s to topic %s for user %s", kind, record.topic, user)
+        return True
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -77,7 +83,7 @@ class Relay:
                 while not self._stop.is_set() and self.step():
                     pass
             except JobQuestError as error:
-                logger.warning("Follow-ups wait: %s", error)
+                logger.warning("Follow-ups and dead letters wait: %s", error)
                 self._stop.wait(WAIT_AFTER_FAILURE_SECONDS)
             except Exception:
                 logger.exception("The relay failed and goes on")

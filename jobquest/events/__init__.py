@@ -38,6 +38,7 @@ __all__ = [
 OUR_PREFIX = "jq:"
 """Ids of events that this service publishes by itself begin with it; the door refuses it."""
 
+SOURCE = "/jobquest/events"
 MAX_METADATA_BYTES = 8 * 1024
 MAX_METADATA_DEPTH = 16
 MAX_AHEAD = timedelta(minutes=5)
@@ -100,6 +101,18 @@ class Event:
                 **self.extra,
             },
             default=dict,
+        )
+
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """Its record's headers, as the CloudEvents 1.0 Kafka protocol binding names them (section
+        3.2, binary mode)."""
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.id.encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_source", SOURCE.encode()),
+            ("ce_time", format_time(self.timestamp).encode()),
+            ("content-type", b"application/json"),
         )
 
     def has_content_of(self, stored: bytes) -> bool:

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+import orjson
+
 Mode = Literal["embedded", "kafka"]
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -143,3 +145,13 @@ class EventLog(Protocol):
     def close(self, timeout: float = 5.0) -> None:
         """Flush what was appended, within `timeout` seconds, then resolve what is left."""
         ...
+
+
+def dump_headers(headers: Headers) -> bytes:
+    """Headers as bytes to store: JSON, in which latin-1 maps every byte to one character."""
+    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
+
+
+def load_headers(stored: bytes) -> Headers:
+    """Undo `dump_headers`."""
+    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))

@@ -7,7 +7,6 @@ relay; `queries.py` reads. It knows no log, no threads and no HTTP.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,17 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
-from jobquest.errors import IdConflict, PositionMoved
-from jobquest.events import OUR_PREFIX, Event
-from jobquest.log import Origin, Record
-from jobquest.read import tables
+from jobquest.errors import PositionMoved, StateConflict
+from jobquest.events import Event, from_record
+from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
+from jobquest.read import parking, tables
 from jobquest.read.database import Database, inserting, replacing
 from jobquest.read.follow_ups import follow_ups
+from jobquest.read.letters import Dead, Letters, now_ms
+from jobquest.read.parking import Lane, Parked
 from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
+
+__all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
 
@@ -35,41 +38,26 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
-    """A record that will not be counted, and why. `event` is None where it could not be read."""
-
-    record: Record
-    origin: Origin
-    error: Exception
-    event: Event | None = None
-
-    @property
-    def event_id(self) -> str:
-        """Its event's id; where it has none of its own, one made from where it stands."""
-        if self.event and not isinstance(self.error, IdConflict):
-            return self.event.id
-        record = self.record
-        place = f"{record.topic}:{record.partition}:{record.offset}:{self.origin.identity[:8]}"
-        return f"{OUR_PREFIX}dead:{place}"
-
-
-@dataclass(frozen=True, slots=True)
 class Batch:
     """What one step of the consumer came to; `moves` maps a partition to (stored, new) next offset.
 
-    `stored` is None where no position is stored yet.
+    `stored` is None where no position is stored yet. `parked` are events that wait for another try
+    from now on; `released` are the rows of those that were tried again, whatever came of it.
     """
 
     applied: Sequence[Applied] = ()
     dead: Sequence[Dead] = ()
+    parked: Sequence[Parked] = ()
+    released: Sequence[Parked] = ()
     moves: Mapping[Origin, tuple[int | None, int]] = field(default_factory=dict)
 
 
 class ReadSide:
-    """Writes what became of events; `process_id` marks the follow-ups that this process relays."""
+    """Writes what became of events; `process_id` marks the records that this process relays."""
 
-    def __init__(self, database: Database, process_id: str) -> None:
+    def __init__(self, database: Database, letters: Letters, process_id: str) -> None:
         self._database = database
+        self._letters = letters
         self._process_id = process_id
 
     # --- the consumer's side ---
@@ -84,15 +72,45 @@ class ReadSide:
             )
             return {Origin(*row[:3]): row[3] for row in rows}
 
-    def contents(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """Of those ids that are processed: the event as JSON."""
+    def contents(self, ids: Iterable[str], *, parked: bool = False) -> dict[str, bytes]:
+        """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
         table = tables.events
+        outcomes = ["processed", "retrying"] if parked else ["processed"]
         query = select(table.c.id, table.c.body)
         with self._database.reading() as connection:
             rows = connection.execute(
-                query.where(table.c.id.in_(list(ids)), table.c.outcome == "processed")
+                query.where(table.c.id.in_(list(ids)), table.c.outcome.in_(outcomes))
             )
             return {row.id: row.body.encode() for row in rows}
+
+    # --- what waits for another try ---
+
+    def heads(self, partitions: Iterable[Partition]) -> dict[Lane, int]:
+        """The lanes of these partitions in which events wait: when each is tried next (Unix
+        milliseconds), soonest first."""
+        with self._database.reading() as connection:
+            return parking.heads(connection, partitions)
+
+    def waiting(self, lane: Lane, limit: int) -> list[Parked]:
+        """The first events of a lane, in their order."""
+        with self._database.reading() as connection:
+            return parking.waiting(connection, lane, limit)
+
+    def try_now(self, event_id: str) -> None:
+        """Have a parked event tried at once. Raises StateConflict where it can't be."""
+        table = tables.parked
+        with self._database.writing() as connection:
+            is_it = table.c.event_id == event_id
+            row = connection.execute(select(table).where(is_it)).mappings().first()
+            if row is None:
+                raise StateConflict(f"The event {event_id} does not wait for another try.")
+            if row["next_ms"] is None:
+                lane = Lane(row["topic"], row["partition"], row["key"])
+                [head] = parking.waiting(connection, lane, 1)
+                raise StateConflict(f"It waits behind {head.event_id}: have that one tried.")
+            connection.execute(update(table).where(is_it).values(next_ms=now_ms()))
+
+    # --- a batch ---
 
     def apply(self, batch: Batch) -> int:
         """Write a batch's effects, follow-ups, letters and positions: all or nothing.
@@ -104,69 +122,73 @@ class ReadSide:
         with self._database.writing() as connection:
             seq = _lock_counter(connection)
             _move(connection, batch.moves)
-            seq = self._write_events(connection, batch, seq)
+            parking.move(connection, batch.released, batch.parked)
+            seq = _write_events(connection, batch, seq)
+            self._letters.bury(connection, batch.dead)
             caused = _project(connection, [entry.event for entry in batch.applied])
             self._queue(connection, caused)
             connection.execute(update(tables.counter).values(seq=seq))
         return seq
 
-    def _write_events(self, connection: Connection, batch: Batch, seq: int) -> int:
-        rows = [_event_row(entry, seq + n) for n, entry in enumerate(batch.applied, 1)]
-        seq += len(rows)
-        if rows:
-            ids = [row["id"] for row in rows]
-            applied = tables.events.c.id.in_(ids) & (tables.events.c.outcome == "processed")
-            if connection.execute(select(tables.events.c.id).where(applied).limit(1)).first():
-                raise PositionMoved("Another consumer has applied some of these events.")
-            connection.execute(_events_upsert(connection), rows)
-        for letter in batch.dead:
-            seq += 1
-            connection.execute(_events_upsert(connection), _dead_event_row(letter, seq))
-            once = inserting(connection, tables.dead_letters).on_conflict_do_nothing()
-            connection.execute(once, _letter_row(letter))
-        return seq
-
-    # --- follow-ups: kept here until the log has them ---
+    # --- records of our own: kept here until the log has them ---
 
     def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
-        now_ms = _now_ms()
         rows = [
             {
                 "id": event.id,
                 "process": self._process_id,
-                "created_ms": now_ms,
-                "body": event.to_json().decode(),
+                "created_ms": now_ms(),
+                "topic": event.topic,
+                "key": event.user_id.encode(),
+                "value": event.to_json(),
+                "headers": dump_headers(event.headers()),
             }
             for event in {event.id: event for event in caused}.values()
         ]
         if rows:
-            once = inserting(connection, tables.follow_ups).on_conflict_do_nothing()
+            once = inserting(connection, tables.outgoing).on_conflict_do_nothing()
             connection.execute(once, rows)
 
-    def waiting_follow_ups(self, limit: int = 500) -> list[tuple[str, bytes]]:
-        """Id and JSON of follow-ups that the log has not confirmed: ours, and what others left."""
-        table = tables.follow_ups
-        left = table.c.created_ms < _now_ms() - RELAY_OTHERS_AFTER_MS
+    def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
+        """Id and record of what the log has not confirmed: ours, and what others left."""
+        table = tables.outgoing
+        left = table.c.created_ms < now_ms() - RELAY_OTHERS_AFTER_MS
         with self._database.reading() as connection:
             rows = connection.execute(
-                select(table.c.id, table.c.body)
+                select(table)
                 .where((table.c.process == self._process_id) | left)
                 .order_by(table.c.created_ms)
                 .limit(limit)
             )
-            return [(row.id, row.body.encode()) for row in rows]
+            return [
+                (row.id, NewRecord(row.topic, row.key, row.value, load_headers(row.headers)))
+                for row in rows
+            ]
 
-    def follow_ups_done(self, ids: Sequence[str]) -> None:
-        """Forget follow-ups that the log has."""
+    def sent(self, ids: Sequence[str]) -> None:
+        """Forget outgoing records that the log has."""
         with self._database.writing() as connection:
-            table = tables.follow_ups
+            table = tables.outgoing
             connection.execute(delete(table).where(table.c.id.in_(list(ids))))
 
-    def epoch(self) -> str:
-        """Names this database's life: `seq` numbers of another epoch mean nothing here."""
-        with self._database.reading() as connection:
-            epoch: str = connection.execute(select(tables.counter.c.epoch)).scalar_one()
-            return epoch
+
+def _write_events(connection: Connection, batch: Batch, seq: int) -> int:
+    """Write the row of each event that changed; returns the new highest `seq`."""
+    ids = [entry.event.id for entry in batch.applied]
+    if ids:
+        table = tables.events
+        counted = table.c.id.in_(ids) & (table.c.outcome == "processed")
+        if connection.execute(select(table.c.id).where(counted).limit(1)).first():
+            raise PositionMoved("Another consumer has applied some of these events.")
+    rows = [_event_row(entry) for entry in batch.applied]
+    rows += [_parked_event_row(one) for one in batch.parked]
+    rows += [_dead_event_row(letter) for letter in batch.dead]
+    for row in rows:
+        seq += 1
+        row["seq"] = seq
+    if rows:
+        connection.execute(_events_upsert(connection), rows)
+    return seq
 
 
 def _events_upsert(connection: Connection) -> Any:
@@ -239,11 +261,10 @@ def _load(
     return rows
 
 
-def _event_row(entry: Applied, seq: int) -> Row:
+def _event_row(entry: Applied) -> Row:
     event, record = entry.event, entry.record
     return {
         "id": event.id,
-        "seq": seq,
         "outcome": "processed",
         "topic": record.topic,
         "partition": record.partition,
@@ -256,14 +277,18 @@ def _event_row(entry: Applied, seq: int) -> Row:
     }
 
 
-def _dead_event_row(letter: Dead, seq: int) -> Row:
+def _parked_event_row(one: Parked) -> Row:
+    event = from_record(one.record.value, one.record.timestamp_ms)
+    return _event_row(Applied(event, one.record)) | {"outcome": "retrying"}
+
+
+def _dead_event_row(letter: Dead) -> Row:
     dead = {"id": letter.event_id, "outcome": "dead"}
     if letter.event:
-        return _event_row(Applied(letter.event, letter.record), seq) | dead
+        return _event_row(Applied(letter.event, letter.record)) | dead
     record = letter.record
     unread: Row = {"id": letter.event_id, "type": None, "userId": None, "timestamp": None}
     return dead | {
-        "seq": seq,
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
@@ -273,28 +298,3 @@ def _dead_event_row(letter: Dead, seq: int) -> Row:
         "received_ms": record.timestamp_ms,
         "body": orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
     }
-
-
-def _letter_row(letter: Dead) -> Row:
-    record = letter.record
-    headers = [(name, value.decode("latin-1")) for name, value in record.headers]
-    return {
-        "identity": letter.origin.identity,
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "event_id": letter.event_id,
-        "user_id": letter.event.user_id if letter.event else None,
-        "error": str(letter.error)[:5000].replace("\x00", ""),
-        "error_class": type(letter.error).__name__,
-        "attempts": 1,
-        "first_failed_ms": _now_ms(),
-        "key": record.key,
-        "value": record.value,
-        "headers": orjson.dumps(headers).decode().replace("\\u0000", ""),
-        "state": "open",
-    }
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

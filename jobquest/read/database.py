@@ -70,7 +70,9 @@ class Database:
             if connection.execute(select(tables.counter.c.id)).first() is None:
                 first = {"id": 1, "seq": 0, "epoch": str(uuid.uuid4())}
                 connection.execute(insert(tables.counter), first)
-                connection.execute(insert(tables.service), {"id": 1, "wanted": None})
+                connection.execute(
+                    insert(tables.service), {"id": 1, "wanted": None, "generation": 0}
+                )
         self._ready = True
 
 

@@ -5,7 +5,8 @@ Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import base64
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -94,14 +95,24 @@ class Queries:
         rows = self._rows(select(tables.events).where(tables.events.c.id == id))
         if not rows:
             return None
+        parked = self._rows(select(tables.parked).where(tables.parked.c.event_id == id))
         letters = tables.dead_letters
         query = select(letters).where(letters.c.event_id == id).order_by(letters.c.id.desc())
         found = self._rows(query.limit(1))
         return {
             **_item(rows[0]),
             "received": format_time(rows[0]["received_ms"]),
-            "deadLetter": _letter(found[0]) if found else None,
+            "retry": _retry(parked[0]) if parked else None,
+            "deadLetter": letter_answer(found[0]) if found else None,
         }
+
+    def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
+        """What is parked: first what has a next try, soonest first, then what waits behind it."""
+        table = tables.parked
+        query = select(table).order_by(
+            table.c.next_ms.is_(None), table.c.next_ms, table.c.appended_ms, table.c.offset
+        )
+        return [_retry(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
 
     def user(self, user_id: str) -> Answer | None:
         """A user's statistics."""
@@ -165,13 +176,16 @@ class Queries:
         return list(windows.values())
 
     def outcomes(self) -> dict[str, int]:
-        """How many letters are open and how many follow-ups wait: what an operator looks for."""
+        """How many letters are open, how many records of our own wait for the log and how many
+        events for another try: what an operator looks for."""
+        is_open = tables.dead_letters.c.state == "open"
         with self._database.reading() as connection:
             return {
-                name: connection.execute(select(func.count()).select_from(table)).scalar_one()
-                for name, table in (
-                    ("deadLetters", tables.dead_letters),
-                    ("followUpsWaiting", tables.follow_ups),
+                name: connection.execute(select(func.count()).select_from(what)).scalar_one()
+                for name, what in (
+                    ("deadLetters", select(tables.dead_letters.c.id).where(is_open).subquery()),
+                    ("followUpsWaiting", tables.outgoing),
+                    ("retrying", tables.parked),
                 )
             }
 
@@ -205,14 +219,54 @@ def _item(row: dict[str, Any], event: Callable[[str], Any] = orjson.loads) -> An
     }
 
 
-def _letter(row: dict[str, Any]) -> Answer:
-    return {
+def letter_answer(row: Mapping[str, Any]) -> Answer:
+    """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
+    was never in the log has no partition and offset."""
+    in_log = row["partition"] >= 0
+    answer = {
         "id": row["id"],
+        "topic": row["topic"],
+        "partition": row["partition"] if in_log else None,
+        "offset": row["offset"] if in_log else None,
+        "eventId": row["event_id"],
+        "type": row["type"],
+        "userId": row["user_id"],
         "error": row["error"],
         "errorClass": row["error_class"],
+        "path": row["path"],
         "attempts": row["attempts"],
         "firstFailedAt": format_time(row["first_failed_ms"]),
+        "diedAt": format_time(row["died_ms"]),
         "state": row["state"],
+        "reason": row["reason"],
+        "redrives": row["redrives"],
+    }
+    answer["value"], answer["encoding"] = _readable(row["value"])
+    answer["mended"] = _readable(row["mended"])[0]
+    return answer
+
+
+def _readable(value: bytes | None) -> tuple[str | None, str]:
+    try:
+        return (None if value is None else value.decode()), "text"
+    except UnicodeDecodeError:
+        return base64.b64encode(value or b"").decode(), "base64"
+
+
+def _retry(row: dict[str, Any]) -> Answer:
+    return {
+        "id": row["event_id"],
+        "type": row["type"],
+        "userId": row["user_id"],
+        "topic": row["topic"],
+        "partition": row["partition"],
+        "offset": row["offset"],
+        "error": row["error"],
+        "errorClass": row["error_class"],
+        "path": row["path"],
+        "attempts": row["attempts"],
+        "firstFailedAt": row["first_failed_ms"] and format_time(row["first_failed_ms"]),
+        "nextTry": row["next_ms"] and format_time(row["next_ms"]),
     }
 
 

@@ -28,16 +28,19 @@ class ServiceState:
         self._database = database
         self.process_id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"[-100:]
 
-    def wanted(self) -> str | None:
-        """What the operator wants of the consumer: running, stopped, or None: nobody said yet."""
+    def wanted(self) -> tuple[str | None, int]:
+        """What the operator wants of the consumer (running, stopped; None: nobody said yet), and
+        how often somebody said so."""
         with self._database.reading() as connection:
-            wanted: str | None = connection.execute(select(tables.service.c.wanted)).scalar()
-            return wanted
+            row = connection.execute(select(tables.service.c.wanted, tables.service.c.generation))
+            wanted, generation = row.one()
+            return wanted, generation
 
     def want(self, state: str) -> None:
         """Store what the operator wants; every process follows."""
         with self._database.writing() as connection:
-            connection.execute(update(tables.service).values(wanted=state))
+            generation = tables.service.c.generation + 1
+            connection.execute(update(tables.service).values(wanted=state, generation=generation))
 
     def beat(self, consumer: bytes) -> None:
         """Say that this process lives and how its consumer is (JSON)."""

@@ -38,7 +38,7 @@ events = Table(
     metadata,
     Column("id", String(100), primary_key=True),
     Column("seq", BigInteger, nullable=False),  # of the row's last change
-    Column("outcome", String(10), nullable=False),  # processed | dead
+    Column("outcome", String(10), nullable=False),  # processed | retrying | dead
     Column("topic", String(249), nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
@@ -152,34 +152,68 @@ positions = Table(
     Column("next", BigInteger, nullable=False),
 )
 
-dead_letters = Table(
-    "dead_letters",
+parked = Table(  # events that wait for another try, see parking.py
+    "parked",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", String(100), primary_key=True),
     Column("identity", String(64), nullable=False),
     Column("topic", String(249), nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary, nullable=False),
+    Column("appended_ms", BigInteger, nullable=False),
+    Column("user_id", String(128), nullable=False),
+    Column("type", String(100), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text),
+    Column("error_class", String(200)),
+    Column("path", Text),
+    Column("first_failed_ms", BigInteger),
+    Column("next_ms", BigInteger, index=True),  # NULL: waits behind the head of its lane
+    Index("parked_by_lane", "topic", "partition", "key", "appended_ms", "offset"),
+)
+
+dead_letters = Table(  # see letters.py
+    "dead_letters",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("identity", String(100), nullable=False),
+    Column("topic", String(249), nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("appended_ms", BigInteger, nullable=False),
     Column("event_id", String(100), nullable=False, index=True),
+    Column("type", String(100)),
     Column("user_id", String(128)),
     Column("error", Text, nullable=False),
     Column("error_class", String(200), nullable=False),
+    Column("path", Text),
     Column("attempts", Integer, nullable=False),
     Column("first_failed_ms", BigInteger, nullable=False),
+    Column("died_ms", BigInteger, nullable=False),
     Column("key", LargeBinary),
     Column("value", LargeBinary),
-    Column("headers", Text, nullable=False),
-    Column("state", String(10), nullable=False),  # open
+    Column("headers", LargeBinary, nullable=False),
+    Column("mended", LargeBinary),  # the value that is redriven instead
+    Column("redrives", Integer, nullable=False),  # how often it was redriven before it died here
+    Column("state", String(10), nullable=False, index=True),  # open | redriven | discarded
+    Column("reason", Text),  # why it was discarded
     UniqueConstraint("identity", "topic", "partition", "offset"),
 )
 
-follow_ups = Table(  # events of our own, waiting to be in the log
-    "follow_ups",
+outgoing = Table(  # records of our own, waiting to be in the log: follow-ups, dead letters
+    "outgoing",
     metadata,
-    Column("id", String(100), primary_key=True),
+    Column("id", String(200), primary_key=True),
     Column("process", String(100), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
-    Column("body", Text, nullable=False),
+    Column("topic", String(249), nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", LargeBinary, nullable=False),
+    Index("outgoing_by_time", "created_ms"),
 )
 
 counter = Table(  # one row; whoever holds its lock applies
@@ -195,6 +229,7 @@ service = Table(  # one row: what the operator wants of the consumer
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("wanted", String(10)),  # running | stopped; NULL: nobody said yet
+    Column("generation", Integer, nullable=False),  # counts what was said
 )
 
 processes = Table(

@@ -1,0 +1,92 @@
+"""What a record came to: the value that goes from the reactor to the read side's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jobquest.consumer.retries import Backoff
+from jobquest.events import Event
+from jobquest.log import Origin, Record
+from jobquest.read import Applied, Batch, Dead, Parked
+from jobquest.read.failures import Failure
+
+Verdict = Literal["applied", "known", "parked", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One record and what becomes of it. `attempts` counts the tries of its handlers.
+
+    `was` is the row under which it waited, where it did; `polled` says that it came from the log
+    just now, so that its partition's position moves.
+    """
+
+    record: Record
+    origin: Origin
+    event: Event | None = None
+    verdict: Verdict = "applied"
+    failure: Failure | None = None
+    attempts: int = 0
+    first_failed_ms: int | None = None
+    next_ms: int | None = None
+    was: Parked | None = None
+    polled: bool = True
+
+    def dies(self, error: Exception) -> Outcome:
+        """It can't be counted, now or later."""
+        return replace(self, verdict="dead", failure=Failure.of(error))
+
+    def failed(self, failure: Failure, now_ms: int, backoff: Backoff) -> Outcome:
+        """One more try failed: it waits for the next, or dies after the last."""
+        attempts = self.attempts + 1
+        last = attempts >= backoff.max_attempts
+        return replace(
+            self,
+            verdict="dead" if last else "parked",
+            failure=failure,
+            attempts=attempts,
+            first_failed_ms=self.first_failed_ms or now_ms,
+            next_ms=None if last else now_ms + backoff.wait_ms(attempts),
+        )
+
+    def parked(self) -> Parked:
+        """The row under which it waits."""
+        assert self.event
+        return Parked(
+            event_id=self.event.id,
+            user_id=self.event.user_id,
+            type=self.event.type,
+            record=self.record,
+            origin=self.origin,
+            attempts=self.attempts,
+            failure=self.failure,
+            first_failed_ms=self.first_failed_ms,
+            next_ms=self.next_ms,
+        )
+
+    def dead(self) -> Dead:
+        """The letter that it becomes."""
+        assert self.failure
+        return Dead(
+            self.record,
+            self.origin,
+            self.failure,
+            self.event,
+            attempts=max(1, self.attempts),
+            first_failed_ms=self.first_failed_ms,
+        )
+
+
+def batch_of(outcomes: Sequence[Outcome], stored: Mapping[Origin, int | None]) -> Batch:
+    """What the read side has to write; `stored` are the positions that it has now."""
+    return Batch(
+        applied=[
+            Applied(o.event, o.record) for o in outcomes if o.event and o.verdict == "applied"
+        ],
+        dead=[o.dead() for o in outcomes if o.verdict == "dead"],
+        parked=[o.parked() for o in outcomes if o.verdict == "parked"],
+        released=[o.was for o in outcomes if o.was],
+        moves={o.origin: (stored.get(o.origin), o.record.offset + 1) for o in outcomes if o.polled},
+    )

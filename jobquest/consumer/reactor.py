@@ -1,0 +1,162 @@
+"""The reactor: decides what becomes of each record. Decodes, drops what is known, runs handlers.
+
+Called by the consumer, in its thread. It writes nothing: its outcomes go into one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from jobquest.consumer.handlers import Handler, Handlers
+from jobquest.consumer.outcomes import Outcome
+from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.watch import Watch
+from jobquest.errors import IdConflict, InvalidEvent
+from jobquest.events import Event, from_record
+from jobquest.log import Origin, Partition, Record
+from jobquest.read import Lane, Parked, ReadSide
+from jobquest.read.failures import Failure
+from jobquest.read.letters import now_ms
+from jobquest.read.parking import lane_of
+
+logger = logging.getLogger(__name__)
+
+HANDLER_SECONDS = 0.5  # of handlers' time after which a batch ends
+LANE_EVENTS = 500  # of one lane, at one go
+
+
+class Reactor:
+    """Belongs to the consumer's thread."""
+
+    def __init__(
+        self, read_side: ReadSide, handlers: Handlers, backoff: Backoff, brake: Brake, watch: Watch
+    ) -> None:
+        self._read_side = read_side
+        self._handlers = handlers
+        self._backoff = backoff
+        self._brake = brake
+        self._watch = watch
+
+    def react(
+        self,
+        records: Sequence[Record],
+        assigned: Mapping[Partition, Origin],
+        waiting: Collection[Lane],
+    ) -> list[Outcome]:
+        """The outcomes of polled records; `waiting` are the lanes in which something is parked.
+
+        May end before the last record, when handlers have had their time or the brake is pulled.
+        """
+        decoded = [_decoded(one, assigned[Partition(one.topic, one.partition)]) for one in records]
+        known = self._read_side.contents([o.event.id for o in decoded if o.event], parked=True)
+        busy = set(waiting)
+        go_on = self._bounded()
+        outcomes: list[Outcome] = []
+        for outcome in decoded:
+            if outcome.event and outcome.verdict == "applied":
+                outcome = self._judge(outcome, outcome.event, known, busy)
+            self._tell(outcome)
+            outcomes.append(outcome)
+            if not go_on():
+                break
+        return outcomes
+
+    def retry(self, lane: Lane) -> list[Outcome]:
+        """Try a lane's events again, in their order, up to the first that fails once more."""
+        parked = self._read_side.waiting(lane, LANE_EVENTS)
+        known = self._read_side.contents([one.event_id for one in parked])
+        go_on = self._bounded()
+        outcomes: list[Outcome] = []
+        for one in parked:
+            outcome = self._tried_again(one, known)
+            self._tell(outcome)
+            outcomes.append(outcome)
+            if outcome.verdict == "parked" or not go_on():
+                break
+        return outcomes
+
+    def _bounded(self) -> Callable[[], bool]:
+        deadline = time.monotonic() + HANDLER_SECONDS
+        return lambda: time.monotonic() <= deadline and not self._brake.pulled
+
+    def _judge(
+        self, outcome: Outcome, event: Event, known: dict[str, bytes], busy: set[Lane]
+    ) -> Outcome:
+        if event.id in known:
+            # Ours name a fact by their id: whichever event caused it, it is the same one.
+            if event.is_ours or event.has_content_of(known[event.id]):
+                return replace(outcome, verdict="known")
+            return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
+        if lane_of(outcome.record) in busy:
+            outcome = replace(outcome, verdict="parked")  # behind the one that failed
+        else:
+            outcome = self._handle(outcome, event)
+            if outcome.verdict == "parked":
+                busy.add(lane_of(outcome.record))
+        if outcome.verdict != "dead":
+            known[event.id] = event.to_json()
+        return outcome
+
+    def _tried_again(self, one: Parked, known: Mapping[str, bytes]) -> Outcome:
+        outcome = replace(
+            _decoded(one.record, one.origin),
+            attempts=one.attempts,
+            first_failed_ms=one.first_failed_ms,
+            was=one,
+            polled=False,
+        )
+        if one.event_id in known:
+            return replace(outcome, verdict="known")
+        if outcome.event is None:  # this version does not take it any more
+            return outcome
+        if one.failure and one.attempts >= self._backoff.max_attempts:
+            return replace(outcome, verdict="dead", failure=one.failure)
+        return self._handle(outcome, outcome.event)
+
+    def _handle(self, outcome: Outcome, event: Event) -> Outcome:
+        """Run the handlers of an event's type."""
+        logger.info("Processing event: %s for user: %s", event.type, event.user_id)
+        handlers = self._handlers.of(event.type)
+        for handler in handlers:
+            failure = None
+            self._watch.begin(_name(handler), outcome)
+            try:
+                handler(event)
+            except BaseException as error:
+                failure = Failure.of(error)
+            if noted := self._watch.end():
+                outcome = replace(outcome, was=noted, first_failed_ms=noted.first_failed_ms)
+            if failure:
+                return self._failed(outcome, event, failure)
+        if handlers:
+            self._brake.succeeded()
+        return outcome
+
+    def _failed(self, outcome: Outcome, event: Event, failure: Failure) -> Outcome:
+        self._brake.failed(event.id, failure)
+        return outcome.failed(failure, now_ms(), self._backoff)
+
+    def _tell(self, outcome: Outcome) -> None:
+        if not outcome.failure:
+            return
+        logger.error("Failed to process event: %s", outcome.failure.error)
+        if outcome.verdict == "parked" and outcome.event:
+            tries = f"{outcome.attempts} of {self._backoff.max_attempts} tries"
+            logger.info("Event %s waits for another try after %s", outcome.event.id, tries)
+
+
+def _decoded(record: Record, origin: Origin) -> Outcome:
+    outcome = Outcome(record, origin)
+    try:
+        if record.damage:
+            raise InvalidEvent(record.damage)
+        return replace(outcome, event=from_record(record.value, record.timestamp_ms))
+    except InvalidEvent as error:
+        return outcome.dies(error)
+
+
+def _name(handler: Handler) -> str:
+    return f"The handler {getattr(handler, '__qualname__', None) or repr(handler)}"

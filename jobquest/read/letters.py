@@ -1,0 +1,257 @@
+"""Dead letters: records that were not counted, why, and what an operator decided about each.
+
+A letter is a row (its state is open, redriven or discarded) and a record on the topic
+`dead-letters`, which carries the original bytes under the header names that Kafka's own dead letter
+queues use (KIP-1191). Decisions are records there too, so that letters can be made anew from it.
+It publishes nothing: rows of `outgoing` are brought to the log by the relay.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+
+from jobquest.errors import StateConflict
+from jobquest.events import OUR_PREFIX, Event
+from jobquest.log import Headers, Origin, Record, dump_headers, load_headers
+from jobquest.read import tables
+from jobquest.read.database import Database, inserting
+from jobquest.read.failures import Failure
+
+TOPIC = "dead-letters"
+REDRIVES_HEADER = "jobquest.redrives"
+_KAFKAS = "__dlq.errors."
+_OURS = "jobquest.dlq."
+MAX_GROUPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A record that will not be counted, and why. `event` is None where it could not be read."""
+
+    record: Record
+    origin: Origin
+    failure: Failure
+    event: Event | None = None
+    attempts: int = 1
+    first_failed_ms: int | None = None  # None: now
+
+    @property
+    def event_id(self) -> str:
+        """Its event's id; where it has none of its own, one made from where it stands."""
+        if self.event and self.failure.error_class != "IdConflict":
+            return self.event.id
+        record = self.record
+        place = f"{record.topic}:{record.partition}:{record.offset}:{self.origin.identity[:8]}"
+        return f"{OUR_PREFIX}dead:{place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it stands in its table, for whoever redrives or mends it."""
+
+    id: int
+    state: str
+    event_id: str
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    mended: bytes | None
+    redrives: int
+    appended_ms: int
+    error_class: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LetterFilter:
+    """Which letters are meant; None: any."""
+
+    state: str | None = None
+    topic: str | None = None
+    type: str | None = None
+    user_id: str | None = None
+    event_id: str | None = None
+    error_class: str | None = None
+    error: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        table = tables.dead_letters
+        wanted = {name: getattr(self, name) for name in self.__slots__}
+        return [table.c[name] == value for name, value in wanted.items() if value is not None]
+
+
+class Letters:
+    """The table of letters; `process_id` marks the records that this process brings to the log.
+
+    All methods raise ReadSideUnavailable when the database is away.
+    """
+
+    def __init__(self, database: Database, process_id: str, group: str) -> None:
+        self._database = database
+        self._process_id = process_id
+        self._group = group
+
+    # --- part of a batch's transaction ---
+
+    def bury(self, connection: Connection, dead: Sequence[Dead]) -> None:
+        """Write letters, and queue their records for the topic; a letter known already stays."""
+        for one in dead:
+            row = _row(one)
+            once = inserting(connection, tables.dead_letters).on_conflict_do_nothing()
+            connection.execute(once, row)
+            self._queue(connection, row, "died")
+
+    # --- decisions ---
+
+    def mend(self, id: int, value: bytes) -> None:
+        """Have `value` redriven instead of the original. Raises StateConflict."""
+        self._decide(id, "mended", mended=value)
+
+    def discard(self, id: int, reason: str) -> None:
+        """Give a letter up. Raises StateConflict."""
+        self._decide(id, "discarded", state="discarded", reason=reason)
+
+    def mark_redriven(self, id: int) -> None:
+        """Its record is in the log again. Raises StateConflict where somebody was faster."""
+        self._decide(id, "redriven", state="redriven")
+
+    def _decide(self, id: int, action: str, **values: Any) -> None:
+        table = tables.dead_letters
+        with self._database.writing() as connection:
+            mine = (table.c.id == id) & (table.c.state == "open")
+            changed = connection.execute(update(table).where(mine).values(**values)).rowcount
+            found = connection.execute(select(table).where(table.c.id == id)).mappings().first()
+            if found is None or not changed:
+                state = found["state"] if found else "unknown"
+                raise StateConflict(f"Letter {id} is {state} already: only open ones can change.")
+            self._queue(connection, dict(found), action)
+
+    def _queue(self, connection: Connection, row: Mapping[str, Any], action: str) -> None:
+        place = f"{row['identity']}:{row['topic']}:{row['partition']}:{row['offset']}"
+        # A letter's death is one fact; decisions are each their own.
+        unique = "" if action == "died" else f":{uuid.uuid4().hex[:8]}"
+        once = inserting(connection, tables.outgoing).on_conflict_do_nothing()
+        connection.execute(
+            once,
+            {
+                "id": f"{action}:{place}{unique}"[-200:],
+                "process": self._process_id,
+                "created_ms": now_ms(),
+                "topic": TOPIC,
+                "key": row["key"],
+                "value": row["mended"] if action == "mended" else row["value"],
+                "headers": dump_headers(_headers(row, action, self._group)),
+            },
+        )
+
+    # --- questions ---
+
+    def find(
+        self, wanted: LetterFilter, *, before: int | None = None, limit: int = 50
+    ) -> list[dict[str, Any]]:
+        """Rows of letters, newest first, with ids below `before`."""
+        table = tables.dead_letters
+        query = select(table).where(*wanted.conditions()).order_by(table.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(table.c.id < before)
+        with self._database.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def groups(self, wanted: LetterFilter) -> list[dict[str, Any]]:
+        """Letters by what went wrong, the largest group first: `error_class`, `error`, `topic`,
+        `count`, `newest` (the id of its newest letter)."""
+        table = tables.dead_letters
+        count = func.count().label("count")
+        what = (table.c.error_class, table.c.error, table.c.topic)
+        query = (
+            select(*what, count, func.max(table.c.id).label("newest"))
+            .where(*wanted.conditions())
+            .group_by(*what)
+            .order_by(count.desc(), func.max(table.c.id).desc())
+            .limit(MAX_GROUPS)
+        )
+        with self._database.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def get(self, id: int) -> Letter | None:
+        """One letter."""
+        table = tables.dead_letters
+        with self._database.reading() as connection:
+            row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
+        return _letter(dict(row)) if row else None
+
+    def ids(self, wanted: LetterFilter, limit: int) -> list[int]:
+        """The ids of matching letters, oldest first."""
+        table = tables.dead_letters
+        query = select(table.c.id).where(*wanted.conditions()).order_by(table.c.id).limit(limit)
+        with self._database.reading() as connection:
+            return list(connection.execute(query).scalars())
+
+
+def _letter(row: Mapping[str, Any]) -> Letter:
+    plain = {name: row[name] for name in Letter.__slots__ if name != "headers"}
+    return Letter(headers=load_headers(row["headers"]), **plain)
+
+
+def _row(dead: Dead) -> dict[str, Any]:
+    record = dead.record
+    redrives = dict(record.headers).get(REDRIVES_HEADER, b"0")
+    return {
+        "identity": dead.origin.identity,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "appended_ms": record.timestamp_ms,
+        "event_id": dead.event_id,
+        "type": dead.event.type if dead.event else None,
+        "user_id": dead.event.user_id if dead.event else None,
+        "error": dead.failure.error,
+        "error_class": dead.failure.error_class,
+        "path": dead.failure.path,
+        "attempts": dead.attempts,
+        "first_failed_ms": dead.first_failed_ms or now_ms(),
+        "died_ms": now_ms(),
+        "key": record.key,
+        "value": record.value,
+        "headers": dump_headers(record.headers),
+        "mended": None,
+        "redrives": int(redrives) if redrives.isdigit() and len(redrives) < 4 else 0,
+        "state": "open",
+        "reason": None,
+    }
+
+
+def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
+    """What the record on the topic says beside the original's own headers."""
+    said = {
+        f"{_KAFKAS}topic": row["topic"],
+        f"{_KAFKAS}partition": row["partition"],
+        f"{_KAFKAS}offset": row["offset"],
+        f"{_KAFKAS}group": group,
+        f"{_KAFKAS}delivery.count": row["attempts"],
+        f"{_KAFKAS}message": row["error"],
+        f"{_OURS}action": action,
+        f"{_OURS}class": row["error_class"],
+        f"{_OURS}path": row["path"],
+        f"{_OURS}redrives": row["redrives"],
+        f"{_OURS}reason": row["reason"],
+        f"{_OURS}topic.id": row["identity"],
+        f"{_OURS}event.id": row["event_id"],
+        f"{_OURS}appended.ms": row["appended_ms"],
+        f"{_OURS}first.failed.ms": row["first_failed_ms"],
+        f"{_OURS}died.ms": row["died_ms"],
+    }
+    ours = tuple((name, str(value).encode()) for name, value in said.items() if value is not None)
+    return load_headers(row["headers"]) + ours
+
+
+def now_ms() -> int:
+    """The time, Unix milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,155 @@
+"""Parked events: what waits for another try of its handlers, in the order of its lane.
+
+A lane is one key of one partition. Its first event (the head) has a time for its next try; those
+behind it wait for it, so a user's events stay in order while everyone else's go on. The functions
+work on a connection: they are parts of the transactions of `ReadSide`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
+
+from jobquest.errors import PositionMoved
+from jobquest.log import Origin, Partition, Record, dump_headers, load_headers
+from jobquest.read import tables
+from jobquest.read.failures import Failure
+
+
+class Lane(NamedTuple):
+    """What stays in order: the records of one key in one partition, whichever life its topic is
+    in."""
+
+    topic: str
+    partition: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that waits. `attempts` 0: its handlers were not tried yet, it waits behind another.
+
+    `next_ms` (Unix milliseconds) is when the head is tried next; None where another is the head.
+    """
+
+    event_id: str
+    user_id: str
+    type: str
+    record: Record
+    origin: Origin
+    attempts: int = 0
+    failure: Failure | None = None
+    first_failed_ms: int | None = None
+    next_ms: int | None = None
+
+    @property
+    def lane(self) -> Lane:
+        """Where it waits."""
+        return lane_of(self.record)
+
+
+def lane_of(record: Record) -> Lane:
+    """The lane that a record belongs to."""
+    return Lane(record.topic, record.partition, record.key or b"")
+
+
+def heads(connection: Connection, partitions: Iterable[Partition]) -> dict[Lane, int]:
+    """The lanes of these partitions in which something waits: when each is tried next."""
+    table = tables.parked
+    place = tuple_(table.c.topic, table.c.partition)
+    rows = connection.execute(
+        select(table.c.topic, table.c.partition, table.c.key, table.c.next_ms)
+        .where(table.c.next_ms.is_not(None), place.in_(list(partitions)))
+        .order_by(table.c.next_ms)
+    )
+    return {Lane(*row[:3]): row[3] for row in rows}
+
+
+def waiting(connection: Connection, lane: Lane, limit: int) -> list[Parked]:
+    """The first of a lane, in their order."""
+    table = tables.parked
+    query = select(table).where(_in(lane)).order_by(table.c.appended_ms, table.c.offset)
+    return [_parked(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
+
+
+def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Parked]) -> None:
+    """Take out what was tried, put in what waits from now on.
+
+    Raises PositionMoved where another consumer has tried one of them meanwhile.
+    """
+    table = tables.parked
+    for one in released:
+        same = and_(table.c.event_id == one.event_id, table.c.attempts == one.attempts)
+        if connection.execute(delete(table).where(same)).rowcount != 1:
+            raise PositionMoved(f"The parked event {one.event_id} was tried by another consumer.")
+    if parked:
+        connection.execute(insert(table), [_row(one) for one in parked])
+    for lane in {one.lane for one in released}:
+        _promote(connection, lane)
+
+
+def _promote(connection: Connection, lane: Lane) -> None:
+    """The first of a lane is its head; one that waited behind another is tried at once."""
+    for head in waiting(connection, lane, 1):
+        if head.next_ms is None:
+            is_head = tables.parked.c.event_id == head.event_id
+            now_ms = time.time_ns() // 1_000_000
+            connection.execute(update(tables.parked).where(is_head).values(next_ms=now_ms))
+
+
+def _in(lane: Lane) -> ColumnElement[bool]:
+    table = tables.parked
+    return and_(
+        table.c.topic == lane.topic,
+        table.c.partition == lane.partition,
+        table.c.key == lane.key,
+    )
+
+
+def _row(one: Parked) -> dict[str, Any]:
+    record, failure = one.record, one.failure
+    return {
+        "event_id": one.event_id,
+        "identity": one.origin.identity,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.key or b"",
+        "value": record.value,
+        "headers": dump_headers(record.headers),
+        "appended_ms": record.timestamp_ms,
+        "user_id": one.user_id,
+        "type": one.type,
+        "attempts": one.attempts,
+        "error": failure and failure.error,
+        "error_class": failure and failure.error_class,
+        "path": failure and failure.path,
+        "first_failed_ms": one.first_failed_ms,
+        "next_ms": one.next_ms,
+    }
+
+
+def _parked(row: Mapping[str, Any]) -> Parked:
+    return Parked(
+        event_id=row["event_id"],
+        user_id=row["user_id"],
+        type=row["type"],
+        record=Record(
+            row["topic"],
+            row["partition"],
+            row["offset"],
+            row["key"],
+            row["value"],
+            load_headers(row["headers"]),
+            row["appended_ms"],
+        ),
+        origin=Origin(row["topic"], row["partition"], row["identity"]),
+        attempts=row["attempts"],
+        failure=Failure(row["error"], row["error_class"], row["path"]) if row["error"] else None,
+        first_failed_ms=row["first_failed_ms"],
+        next_ms=row["next_ms"],
+    )
