@@ -7,6 +7,7 @@ import uuid
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kafka.admin import KafkaAdminClient
 
@@ -56,7 +57,7 @@ class OnKafka:
     def partitions(self) -> int:
         return len(self.topics) * KAFKA_PARTITIONS
 
-    def open(self) -> EventLog:
+    def open(self, **more: Any) -> EventLog:
         return KafkaLog(
             bootstrap=[self.bootstrap],
             client_id="tests",
@@ -64,6 +65,7 @@ class OnKafka:
             replication_factor=1,
             security={},
             topics=self.topics,
+            **more,
         )
 
     def shares(self, first: Subscription, second: Subscription) -> bool:

@@ -83,6 +83,20 @@ def test_bytes_come_back_as_they_went(log: EventLog, place: Embedded | OnKafka) 
     assert before <= record.timestamp_ms <= time.time() * 1000 + 1
 
 
+def test_a_tombstone_comes_back_as_one_and_nothing_at_all_is_refused(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    refused, taken = log.append(
+        [NewRecord(place.topics[0], None, None), NewRecord(place.topics[0], b"k", None)]
+    )
+    with pytest.raises(RecordRefused):
+        refused.result(10)
+    assert taken.result(10).offset == 0
+    with seat(log, place.topics) as seated:
+        [record] = read(seated, 1)
+    assert (record.key, record.value, record.damage) == (b"k", None, None)
+
+
 def test_reading_begins_where_it_is_told(log: EventLog, place: Embedded | OnKafka) -> None:
     append(log, *numbered(place.topics[0], 0, 1, 2, 3))
     with seat(log, place.topics, lambda origins: dict.fromkeys(origins, 2)) as taken:

@@ -70,6 +70,14 @@ def test_topics_are_made_to_be_kept_for_ever(place: OnKafka) -> None:
     assert (found["retention.ms"], found["min.insync.replicas"]) == ("-1", "1")
 
 
+def test_a_topic_gets_the_configs_of_its_own_and_takes_what_they_allow(place: OnKafka) -> None:
+    allowed = {place.topics[0]: {"max.message.bytes": "2097152"}}
+    with closing(place.open(topic_configs=allowed)) as log:
+        append(log, place.topics[0], b"x" * 1_500_000)
+    assert configs(place)["max.message.bytes"] == "2097152"
+    assert configs(place)["retention.ms"] == "-1"
+
+
 def test_a_topic_that_exists_stays_as_it_is_and_what_it_forgets_is_warned_of(
     place: OnKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

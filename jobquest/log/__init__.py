@@ -35,11 +35,14 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A record to append. Records of one key keep their order and share a partition."""
+    """A record to append. Records of one key keep their order and share a partition.
+
+    `value` is None for a tombstone; one with neither key nor value is refused.
+    """
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     headers: Headers = ()
 
 
@@ -122,8 +125,9 @@ class EventLog(Protocol):
         """Append records in order; each future resolves once its record is durable.
 
         A future fails with LogUnavailable (not confirmed: it may still have been written) or
-        RecordRefused (never will be). Every future resolves, even when the log is closed.
-        Does not block for longer than about two seconds. Any thread may call it.
+        RecordRefused (never will be). Every future resolves within a few seconds, whatever the
+        log does, and when it is closed too. Does not block for longer than about two seconds, and
+        not at all while the log is known to be away. Any thread may call it.
         """
         ...
 

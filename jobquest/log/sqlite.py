@@ -237,7 +237,9 @@ class _Writer:
     def _refused(self, record: NewRecord, future: Future[Position]) -> bool:
         if record.topic not in self._topics:
             future.set_exception(RecordRefused(f"There is no topic {record.topic}."))
-        elif len(record.value) > MAX_VALUE_BYTES:
+        elif record.key is None and record.value is None:
+            future.set_exception(RecordRefused("A record needs a key or a value."))
+        elif len(record.value or b"") > MAX_VALUE_BYTES:
             future.set_exception(RecordRefused(f"Larger than {MAX_VALUE_BYTES} bytes."))
         return future.done()
 

@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from types import MappingProxyType
 from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import (
+    InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
@@ -32,7 +34,12 @@ logger = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 10_000  # the library's own buffer has no bound
 AWAY_SECONDS = 1.0
-_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidTimestampError)
+_REFUSALS = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    InvalidTimestampError,
+    InvalidRecordError,
+)
 _PRODUCER_SETTINGS = {
     "acks": "all",
     # The idempotent producer stops for good after one refused or expired batch; without it, one
@@ -44,7 +51,7 @@ _PRODUCER_SETTINGS = {
     "max_block_ms": 2_000,
     "linger_ms": 0,
     "batch_size": 65_536,
-    "max_request_size": 1_048_576,
+    "max_request_size": 2_097_152,  # the topic decides; some may allow more than the default
     "reconnect_backoff_max_ms": 1_000,
     "allow_auto_create_topics": False,
 }
@@ -64,14 +71,16 @@ class KafkaLog:
         replication_factor: int,
         security: Mapping[str, Any],
         topics: Sequence[str],
+        topic_configs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
+        """`topic_configs`: topic → configs that it gets on top, where this log makes it."""
         self._common = {
             "bootstrap_servers": list(bootstrap),
             "client_id": client_id,
             "api_version": (4, 0),  # given, so that making a client needs no broker
             **security,
         }
-        self._cluster = Cluster(self._common, topics, partitions, replication_factor)
+        self._cluster = Cluster(self._common, topics, partitions, replication_factor, topic_configs)
         self._lock = threading.Lock()  # over what follows
         self._producer: Any = None
         self._closed = False
@@ -117,6 +126,8 @@ class KafkaLog:
         self._cluster.close()
 
     def _send(self, record: NewRecord, future: Future[Position]) -> None:
+        if record.key is None and record.value is None:
+            raise InvalidRecordError("it has neither key nor value")
         producer = self._ready_producer()
         try:
             sent = producer.send(

@@ -51,16 +51,21 @@ class Cluster:
         topics: Sequence[str],
         partitions: int,
         replication_factor: int,
+        topic_configs: Mapping[str, Mapping[str, str]],
     ) -> None:
         self._common = dict(common)
         self._topics = topics
-        self._new_topic = {
-            "num_partitions": partitions,
-            "replication_factor": replication_factor,
-            "configs": {
-                "retention.ms": _MAX_RETENTION_MS,  # the log is the truth: it forgets nothing
-                "min.insync.replicas": str(max(1, replication_factor - 1)),
-            },
+        configs = {
+            "retention.ms": _MAX_RETENTION_MS,  # the log is the truth: it forgets nothing
+            "min.insync.replicas": str(max(1, replication_factor - 1)),
+        }
+        self._new_topics = {
+            topic: {
+                "num_partitions": partitions,
+                "replication_factor": replication_factor,
+                "configs": configs | dict(topic_configs.get(topic, {})),
+            }
+            for topic in topics
         }
         self._lock = threading.Lock()  # over everything below
         self._admin: Any = None
@@ -170,9 +175,8 @@ class Cluster:
         existing = {topic["name"] for topic in found if topic["error_code"] == 0}
         missing = [topic for topic in self._topics if topic not in existing]
         if missing:
-            answer = admin.create_topics(
-                dict.fromkeys(missing, self._new_topic), raise_errors=False
-            )
+            wanted = {topic: self._new_topics[topic] for topic in missing}
+            answer = admin.create_topics(wanted, raise_errors=False)
             for topic in answer["topics"]:
                 if topic["error_code"] not in (0, _TOPIC_EXISTS):  # another process was faster
                     raise LogUnavailable(
