@@ -31,11 +31,14 @@ Command = Callable[..., None]
 
 def register_commands(app: Flask) -> None:
     """Put the commands on the application."""
+    from jobquest.cli_dead_letters import dead_letters  # it takes its tools from here
+
+    events.add_command(dead_letters)
     app.cli.add_command(kafka)
     app.cli.add_command(events)
 
 
-def _one_line(command: Command) -> Command:
+def one_line(command: Command) -> Command:
     """Show our errors as one line instead of a traceback."""
 
     @functools.wraps(command)
@@ -48,7 +51,7 @@ def _one_line(command: Command) -> Command:
     return wrapped
 
 
-def _runtime() -> Runtime:
+def current_runtime() -> Runtime:
     return cast(Runtime, current_app.extensions["jobquest"])
 
 
@@ -56,7 +59,7 @@ def _runtime() -> Runtime:
 
 
 @kafka.command()
-@_one_line
+@one_line
 def up() -> None:
     """Start Kafka and Kafka UI in containers, and wait until they are healthy."""
     compose.up()
@@ -65,7 +68,7 @@ def up() -> None:
 
 @kafka.command()
 @click.option("--volumes", is_flag=True, help="Delete Kafka's data too.")
-@_one_line
+@one_line
 def down(volumes: bool) -> None:
     """Stop the containers. Kafka's data stays."""
     compose.down(volumes=volumes)
@@ -74,7 +77,7 @@ def down(volumes: bool) -> None:
 
 
 @kafka.command()
-@_one_line
+@one_line
 def ps() -> None:
     """Show the containers and their health."""
     compose.run("ps")
@@ -83,7 +86,7 @@ def ps() -> None:
 @kafka.command()
 @click.argument("service", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
-@_one_line
+@one_line
 def logs(service: str | None, follow: bool) -> None:
     """Show what the containers (or one SERVICE) wrote."""
     options = ["--tail", "100"] + (["--follow"] if follow else [])
@@ -91,7 +94,7 @@ def logs(service: str | None, follow: bool) -> None:
 
 
 @kafka.command()
-@_one_line
+@one_line
 def ui() -> None:
     """Open Kafka UI in the browser."""
     if not compose.ui_answers():
@@ -104,21 +107,21 @@ def ui() -> None:
 
 
 @kafka.command()
-@_one_line
+@one_line
 def topics() -> None:
     """List the topics with their partitions, records and lag."""
     click.echo(f"{'TOPIC':<20} {'PARTITIONS':>10} {'RECORDS':>10} {'LAG':>8}")
-    for topic in _runtime().topics():
+    for topic in current_runtime().topics():
         parts = topic["partitions"]
         records = sum(part["next"] - part["first"] for part in parts)
         click.echo(f"{topic['name']:<20} {len(parts):>10} {records:>10} {topic['lag']:>8}")
 
 
 @kafka.command()
-@_one_line
+@one_line
 def groups() -> None:
     """Show the consumer group: which process reads how much, and how far behind it is."""
-    status = _runtime().service_status()
+    status = current_runtime().service_status()
     lag = status["lag"]["messages"]
     click.echo(f"{status['groupId']}: {status['state']}, lag {'unknown' if lag is None else lag}")
     for process in status["processes"]:
@@ -129,11 +132,11 @@ def groups() -> None:
 
 
 @kafka.command()
-@_one_line
+@one_line
 def doctor() -> None:
     """Check everything that the service needs; code 1 where something is wrong."""
     wrong = 0
-    for subject, problem in _checks(_runtime()):
+    for subject, problem in _checks(current_runtime()):
         wrong += bool(problem)
         click.echo(
             f"{'problem' if problem else 'ok':<8} {subject}{f': {problem}' if problem else ''}"
@@ -184,7 +187,7 @@ def _free_space(runtime: Runtime) -> tuple[str, str | None]:
 @click.option("-u", "--user", default="demo-user", show_default=True, help="Whose event it is.")
 @click.option("--data", "text", help="The data as JSON; without any, the type's example.")
 @click.option("--id", "event_id", help="An id of your own: publishing it again does no harm.")
-@_one_line
+@one_line
 def publish(event_type: str, user: str, text: str | None, event_id: str | None) -> None:
     """Publish one event of TYPE."""
     if text is not None:
@@ -193,7 +196,7 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
         data = CATALOGUE[event_type].example
     else:
         raise InvalidEvent(f"Unknown event type {event_type}: `flask events types` lists them.")
-    runtime = _runtime()
+    runtime = current_runtime()
     try:
         published = runtime.producer.publish(event_type, user, data, id=event_id)
     finally:
@@ -211,12 +214,12 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
 @click.option("-u", "--user", help="Only this user.")
 @click.option("-n", "--last", default=10, show_default=True, help="Begin with this many.")
 @click.option("--once", is_flag=True, help="Do not wait for more.")
-@_one_line
+@one_line
 def tail(
     event_type: str | None, topic: str | None, user: str | None, last: int, once: bool
 ) -> None:
     """Show processed events as they come, one JSON object a line. Ctrl-C ends it."""
-    queries = _runtime().queries
+    queries = current_runtime().queries
     wanted: dict[str, Any] = {"type": event_type, "topic": topic, "user_id": user}
     found = queries.events(**wanted, limit=max(1, last))["events"]
     seq = queries.last_seq()
@@ -232,7 +235,7 @@ def tail(
 
 
 @events.command()
-@_one_line
+@one_line
 def types() -> None:
     """List every event type with its topic and fields; optional ones in brackets."""
     for row in CATALOGUE.values():

@@ -19,6 +19,7 @@ from jobquest.activity import Activity
 from jobquest.config import Config
 from jobquest.consumer import Consumer
 from jobquest.consumer.handlers import load_handlers
+from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
 from jobquest.consumer.retries import Backoff, Brake
 from jobquest.errors import JobQuestError, LogUnavailable, ReadSideUnavailable, Unavailable
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 SILENT_AFTER_MS = 5_000
 CHANGE_SECONDS = 15.0
+DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic takes
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 LAG_FRESH_SECONDS = 1.0
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
@@ -82,6 +84,7 @@ class Runtime:
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
+        self.redrive = Redrive(self.letters, self.read_side, self.log)
         self.consumer = Consumer(
             self.log,
             self.read_side,
@@ -224,7 +227,7 @@ class Runtime:
         except LogUnavailable as error:
             wrong["log"] = str(error)
         status = self.service_status()
-        if status["state"] not in WORKING | {"stopped", "paused"}:
+        if status["state"] not in WORKING | {"stopped"}:  # stopped is what the operator wants
             wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
         return wrong
 
@@ -238,19 +241,20 @@ class Runtime:
     def _supervise(self) -> None:
         """Follow what the operator wants, say that we live, show the status to the viewers."""
         while not self._stop.is_set():
-            try:
-                self._follow()
-                self.consumer.watch.note()
-                self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
-                self._show_status()
-            except Unavailable as error:
-                logger.warning("The supervisor waits: %s", error)
-                self._show_status()
-            except Exception:
-                logger.exception("The supervisor failed and goes on")
+            for task in (self._follow, self._beat, self._show_status):
+                try:
+                    task()
+                except Unavailable as error:
+                    logger.warning("The supervisor waits: %s", error)
+                except Exception:
+                    logger.exception("The supervisor failed and goes on")
             self._woken.wait(BEAT_SECONDS)
             self._woken.clear()
             self._stop.wait(0.1)  # a consumer under load wakes us with every batch
+
+    def _beat(self) -> None:
+        self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
+        self.consumer.watch.note()
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
@@ -279,8 +283,9 @@ class Runtime:
         now_ms = time.time_ns() // 1_000_000
         processes = []
         for row in self.state.processes():
-            consumer = row["consumer"]
-            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
+            mine = row["id"] == self.state.process_id  # known better than by the last heartbeat
+            consumer = asdict(self.consumer.snapshot) if mine else row["consumer"]
+            silent = not mine and now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
             if silent and consumer["state"] != "stopped":
                 seconds = (now_ms - row["heartbeat_ms"]) // 1000
                 consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
@@ -308,15 +313,22 @@ class _Lag:
         self._last: tuple[dict[str, Any], str | None] = ({"messages": None, "seconds": None}, None)
 
     def now(self) -> tuple[dict[str, Any], str | None]:
-        """The lag, and why it is not known where it isn't."""
-        with self._lock:
-            if time.monotonic() - self._measured >= LAG_FRESH_SECONDS:
-                try:
-                    self._last = self._measure(), None
-                except Unavailable as error:
-                    self._last = {"messages": None, "seconds": None}, str(error)
-                self._measured = time.monotonic()
-            return self._last
+        """The lag, and why it is not known where it isn't. Who comes while another measures gets
+        the last answer: a log that is away is waited for by one at a time."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() - self._measured >= LAG_FRESH_SECONDS:
+                    self._last = self._answer()
+                    self._measured = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._last
+
+    def _answer(self) -> tuple[dict[str, Any], str | None]:
+        try:
+            return self._measure(), None
+        except Unavailable as error:
+            return {"messages": None, "seconds": None}, str(error)
 
     def _measure(self) -> dict[str, Any]:
         found = self._log.describe(TOPICS)
@@ -339,7 +351,11 @@ def _at(info: PartitionInfo, stored: dict[Origin, int]) -> int:
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
     found = sorted(processes, key=lambda process: WORST_FIRST.index(process["state"]))
-    return (found[0]["state"], found[0]["reason"]) if found else ("stopped", None)
+    if not found:
+        return "stopped", None
+    state = found[0]["state"]
+    # One that stands by beside one that works has its own reason, not the service's.
+    return state, None if state in WORKING else found[0]["reason"]
 
 
 def _log(config: Config) -> EventLog:
@@ -354,4 +370,5 @@ def _log(config: Config) -> EventLog:
         replication_factor=config.kafka_replication_factor,
         security=config.kafka_security(),
         topics=LOG_TOPICS,
+        topic_configs={DEAD_LETTERS: {"max.message.bytes": str(DEAD_LETTER_BYTES)}},
     )

@@ -16,6 +16,7 @@ from flask.testing import FlaskCliRunner
 from jobquest import create_app
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.runtime import Runtime
+from tests.test_retries import Failing
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,3 +124,32 @@ def test_a_wrong_setting_ends_the_command_line_with_one_line(tmp_path: Path) -> 
     )
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: PORT=http: use a whole number from 0 to 65535."]
+
+
+def test_dead_letters_are_listed_shown_redriven_and_discarded(cli: FlaskCliRunner) -> None:
+    runtime = runtime_of(cli)
+    for user in ("ada", "bob"):
+        runtime.producer.publish("user.login", user, {}, id=f"{user}-1")
+    broken = Failing("ada", "bob")
+    runtime.consumer.register_event_handler("user.login", broken)
+    for _ in range(30):  # ten tries each, without waiting
+        for id in ("ada-1", "bob-1"):
+            if runtime.queries.retry(id):
+                runtime.read_side.try_now(id)
+        runtime.consumer.step()
+    broken.users.clear()
+    command = ["events", "dead-letters"]
+    listed = lines(cli.invoke(args=[*command, "list"]))
+    assert [line.split()[0] for line in listed] == ["ID", "2", "1", "2"]
+    assert listed[-1] == "2 of topic system-events: ValueError: unlucky"
+    shown = json.loads("\n".join(lines(cli.invoke(args=[*command, "show", "1"]))))
+    assert (shown["eventId"], shown["attempts"]) == ("ada-1", 10)
+    refused = cli.invoke(args=[*command, "redrive", "1", "7"])
+    assert refused.exit_code == 1
+    assert "1 redriven, 1 refused." in refused.output
+    assert "There is no letter 7." in refused.output
+    assert cli.invoke(args=[*command, "redrive"]).exit_code == 2
+    [line] = lines(cli.invoke(args=[*command, "discard", "2", "--reason", "a test"]))
+    assert line == "Letter 2 is discarded."
+    result = cli.invoke(args=[*command, "show", "99"])
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 1)

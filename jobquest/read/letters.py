@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from jobquest.errors import StateConflict
 from jobquest.events import OUR_PREFIX, Event
@@ -27,7 +27,6 @@ TOPIC = "dead-letters"
 REDRIVES_HEADER = "jobquest.redrives"
 _KAFKAS = "__dlq.errors."
 _OURS = "jobquest.dlq."
-MAX_GROUPS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,33 +151,6 @@ class Letters:
         )
 
     # --- questions ---
-
-    def find(
-        self, wanted: LetterFilter, *, before: int | None = None, limit: int = 50
-    ) -> list[dict[str, Any]]:
-        """Rows of letters, newest first, with ids below `before`."""
-        table = tables.dead_letters
-        query = select(table).where(*wanted.conditions()).order_by(table.c.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(table.c.id < before)
-        with self._database.reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
-
-    def groups(self, wanted: LetterFilter) -> list[dict[str, Any]]:
-        """Letters by what went wrong, the largest group first: `error_class`, `error`, `topic`,
-        `count`, `newest` (the id of its newest letter)."""
-        table = tables.dead_letters
-        count = func.count().label("count")
-        what = (table.c.error_class, table.c.error, table.c.topic)
-        query = (
-            select(*what, count, func.max(table.c.id).label("newest"))
-            .where(*wanted.conditions())
-            .group_by(*what)
-            .order_by(count.desc(), func.max(table.c.id).desc())
-            .limit(MAX_GROUPS)
-        )
-        with self._database.reading() as connection:
-            return [dict(row) for row in connection.execute(query).mappings()]
 
     def get(self, id: int) -> Letter | None:
         """One letter."""

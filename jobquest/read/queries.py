@@ -6,7 +6,7 @@ Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -16,10 +16,13 @@ from jobquest.events import format_time
 from jobquest.events.levels import xp_for_level
 from jobquest.read import tables
 from jobquest.read.database import Database
+from jobquest.read.letters import LetterFilter
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
+MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
+MAX_GROUPS = 50
 
 Answer = dict[str, Any]
 
@@ -95,15 +98,14 @@ class Queries:
         rows = self._rows(select(tables.events).where(tables.events.c.id == id))
         if not rows:
             return None
-        parked = self._rows(select(tables.parked).where(tables.parked.c.event_id == id))
         letters = tables.dead_letters
         query = select(letters).where(letters.c.event_id == id).order_by(letters.c.id.desc())
         found = self._rows(query.limit(1))
         return {
             **_item(rows[0]),
             "received": format_time(rows[0]["received_ms"]),
-            "retry": _retry(parked[0]) if parked else None,
-            "deadLetter": letter_answer(found[0]) if found else None,
+            "retry": self.retry(id),
+            "deadLetter": _letter(found[0]) if found else None,
         }
 
     def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
@@ -113,6 +115,39 @@ class Queries:
             table.c.next_ms.is_(None), table.c.next_ms, table.c.appended_ms, table.c.offset
         )
         return [_retry(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
+
+    def retry(self, id: str) -> Answer | None:
+        """One parked event."""
+        rows = self._rows(select(tables.parked).where(tables.parked.c.event_id == id))
+        return _retry(rows[0]) if rows else None
+
+    def letters(self, wanted: LetterFilter, after: int | None, limit: int) -> Answer:
+        """Dead letters, newest first, their values cut to be listed: `deadLetters`, `next` for
+        `after`, and `groups`, how many of all that match share an error."""
+        table = tables.dead_letters
+        query = select(table).where(*wanted.conditions()).order_by(table.c.id.desc())
+        if after is not None:
+            query = query.where(table.c.id < after)
+        rows = self._rows(query.limit(limit + 1))
+        listed = [_letter(row, MAX_LISTED_VALUE) for row in rows[:limit]]
+        return {
+            "deadLetters": listed,
+            "next": listed[-1]["id"] if len(rows) > limit else None,
+            "groups": self._letter_groups(wanted),
+        }
+
+    def _letter_groups(self, wanted: LetterFilter) -> list[Answer]:
+        table = tables.dead_letters
+        count, newest = func.count().label("count"), func.max(table.c.id).label("newest")
+        what = (table.c.error_class, table.c.error, table.c.topic)
+        query = select(*what, count, newest).where(*wanted.conditions()).group_by(*what)
+        query = query.order_by(count.desc(), newest.desc()).limit(MAX_GROUPS)
+        return [_camel(row) for row in self._rows(query)]
+
+    def letter(self, id: int) -> Answer | None:
+        """One dead letter, whole."""
+        rows = self._rows(select(tables.dead_letters).where(tables.dead_letters.c.id == id))
+        return _letter(rows[0]) if rows else None
 
     def user(self, user_id: str) -> Answer | None:
         """A user's statistics."""
@@ -219,7 +254,7 @@ def _item(row: dict[str, Any], event: Callable[[str], Any] = orjson.loads) -> An
     }
 
 
-def letter_answer(row: Mapping[str, Any]) -> Answer:
+def _letter(row: dict[str, Any], longest: int | None = None) -> Answer:
     """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
     was never in the log has no partition and offset."""
     in_log = row["partition"] >= 0
@@ -241,7 +276,9 @@ def letter_answer(row: Mapping[str, Any]) -> Answer:
         "reason": row["reason"],
         "redrives": row["redrives"],
     }
-    answer["value"], answer["encoding"] = _readable(row["value"])
+    value, answer["encoding"] = _readable(row["value"])
+    answer["value"] = value and value[:longest]
+    answer["truncated"] = answer["value"] != value
     answer["mended"] = _readable(row["mended"])[0]
     return answer
 

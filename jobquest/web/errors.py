@@ -8,7 +8,14 @@ from typing import Any
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, RecordRefused, Unavailable
+from jobquest.errors import (
+    IdConflict,
+    InvalidEvent,
+    JobQuestError,
+    RecordRefused,
+    StateConflict,
+    Unavailable,
+)
 from jobquest.runtime import StateNotReached
 from jobquest.web.answers import UnsupportedMediaType, failure
 
@@ -18,6 +25,7 @@ RETRY_AFTER_SECONDS = 2
 _CODES: dict[type[JobQuestError], int] = {
     InvalidEvent: 400,
     IdConflict: 409,
+    StateConflict: 409,
     RecordRefused: 413,
     Unavailable: 503,
     StateNotReached: 504,

@@ -1,0 +1,98 @@
+"""`flask events dead-letters …`: what the API does with dead letters, on the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from flask.cli import AppGroup
+
+from jobquest.cli import current_runtime, one_line
+from jobquest.consumer.redrive import Redriven
+from jobquest.errors import StateConflict
+from jobquest.read.letters import LetterFilter
+
+dead_letters = AppGroup("dead-letters", short_help="List, redrive and discard dead letters.")
+
+MAX_ERROR = 80
+_STATES = click.Choice(["open", "redriven", "discarded"])
+
+
+@dead_letters.command("list")
+@click.option("--state", type=_STATES, default="open", show_default=True)
+@click.option("--topic", help="Only of this topic.")
+@click.option("--type", "event_type", help="Only of this event type.")
+@click.option("-u", "--user", help="Only of this user.")
+@click.option("--error-class", help="Only with this class of error, such as ValueError.")
+@click.option("-n", "--last", default=20, show_default=True, help="At most this many.")
+@one_line
+def list_(last: int, **options: str | None) -> None:
+    """List letters, newest first, and how many share an error."""
+    wanted = _wanted(**options)
+    found = current_runtime().queries.letters(wanted, None, max(1, last))
+    click.echo(f"{'ID':>6}  {'DIED':<24}  {'TOPIC':<18}  {'USER':<16}  {'TRIES':>5}  ERROR")
+    for one in found["deadLetters"]:
+        error = f"{one['errorClass']}: {one['error']}".splitlines()[0][:MAX_ERROR]
+        user = str(one["userId"] or "-")[:16]
+        place = f"{one['topic']:<18}  {user:<16}  {one['attempts']:>5}"
+        click.echo(f"{one['id']:>6}  {one['diedAt']:<24}  {place}  {error}")
+    for group in found["groups"]:
+        error = f"{group['errorClass']}: {group['error']}".splitlines()[0][:MAX_ERROR]
+        click.echo(f"{group['count']} of topic {group['topic']}: {error}")
+
+
+@dead_letters.command()
+@click.argument("id", type=int)
+@one_line
+def show(id: int) -> None:
+    """Show letter ID, its value included, as JSON."""
+    letter = current_runtime().queries.letter(id)
+    if letter is None:
+        raise StateConflict(f"There is no letter {id}: `flask events dead-letters list --help`.")
+    click.echo(json.dumps(letter, indent=2, ensure_ascii=False))
+
+
+@dead_letters.command()
+@click.argument("ids", type=int, nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every open letter that the options name.")
+@click.option("--topic", help="With --all: of this topic.")
+@click.option("--type", "event_type", help="With --all: of this event type.")
+@click.option("-u", "--user", help="With --all: of this user.")
+@click.option("--error-class", help="With --all: with this class of error.")
+@one_line
+def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
+    """Have the letters IDS processed again; code 1 where one is refused."""
+    if bool(ids) == every:
+        raise click.UsageError("Name the letters' ids, or --all.")
+    runtime = current_runtime()
+    try:
+        if every:
+            result = runtime.redrive.redrive_matching(_wanted(state="open", **options))
+        else:
+            result = runtime.redrive.redrive(ids)
+    finally:
+        runtime.log.close()
+    _tell(result)
+
+
+@dead_letters.command()
+@click.argument("id", type=int)
+@click.option("--reason", required=True, help="Why it is given up.")
+@one_line
+def discard(id: int, reason: str) -> None:
+    """Give letter ID up."""
+    current_runtime().redrive.discard(id, reason)
+    click.echo(f"Letter {id} is discarded.")
+
+
+def _wanted(event_type: str | None = None, user: str | None = None, **same: Any) -> LetterFilter:
+    return LetterFilter(type=event_type, user_id=user, **same)
+
+
+def _tell(result: Redriven) -> None:
+    click.echo(f"{len(result.redriven)} redriven, {len(result.refused)} refused.")
+    for id, reason in result.refused:
+        click.echo(f"{id:>6}  {reason}", err=True)
+    if result.refused:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,133 @@
+"""Dead letters and what waits for another try: `/api/kafka/dead-letters`, `/api/kafka/retries`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, abort, request
+
+from jobquest.consumer.redrive import MAX_LETTERS, Redriven
+from jobquest.errors import InvalidEvent
+from jobquest.read.letters import LetterFilter
+from jobquest.read.queries import MAX_LIMIT
+from jobquest.web.answers import (
+    choice_parameter,
+    json_object,
+    runtime,
+    success,
+    whole_parameter,
+)
+
+dead_letters = Blueprint("dead_letters", __name__, url_prefix="/api/kafka")
+
+DEFAULT_LIMIT = 50
+MAX_ID = 2**31 - 1
+STATES = ("open", "redriven", "discarded")
+# The API's name of a filter → the column's.
+FILTERS = {
+    "state": "state",
+    "topic": "topic",
+    "type": "type",
+    "userId": "user_id",
+    "eventId": "event_id",
+    "errorClass": "error_class",
+    "error": "error",
+}
+
+
+@dead_letters.get("/dead-letters")
+def listed() -> tuple[Response, int]:
+    """Letters by filter, newest first, and how many there are of each error."""
+    choice_parameter("state", STATES, None)
+    wanted = LetterFilter(**{FILTERS[k]: v for k, v in request.args.items() if k in FILTERS})
+    limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
+    after = whole_parameter("after", None, 0, MAX_ID)
+    return success(runtime().queries.letters(wanted, after, limit))
+
+
+@dead_letters.get("/dead-letters/<int:id>")
+def one(id: int) -> tuple[Response, int]:
+    """One letter, its whole value included."""
+    return success(_letter(id))
+
+
+@dead_letters.patch("/dead-letters/<int:id>")
+def mend(id: int) -> tuple[Response, int]:
+    """Replace the value that is redriven."""
+    _letter(id)
+    body = json_object()
+    value = body.get("value")
+    if set(body) != {"value"} or not isinstance(value, dict | str):
+        line = "Must be the event, as an object or as JSON text."
+        raise InvalidEvent("The body is not valid.", {"value": [line]})
+    text = value.encode() if isinstance(value, str) else orjson.dumps(value)
+    try:
+        runtime().redrive.mend(id, text)
+    except InvalidEvent as error:
+        errors = {f"value.{path}": lines for path, lines in error.errors.items()}
+        raise InvalidEvent(error.args[0], errors or {"value": [str(error)]}) from None
+    return success(_letter(id), "The letter is mended; redrive it")
+
+
+@dead_letters.post("/dead-letters/<int:id>/discard")
+def discard(id: int) -> tuple[Response, int]:
+    """Give a letter up."""
+    _letter(id)
+    reason = json_object().get("reason")
+    runtime().redrive.discard(id, reason if isinstance(reason, str) else "")
+    return success(_letter(id), "The letter is discarded")
+
+
+@dead_letters.post("/dead-letters/redrive")
+def redrive() -> tuple[Response, int]:
+    """Have letters processed again."""
+    body = json_object()
+    if set(body) == {"ids"}:
+        return _answered(runtime().redrive.redrive(_ids(body["ids"])))
+    if set(body) == {"filter"}:
+        return _answered(runtime().redrive.redrive_matching(_filter(body["filter"])))
+    line = 'Send {"ids": [1, 2]} or {"filter": {"errorClass": "ValueError"}}.'
+    raise InvalidEvent("The body is not valid.", {"ids": [line]})
+
+
+@dead_letters.get("/retries")
+def retries() -> tuple[Response, int]:
+    """What waits for another try of its handlers."""
+    limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
+    return success({"retries": runtime().queries.retries(limit)})
+
+
+@dead_letters.post("/retries/<path:id>/now")
+def try_now(id: str) -> tuple[Response, int]:
+    """Have the head of a lane tried at once."""
+    if runtime().queries.retry(id) is None:
+        abort(404, "No event with this id waits for another try.")
+    runtime().read_side.try_now(id)
+    return success(runtime().queries.retry(id), "It is tried now")
+
+
+def _letter(id: int) -> dict[str, Any]:
+    found = runtime().queries.letter(id) if id <= MAX_ID else None
+    return found or abort(404, "There is no dead letter with this id.")
+
+
+def _ids(ids: Any) -> list[int]:
+    fine = isinstance(ids, list) and 1 <= len(ids) <= MAX_LETTERS
+    if not fine or not all(type(id) is int and 0 <= id <= MAX_ID for id in ids):
+        line = f"Must be a list of 1 to {MAX_LETTERS} letters' ids."
+        raise InvalidEvent("The body is not valid.", {"ids": [line]})
+    return list(ids)
+
+
+def _filter(wanted: Any) -> LetterFilter:
+    known = isinstance(wanted, dict) and wanted.keys() <= FILTERS.keys()
+    if not known or not all(isinstance(value, str) for value in wanted.values()):
+        line = f"Must be an object with texts for any of {', '.join(FILTERS)}."
+        raise InvalidEvent("The body is not valid.", {"filter": [line]})
+    return LetterFilter(**{"state": "open"} | {FILTERS[k]: v for k, v in wanted.items()})
+
+
+def _answered(result: Redriven) -> tuple[Response, int]:
+    refused = [{"id": id, "reason": reason} for id, reason in result.refused]
+    return success({"redriven": result.redriven, "refused": refused})
