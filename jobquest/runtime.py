@@ -315,7 +315,8 @@ class _Lag:
     def now(self) -> tuple[dict[str, Any], str | None]:
         """The lag, and why it is not known where it isn't. Who comes while another measures gets
         the last answer: a log that is away is waited for by one at a time."""
-        if self._lock.acquire(blocking=False):
+        never = self._measured < 0
+        if self._lock.acquire(blocking=never):
             try:
                 if time.monotonic() - self._measured >= LAG_FRESH_SECONDS:
                     self._last = self._answer()

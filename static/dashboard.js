@@ -68,6 +68,11 @@ function lagWords({ messages, seconds }) {
   return seconds === null ? `${many} behind` : `${many}, ${span(seconds)} behind`;
 }
 
+function outboxWords(outbox) {
+  if (!outbox?.events) return "empty";
+  return `${count(outbox.events, "event")}, the oldest ${span(outbox.seconds)} old`;
+}
+
 function span(seconds) {
   const units = [[86_400, "d", 3_600, "h"], [3_600, "h", 60, "min"], [60, "min", 1, "s"]];
   for (const [size, unit, smaller, smallerUnit] of units) {
@@ -225,8 +230,11 @@ const consumer = {
     setText(byId("lag"), lagWords(status.lag));
     setText(byId("mode"), words.modes[status.mode] ?? status.mode);
     setText(byId("group"), status.groupId);
-    byId("dead-letters").hidden = status.deadLetters === undefined;
-    setText(byId("dead-letters").lastElementChild, number.format(status.deadLetters ?? 0));
+    setText(byId("outbox"), outboxWords(status.outbox));
+    for (const [id, many] of [["retrying", status.retrying], ["dead-letters", status.deadLetters]]) {
+      byId(id).hidden = many === undefined;
+      setText(byId(id).lastElementChild, number.format(many ?? 0));
+    }
     if (this.status.state !== status.state) {
       announce(`Consumer: ${word}. ${status.reason ?? meaning}`);
     }

@@ -29,7 +29,7 @@ STATES = {
     "starting": ("busy", "It gets ready to process events."),
     "stopped": ("quiet", "Events are still taken; they are processed once it is started."),
     "paused": ("alarm", "It has stopped by itself, and goes on once it is started."),
-    "stalled": ("alarm", "It gives no sign of life; events wait."),
+    "stalled": ("alarm", "It hangs, or gives no sign of life; events wait."),
     "crashed": ("alarm", "It failed, and tries again by itself; events wait."),
     "disconnected": ("alarm", "It can't reach the log or the database, and keeps trying."),
 }
@@ -57,6 +57,7 @@ def show() -> tuple[str, int]:
         "dashboard.html",
         status=status,
         lag=_lag(status["lag"]),
+        outbox=_outbox(status.get("outbox")),
         problem=problem,
         rows=[_row(item) for item in found["events"]],
         more=found["next"] is not None,
@@ -124,6 +125,13 @@ def _lag(lag: dict[str, Any]) -> str:
         return "caught up"
     many = f"{messages:,} message{'' if messages == 1 else 's'}"
     return f"{many} behind" if seconds is None else f"{many}, {_span(seconds)} behind"
+
+
+def _outbox(outbox: dict[str, Any] | None) -> str:
+    if outbox is None or not outbox["events"]:
+        return "empty"
+    many = f"{outbox['events']:,} event{'' if outbox['events'] == 1 else 's'}"
+    return f"{many}, the oldest {_span(outbox['seconds'])} old"
 
 
 def _span(seconds: float) -> str:
