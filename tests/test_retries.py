@@ -191,6 +191,17 @@ def test_the_wait_doubles_up_to_a_minute_with_jitter() -> None:
         assert max(waits) - min(waits) > seconds / 10, "no jitter"
 
 
+def test_a_clock_that_was_set_back_holds_up_no_try(runtime: Runtime) -> None:
+    handler = failing(runtime, "ada")
+    publish(runtime, "a1", "ada")
+    consume(runtime)
+    handler.users.clear()
+    with runtime.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE parked SET next_ms = next_ms + 86400000")
+    consume(runtime)
+    assert life(runtime, "a1")["outcome"] == "processed"
+
+
 def test_a_parked_event_is_tried_by_the_thread_when_its_time_has_come(
     settings: dict[str, str],
 ) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome, batch_of
 from jobquest.consumer.reactor import Reactor
@@ -36,6 +37,7 @@ IDLE_AFTER_SECONDS = 1.0
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
 STOP_SECONDS = 10.0
 DUE_LANES = 100  # of those that are due, at one go
+LONGEST_WAIT_MS = 1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER)
 STANDBY = "Another process reads every partition; this one takes over when that ends."
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 
@@ -253,7 +255,9 @@ class Consumer:
         """Try what is due again; how many events that were, and the lanes that wait now."""
         partitions = seat.assignment()
         waiting = self._read_side.heads(partitions) if partitions else {}
-        due = [lane for lane, next_ms in waiting.items() if next_ms <= now_ms()]
+        now = now_ms()
+        # No wait is that long: the clock was set back since.
+        due = [lane for lane, at in waiting.items() if at <= now or at > now + LONGEST_WAIT_MS]
         count = 0
         for lane in due[:DUE_LANES]:
             outcomes = self._reactor.retry(lane)
