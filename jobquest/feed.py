@@ -3,7 +3,8 @@
 One thread per process follows the number of the last change (`seq`), so it shows what any process
 did, keeps the last items in one ring, and is the only one that writes to viewers' sockets: a frame
 is encoded once per distinct filter and sent without blocking; a viewer that does not keep up is
-cut and delays nobody. It knows sockets and WebSocket frames (RFC 6455), no Flask.
+cut and delays nobody. Where the database begins a new life (`epoch`), so do the viewers. It knows
+sockets and WebSocket frames (RFC 6455), no Flask.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ logger = logging.getLogger(__name__)
 RING_ITEMS = 1_000
 TICK_SECONDS = 0.05  # under load: one frame per tick
 LOOK_SECONDS = 0.25  # for what other processes did
+LOOK_ITEMS = 200  # so that a frame of the largest events is some megabytes
 HEARTBEAT_SECONDS = 25.0
 MAX_BACKLOG_BYTES = 1_000_000
+MAX_REPLAY_BYTES = MAX_BACKLOG_BYTES // 2  # one that comes back must have room for what is new
 MAX_STALL_SECONDS = 15.0
-GOING_AWAY = 1001
+GOING_AWAY, BEGIN_ANEW = 1001, 1012  # RFC 6455, section 7.4.1; IANA's registry of close codes
 # Windows has no such flag: there, on Flask's own server, a slow viewer does delay others.
 _DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcodes
@@ -65,18 +68,27 @@ class Item:
 
 @dataclass(eq=False, slots=True)
 class Viewer:
-    """One open socket. Only the feed's thread sends; `backlog` is what the socket did not take."""
+    """One open socket, and in `backlog` what it did not take yet.
+
+    The feed's thread sends frames, the viewer's reader answers pings: under the lock, so that no
+    frame begins within another that the socket has taken in part.
+    """
 
     socket: socket.socket
     filter: Filter
     backlog: bytearray = field(default_factory=bytearray)
     stalled_since: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, frame: bytes = b"") -> bool:
         """Send what the socket takes now; False where the viewer is gone or too slow."""
-        self.backlog += frame
-        if not self.backlog:
-            return True
+        with self._lock:
+            if self.backlog and not (self._flush() and len(self.backlog) <= MAX_BACKLOG_BYTES):
+                return False
+            self.backlog += frame
+            return not frame or self._flush()
+
+    def _flush(self) -> bool:
         try:
             sent = self.socket.send(self.backlog, _DO_NOT_WAIT)
         except (BlockingIOError, InterruptedError):
@@ -89,8 +101,12 @@ class Viewer:
             self.stalled_since = now if self.backlog else None
         elif self.stalled_since is None:
             self.stalled_since = now
-        stalled = self.stalled_since is not None and now - self.stalled_since > MAX_STALL_SECONDS
-        return len(self.backlog) <= MAX_BACKLOG_BYTES and not stalled
+        return self.stalled_since is None or now - self.stalled_since <= MAX_STALL_SECONDS
+
+    def close(self, code: int) -> None:
+        """Say why (RFC 6455, section 7.4) and end the connection, without waiting."""
+        self.send(_frame(struct.pack("!H", code), _CLOSE))
+        self.cut()
 
     def cut(self) -> None:
         """End the connection at once: wakes its reader, wherever it waits."""
@@ -143,34 +159,26 @@ class Feed:
         """How many viewers are connected to this process."""
         return len(self._viewers)
 
-    def join(
-        self, connection: socket.socket, wanted: Filter, since: int | None, status: bytes
-    ) -> Viewer | None:
+    def join(self, viewer: Viewer, since: int | None, status: bytes) -> bool:
         """Add a viewer: greets it with the service's status (JSON), replays what came after
         `since`, then goes on live.
 
-        None where the feed cannot serve now (the database is away, or the end has begun).
+        False where the feed cannot serve now (the database is away, or the end has begun).
         """
         if not self._ready.wait(2.0):
-            return None
-        viewer = Viewer(connection, wanted)
+            return False
         with self._lock:
             if self._stop.is_set():
-                return None
+                return False
             if since is not None and since > self._seq:
                 self._catch_up()  # else it would be shown again what its page has already
             hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
             hello["status"] = orjson.Fragment(status)
             viewer.send(_json_frame(hello))
             if since is not None and since < self._seq:
-                if since < self._floor:
-                    gap = {"kind": "gap", "from": since + 1, "to": self._floor}
-                    viewer.send(_json_frame(gap))
-                missed = [item for item in self._ring if item.seq > since and wanted.takes(item)]
-                if missed:
-                    viewer.send(_events_frame(missed))
+                self._replay(viewer, since)
             self._viewers.add(viewer)
-        return viewer
+        return True
 
     def leave(self, viewer: Viewer) -> None:
         """Forget a viewer whose connection has ended."""
@@ -196,17 +204,23 @@ class Feed:
                 logger.exception("The feed failed and goes on")
                 self._stop.wait(1.0)
         with self._lock:
-            for viewer in self._viewers:
-                viewer.send(_frame(struct.pack("!H", GOING_AWAY), _CLOSE))
-            self._cut(list(self._viewers))
+            self._send_away(GOING_AWAY)
 
     def _fill(self) -> None:
         """Load the last items, so that a viewer who was here before the restart misses nothing."""
-        self.epoch = self._queries.epoch()
-        last = self._queries.last_seq()
-        self._floor = self._seq = max(0, last - RING_ITEMS)
-        self._take()
+        with self._lock:
+            self._begin_anew()
+            self._catch_up()
         self._ready.set()
+
+    def _begin_anew(self) -> None:
+        """Forget what another life of the database has numbered. Holding the lock."""
+        if self.epoch:
+            logger.info("The read side was made anew: viewers begin anew.")
+        self._send_away(BEGIN_ANEW)
+        self._ring.clear()
+        self.epoch = self._queries.epoch()
+        self._floor = self._seq = max(0, self._queries.last_seq() - RING_ITEMS)
 
     def _step(self) -> None:
         self._woken.wait(LOOK_SECONDS)
@@ -225,16 +239,40 @@ class Feed:
 
     def _catch_up(self) -> None:
         """Move what has changed into the ring and out to the viewers. Holding the lock."""
-        while changes := self._queries.changes(self._seq, RING_ITEMS):
+        while not self._stop.is_set():
+            changes = self._queries.changes(self._seq, LOOK_ITEMS)
+            if self._queries.epoch() != self.epoch:  # asked after the changes: may be theirs
+                self._begin_anew()
+                continue
+            if not changes:
+                return
             items = [Item(*change) for change in changes]
             overflow = len(self._ring) + len(items) - RING_ITEMS
             if overflow > 0:
-                self._floor = [*self._ring, *items][overflow - 1].seq
+                self._floor = self._ring[overflow - 1].seq
             self._ring.extend(items)
             self._seq = items[-1].seq
             self._send_events(items)
-            if len(changes) < RING_ITEMS or self._stop.is_set():
+            if len(changes) < LOOK_ITEMS:
                 return
+
+    def _replay(self, viewer: Viewer, since: int) -> None:
+        """Send what the ring has after `since`, the newest that fit, and tell of the rest."""
+        missed: deque[Item] = deque()
+        size, gap_to = 0, self._floor
+        for item in reversed(self._ring):
+            if item.seq <= since:
+                break
+            if viewer.filter.takes(item):
+                size += len(item.json)
+                if size > MAX_REPLAY_BYTES:
+                    gap_to = item.seq
+                    break
+                missed.appendleft(item)
+        if since < gap_to:
+            viewer.send(_json_frame({"kind": "gap", "from": since + 1, "to": gap_to}))
+        if missed:
+            viewer.send(_events_frame(missed))
 
     def _send_events(self, items: Sequence[Item]) -> None:
         frames: dict[Filter, bytes] = {}
@@ -251,13 +289,18 @@ class Feed:
         with self._lock:
             self._cut([viewer for viewer in self._viewers if not viewer.send(frame)])
 
+    def _send_away(self, code: int) -> None:
+        for viewer in self._viewers:
+            viewer.close(code)
+        self._viewers.clear()
+
     def _cut(self, viewers: Iterable[Viewer]) -> None:
         for viewer in viewers:
             viewer.cut()
             self._viewers.discard(viewer)
 
 
-def _events_frame(items: Sequence[Item]) -> bytes:
+def _events_frame(items: Iterable[Item]) -> bytes:
     return _frame(b'{"kind":"events","items":[' + b",".join(i.json for i in items) + b"]}")
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from jobquest.feed import MAX_BACKLOG_BYTES, RING_ITEMS, Feed, Filter, Viewer
+from jobquest.feed import MAX_BACKLOG_BYTES, MAX_REPLAY_BYTES, RING_ITEMS, Feed, Filter, Viewer
 from jobquest.runtime import Runtime
+from jobquest.web.live import _Wire
+from tests.frames import Frames
 from tests.samples import SAMPLES
+from tests.service import wait_for
 
 
 @pytest.fixture
@@ -23,29 +27,15 @@ def feed(runtime: Runtime) -> Iterator[Feed]:
     runtime.feed.stop()
 
 
-class Screen:
-    """The other end of a viewer's socket: decodes frames as a browser would."""
+class Screen(Frames):
+    """The other end of a viewer's socket."""
 
     def __init__(self, feed: Feed, wanted: Filter = Filter(), since: int | None = None) -> None:  # noqa: B008
-        self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(5)
-        self._buffer = b""
-        self.viewer = feed.join(theirs, wanted, since, b'{"state": "idle"}')
-        assert self.viewer
-
-    def frame(self) -> tuple[int, bytes]:
-        first, size = self._take(2)
-        if size == 126:
-            (size,) = struct.unpack("!H", self._take(2))
-        elif size == 127:
-            (size,) = struct.unpack("!Q", self._take(8))
-        return first, self._take(size)
-
-    def message(self) -> dict[str, Any]:
-        opcode, payload = self.frame()
-        assert opcode == 0x81
-        found: dict[str, Any] = json.loads(payload)
-        return found
+        ours, theirs = socket.socketpair()
+        ours.settimeout(5)
+        super().__init__(ours)
+        self.viewer = Viewer(theirs, wanted)
+        assert feed.join(self.viewer, since, b'{"state": "idle"}')
 
     def ids(self, count: int) -> list[str]:
         """The ids of the next `count` items."""
@@ -55,14 +45,6 @@ class Screen:
             if message["kind"] == "events":
                 found += [item["event"]["id"] for item in message["items"]]
         return found
-
-    def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            more = self._socket.recv(65536)
-            assert more, "the connection ended"
-            self._buffer += more
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
-        return taken
 
 
 def publish(runtime: Runtime, *ids: str, user: str = "ada") -> None:
@@ -130,7 +112,6 @@ def test_a_viewer_that_does_not_read_is_cut_and_delays_nobody(runtime: Runtime, 
         rounds += 1
         sent += 100_000
         assert sent < 10 * MAX_BACKLOG_BYTES, "it was never cut"
-    assert asleep.viewer
     assert len(asleep.viewer.backlog) < MAX_BACKLOG_BYTES + 200_000
     publish(runtime, "goes-on")
     assert awake.ids(1) == ["goes-on"]
@@ -143,3 +124,60 @@ def test_a_viewer_that_takes_nothing_for_long_is_cut(monkeypatch: pytest.MonkeyP
     assert viewer.backlog
     monkeypatch.setattr("jobquest.feed.MAX_STALL_SECONDS", -1.0)
     assert not viewer.send()
+
+
+def test_a_viewer_whose_page_missed_much_is_not_sent_more_than_it_may_owe(
+    runtime: Runtime, feed: Feed
+) -> None:
+    """Else it would be cut for its backlog, come back, and be cut again."""
+    data = SAMPLES["notification.sent"] | {"message": "x" * 5000}
+    for n in range(300):
+        runtime.producer.publish("notification.sent", "ada", data, id=f"n{n}")
+    while runtime.consumer.step():
+        pass
+    wait_for(lambda: Screen(feed).message()["seq"] == 300, 10)
+    back = Screen(feed, since=1)
+    assert back.message()["kind"] == "hello"
+    gap = back.message()
+    assert (gap["kind"], gap["from"]) == ("gap", 2)
+    shown = [item["seq"] for item in back.message()["items"]]
+    assert shown == list(range(gap["to"] + 1, 301))
+    assert len(shown) * 5000 <= MAX_REPLAY_BYTES
+    publish(runtime, "goes-on")
+    assert back.ids(1) == ["goes-on"]
+
+
+def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed) -> None:
+    publish(runtime, "a", "b", "c")
+    screen = Screen(feed)
+    screen.message()
+    with runtime.database.writing() as connection:  # as a rebuild does, in one transaction
+        connection.execute(text("DELETE FROM events WHERE id = 'a'"))
+        connection.execute(text("UPDATE events SET seq = seq - 1"))
+        connection.execute(text("UPDATE counter SET seq = 2, epoch = 'another'"))
+    began = time.monotonic()
+    assert screen.close_code() == 1012
+    assert time.monotonic() - began < 1.5
+    again = Screen(feed, since=1)
+    hello = again.message()
+    assert (hello["epoch"], hello["seq"]) == ("another", 2)
+    assert again.ids(1) == ["c"]
+    publish(runtime, "d")
+    assert again.ids(1) == ["d"]
+
+
+def test_what_a_viewer_is_answered_lines_up_behind_what_it_did_not_take() -> None:
+    """A pong in the middle of a frame that went in part would be read as the frame's content."""
+    ours, theirs = socket.socketpair()
+    viewer = Viewer(theirs, Filter())
+    payload = json.dumps({"filler": "x" * 900_000}).encode()
+    assert viewer.send(b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload)
+    assert viewer.backlog
+    _Wire(viewer).send(b"\x8a\x04pong")
+    screen = Frames(ours)
+    frames: list[object] = []
+    taken = threading.Thread(target=lambda: frames.extend([screen.message(), screen.frame()]))
+    taken.start()
+    wait_for(lambda: viewer.send() and len(frames) == 2, 10)
+    taken.join()
+    assert frames[1] == (0x8A, b"pong")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import socket
@@ -10,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import websocket
@@ -19,6 +17,7 @@ from jobquest.config import load
 from jobquest.events import from_request
 from jobquest.log import NewRecord
 from jobquest.runtime import Runtime
+from tests.load import Load, events_of
 from tests.logs import delete_topics
 from tests.samples import SAMPLES, TYPES
 from tests.service import Service, wait_for
@@ -54,34 +53,6 @@ def test_each_type_goes_from_a_post_to_the_live_view(service: Service) -> None:
     viewer.close()
 
 
-class Load:
-    """Clients that post numbered XP, and the ledger of what they were answered."""
-
-    def __init__(self, service: Service, clients: int = 4) -> None:
-        self.answered: dict[str, tuple[str, int]] = {}
-        self.asked: dict[str, tuple[str, int]] = {}
-        self._service = service
-        self._stop = threading.Event()
-        self._numbers = itertools.count()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            number = next(self._numbers)
-            id, user, xp = f"load-{number}", f"user_{number % 5}", number % 7 + 1
-            self.asked[id] = (user, xp)
-            data = {"xpAmount": xp, "totalXp": 0}
-            if self._service.post("xp.earned", data, user_id=user, id=id).code in (200, 201):
-                self.answered[id] = (user, xp)
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def test_kill_9_under_load_loses_no_answered_event_and_keeps_xp_exact(service: Service) -> None:
     load = Load(service)
     chance = random.Random(3)
@@ -95,36 +66,11 @@ def test_kill_9_under_load_loses_no_answered_event_and_keeps_xp_exact(service: S
     load.stop()
     service.wait_until_caught_up(60)
 
-    kept = processed_ids(service)
-    missing = load.answered.keys() - kept.keys()
-    assert not missing
-    assert kept.keys() <= load.asked.keys()  # an event that was not answered may be kept
-    expected: Counter[str] = Counter()
-    for id in kept:
-        user, xp = load.asked[id]
-        expected[user] += xp
-    for user, xp in expected.items():
-        assert service.get(f"/api/users/{user}").json["data"]["xp"] == xp
+    load.check()
     levels = Counter(e["userId"] for e in events_of(service, "level.up"))
-    for user in expected:
+    for user in {user for user, _ in load.answered.values()}:
         data = service.get(f"/api/users/{user}").json["data"]
         assert levels[user] == data["level"] - 1  # XP came in steps smaller than a level
-
-
-def events_of(service: Service, kind: str) -> list[dict[str, Any]]:
-    """Every event of a type, over all pages."""
-    found: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        page = service.get(f"/api/events?type={kind}&limit=500{after}").json["data"]
-        found += [item["event"] for item in page["events"] if item["outcome"] == "processed"]
-        if page["next"] is None:
-            return found
-        after = f"&after={page['next']}"
-
-
-def processed_ids(service: Service) -> dict[str, str]:
-    return {event["id"]: event["userId"] for event in events_of(service, "xp.earned")}
 
 
 def test_a_follow_up_lost_between_commit_and_publish_comes_after_the_restart(
@@ -189,32 +135,6 @@ def test_a_topic_deleted_and_made_anew_is_consumed_from_its_start(
         wait_for(lambda: all(outcome(service, f"after-{n}") for n in range(5)), 30, service.tail)
     finally:
         service.kill()
-
-
-def test_sigterm_ends_it_cleanly_with_viewers_and_load(service: Service) -> None:
-    viewers = [
-        websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")
-        for _ in range(20)
-    ]
-    load = Load(service)
-    wait_for(lambda: len(load.answered) > 20, 30, service.tail)
-    began = time.monotonic()
-    assert service.stop() == 0, service.tail()
-    assert time.monotonic() - began < 5
-    load.stop()
-    for viewer in viewers:
-        assert close_code(viewer) == 1001
-    service.start()
-    service.wait_until_caught_up(60)
-    assert load.answered.keys() <= processed_ids(service).keys()
-
-
-def close_code(viewer: websocket.WebSocket) -> int | None:
-    """The code of the close frame that ends what the viewer was sent."""
-    while True:
-        opcode, payload = viewer.recv_data(control_frame=True)
-        if opcode == websocket.ABNF.OPCODE_CLOSE:
-            return int.from_bytes(payload[:2], "big")
 
 
 def test_what_the_operator_wants_outlives_a_restart(service: Service) -> None:

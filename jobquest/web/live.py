@@ -1,25 +1,36 @@
 """The live view's WebSocket, `/ws/events`.
 
-A viewer's thread only reads; the feed's thread sends.
+A viewer's thread only reads; the feed's thread sends. The library gets the handshake and the
+reading of frames; its socket is `_Wire`, so that it neither writes beside the feed nor reads
+without a bound.
 """
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from typing import Any
 
 import orjson
-from flask import Flask, abort, request
+from flask import Flask, Response, abort, g, jsonify, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
+from werkzeug.exceptions import ServiceUnavailable
+from wsproto.utilities import RemoteProtocolError
 
-from jobquest.feed import Filter
-from jobquest.web.answers import runtime, whole_parameter
+from jobquest.feed import Filter, Viewer
+from jobquest.web.answers import failure, runtime, whole_parameter
+from jobquest.web.errors import RETRY_AFTER_SECONDS
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
-MAX_MESSAGE_BYTES = 4096  # viewers have nothing to say; unbounded, a compressed one fills memory
+# Viewers have nothing to say: of messages, pings and fragments that never end, this is enough.
+MAX_MESSAGE_BYTES = 4096
+RECEIVED_BYTES, RECEIVED_BYTES_PER_SECOND = 64 * 1024, 4096
+SEND_BUFFER_BYTES = 256 * 1024  # the kernel's own would take megabytes per viewer
+UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection ends
 READ_SECONDS = 5.0
-TRY_AGAIN_LATER = 1013
+POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 MAX_SEQ = 2**53
 
 
@@ -30,15 +41,51 @@ class _DaemonThread(threading.Thread):
         super().__init__(**options, daemon=True)
 
 
+class _Wire:
+    """The viewer's socket as the library sees it.
+
+    Its answers (handshake, pongs, closes) line up behind the feed's frames and block nobody; what
+    the peer may send is bounded; closing ends the connection and leaves the file descriptor to
+    the server, which owns it: closed here, its number could be another connection's when the
+    feed sends.
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._allowance = float(RECEIVED_BYTES)
+        self._received = time.monotonic()
+
+    def recv(self, size: int) -> bytes:
+        data = self._viewer.socket.recv(size)
+        now = time.monotonic()
+        refilled = self._allowance + (now - self._received) * RECEIVED_BYTES_PER_SECOND
+        self._received = now
+        self._allowance = min(refilled, RECEIVED_BYTES) - len(data)
+        if self._allowance < 0:
+            self._viewer.close(POLICY_VIOLATION)
+            return b""
+        return data
+
+    def send(self, data: bytes) -> int:
+        if not self._viewer.send(data):
+            self._viewer.cut()
+        return len(data)
+
+    def close(self) -> None:
+        self._viewer.cut()
+
+
 def register(app: Flask) -> None:
     """Put the WebSocket's route on the application."""
     app.config["SOCK_SERVER_OPTIONS"] = {
         "max_message_size": MAX_MESSAGE_BYTES,
         "thread_class": _DaemonThread,
-        # No ping_interval: the library must not write beside the feed, which sends heartbeats.
+        # No ping_interval: the feed sends heartbeats.
     }
     sock = Sock(app)
     sock.route("/ws/events")(view)
+    app.register_error_handler(RemoteProtocolError, _no_handshake)
+    seats = threading.BoundedSemaphore(MAX_VIEWERS)
 
     @app.before_request
     def _refuse_early() -> None:
@@ -48,27 +95,56 @@ def register(app: Flask) -> None:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             abort(400, "This is a WebSocket: connect with ws://.")
         whole_parameter("since", None, 0, MAX_SEQ)
-        if runtime().feed.viewers >= MAX_VIEWERS:
-            abort(503, f"{MAX_VIEWERS} viewers are connected already.")
+        if not seats.acquire(blocking=False):  # a burst must not overrun it: no look before a leap
+            raise ServiceUnavailable(
+                f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
+            )
+        g.seat = True
+        _prepare(request.environ)
+
+    @app.teardown_request
+    def _free_seat(_error: BaseException | None) -> None:
+        if g.pop("seat", False):
+            seats.release()
 
 
 def view(ws: Any) -> None:
     """Serve one viewer until either side ends it."""
-    wanted = Filter(
-        frozenset(request.args.getlist("type")),
-        frozenset(request.args.getlist("topic")),
-        frozenset(request.args.getlist("userId")),
-    )
-    feed = runtime().feed
+    viewer, feed = g.viewer, runtime().feed
     since = whole_parameter("since", None, 0, MAX_SEQ)
-    viewer = feed.join(ws.sock, wanted, since, orjson.dumps(runtime().service_status()))
-    if viewer is None:
+    if not feed.join(viewer, since, orjson.dumps(runtime().service_status())):
         ws.close(TRY_AGAIN_LATER, "not ready")
         return
     try:
-        while ws.connected:
+        while ws.connected and ws.thread.is_alive():
             ws.receive(timeout=READ_SECONDS)
     except ConnectionClosed:
         pass
     finally:
         feed.leave(viewer)
+
+
+def _prepare(environ: dict[str, Any]) -> None:
+    """Put a viewer's wire where the library will look for the socket."""
+    name = next((name for name in ("werkzeug.socket", "gunicorn.socket") if name in environ), None)
+    if name is None:
+        abort(501, "This server can't do WebSockets.")
+    connection: socket.socket = environ[name]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
+    wanted = Filter(
+        frozenset(request.args.getlist("type")),
+        frozenset(request.args.getlist("topic")),
+        frozenset(request.args.getlist("userId")),
+    )
+    g.viewer = Viewer(connection, wanted)
+    environ[name] = _Wire(g.viewer)
+    # Compression is only the client's offer. Taken, 4 KB from the wire become 4 MB here before
+    # the library looks at the size.
+    environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+
+
+def _no_handshake(error: Exception) -> tuple[Response, int]:
+    """What the library does not take as one."""
+    return jsonify(failure(f"This is no WebSocket handshake: {error}.")), 400

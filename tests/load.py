@@ -1,0 +1,110 @@
+"""Clients that put a service under load, and what stays of it: ledgers, processes, memory."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+from tests.service import Service
+
+
+class Load:
+    """Clients that post numbered XP, and the ledger of what they were answered."""
+
+    def __init__(self, service: Service, clients: int = 4) -> None:
+        self.answered: dict[str, tuple[str, int]] = {}
+        self.asked: dict[str, tuple[str, int]] = {}
+        self.codes: Counter[int] = Counter()
+        self._service = service
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            id, user, xp = f"load-{number}", f"user_{number % 5}", number % 7 + 1
+            self.asked[id] = (user, xp)
+            data = {"xpAmount": xp, "totalXp": 0}
+            code = self._service.post("xp.earned", data, user_id=user, id=id).code
+            self.codes[code] += 1
+            if code in (200, 201):
+                self.answered[id] = (user, xp)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def check(self) -> None:
+        """Everything answered is processed, everything processed is counted exactly once."""
+        kept = processed_ids(self._service)
+        missing = self.answered.keys() - kept.keys()
+        assert not missing, sorted(missing)[:10]
+        assert kept.keys() <= self.asked.keys()  # an event that was not answered may be kept
+        expected: Counter[str] = Counter()
+        for id in kept:
+            user, xp = self.asked[id]
+            expected[user] += xp
+        for user, xp in expected.items():
+            assert self._service.get(f"/api/users/{user}").json["data"]["xp"] == xp
+
+
+def events_of(service: Service, kind: str) -> list[dict[str, Any]]:
+    """Every processed event of a type, over all pages."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        page = service.get(f"/api/events?type={kind}&limit=500{after}").json["data"]
+        found += [item["event"] for item in page["events"] if item["outcome"] == "processed"]
+        if page["next"] is None:
+            return found
+        after = f"&after={page['next']}"
+
+
+def processed_ids(service: Service) -> dict[str, str]:
+    """Of every XP event that was processed: its user by its id."""
+    return {event["id"]: event["userId"] for event in events_of(service, "xp.earned")}
+
+
+def close_code(viewer: websocket.WebSocket) -> int | None:
+    """The code of the close frame that ends what the viewer was sent."""
+    while True:
+        opcode, payload = viewer.recv_data(control_frame=True)
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            return int.from_bytes(payload[:2], "big")
+
+
+def worker_of(service: Service) -> int:
+    """The process id of the service's one worker."""
+    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+    [worker] = children
+    return int(worker)
+
+
+def threads_of(pid: int) -> int:
+    """How many threads a process has."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def peak_memory_of(pid: int) -> int:
+    """The most memory that a process has held since `forget_peak`, in bytes."""
+    [line] = [
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    ]
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak(pid: int) -> int:
+    """Have the peak begin at what it holds now; how much that is."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak_memory_of(pid)
