@@ -43,6 +43,8 @@ SILENT_AFTER_MS = 5_000
 CHANGE_SECONDS = 15.0
 DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic takes
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
+STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
+HALT_SECONDS = 1.2  # of these for the consumer's batch
 LAG_FRESH_SECONDS = 1.0
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
 WORKING = frozenset({"running", "idle"})
@@ -116,26 +118,41 @@ class Runtime:
         self._supervisor.start()
 
     def begin_stop(self) -> None:
-        """Have the viewers' connections end. Safe in a signal handler; `stop` does the rest."""
+        """Have the consumer and the viewers' connections end, while requests do. Safe in a signal
+        handler; `stop` does the rest."""
         self._stop.set()
+        self._woken.set()
         self.feed.begin_stop()
 
     def stop(self) -> None:
-        """Stop everything in order: consumer, relay, viewers, log, database. Bounded."""
+        """Stop everything in order: consumer, relay, viewers, log, database.
+
+        Within STOP_SECONDS, whatever hangs: what is left undone then, a `kill -9` would leave too.
+        """
+        deadline = time.monotonic() + STOP_SECONDS
+
+        def left() -> float:
+            return max(0.1, deadline - time.monotonic())
+
         self._stop.set()
         self._woken.set()
-        if not self.consumer.halt():
-            logger.warning("The consumer did not stop in time.")
-        self.relay.stop()
-        self.feed.stop()
+        if not self.consumer.halt(HALT_SECONDS):
+            logger.warning("The consumer did not stop in time: it is left behind.")
+        self.relay.stop(left())
+        self.feed.stop(left())
         if self._started:
-            self._supervisor.join(2.0)
-            try:
-                self.state.leave()
-            except Unavailable as error:
-                logger.warning("This process stays on the list for a while: %s", error)
-        self.log.close()
+            self._supervisor.join(left())
+            leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
+            leaving.start()  # a database that is locked makes its callers wait for longer
+            leaving.join(left())
+        self.log.close(left())
         self.database.close()
+
+    def _leave(self) -> None:
+        try:
+            self.state.leave()
+        except Unavailable as error:
+            logger.warning("This process stays on the list for a while: %s", error)
 
     # --- the consumer, for the whole service ---
 
@@ -159,10 +176,11 @@ class Runtime:
         self._woken.set()
         deadline = time.monotonic() + CHANGE_SECONDS
         while True:
-            states = {process["state"] for process in self._processes()}
-            if reached(states):
-                return self.service_status()
-            if time.monotonic() > deadline:
+            if reached(_states(self._processes())):
+                status = self.service_status()
+                if reached(_states(status["processes"])):  # another's wish may have come since
+                    return status
+            if time.monotonic() > deadline or self._stop.is_set():
                 status = self.service_status()
                 line = f"The consumer is not {wanted} after {CHANGE_SECONDS:.0f} s"
                 raise StateNotReached(f"{line}: it is {status['state']}.", status)
@@ -251,6 +269,7 @@ class Runtime:
             self._woken.wait(BEAT_SECONDS)
             self._woken.clear()
             self._stop.wait(0.1)  # a consumer under load wakes us with every batch
+        self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
 
     def _beat(self) -> None:
         self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
@@ -283,9 +302,10 @@ class Runtime:
         now_ms = time.time_ns() // 1_000_000
         processes = []
         for row in self.state.processes():
-            mine = row["id"] == self.state.process_id  # known better than by the last heartbeat
-            consumer = asdict(self.consumer.snapshot) if mine else row["consumer"]
-            silent = not mine and now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
+            consumer = row["consumer"]
+            if row["id"] == self.state.process_id:  # known here, and the database may be read-only
+                row["heartbeat_ms"], consumer = now_ms, asdict(self.consumer.snapshot)
+            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
             if silent and consumer["state"] != "stopped":
                 seconds = (now_ms - row["heartbeat_ms"]) // 1000
                 consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
@@ -348,6 +368,10 @@ class _Lag:
 def _at(info: PartitionInfo, stored: dict[Origin, int]) -> int:
     """Where the group reads next, within what the log still has."""
     return min(max(stored.get(info.origin, info.first), info.first), info.next)
+
+
+def _states(processes: list[dict[str, Any]]) -> set[str]:
+    return {process["state"] for process in processes}
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:

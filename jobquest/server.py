@@ -20,12 +20,14 @@ from jobquest.errors import JobQuestError, SettingsError
 from jobquest.web.live import MAX_VIEWERS
 
 REQUEST_THREADS = 64
-GRACEFUL_SECONDS = 4
+GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
+REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main() -> None:
     """Serve until told to stop. A wrong setting ends it with one line and code 2."""
+    signal.signal(signal.SIGTERM, _end)  # until the server has its own
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     logging.getLogger("kafka").setLevel(logging.WARNING)
     try:
@@ -45,6 +47,10 @@ def main() -> None:
         create_app().run(host, port, threaded=True)
         return
     serve(listening, config.worker_count)
+
+
+def _end(_number: int, _frame: Any) -> None:
+    sys.exit(0)
 
 
 def _listen(config: Config) -> socket.socket:
@@ -98,6 +104,7 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
 def _start_worker(worker: Any) -> None:
     """In the worker, after the fork: only now may threads and connections begin."""
     runtime = worker.app.callable.extensions["jobquest"]
+    worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # this process's copy; the server keeps 4
     runtime.start()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _then(runtime.begin_stop, signal.getsignal(number)))
@@ -108,9 +115,12 @@ def _then(first: Callable[[], None], handler: Any) -> Callable[[int, Any], None]
 
     Without it the server waits for every open WebSocket until its patience ends, then kills.
     """
+    told: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        first()
+        if not told:  # a second signal may interrupt the first one's work, whose locks are held
+            told.append(number)
+            first()
         if callable(handler):
             handler(number, frame)
 
@@ -118,4 +128,11 @@ def _then(first: Callable[[], None], handler: Any) -> Callable[[int, Any], None]
 
 
 def _stop_worker(_server: Any, worker: Any) -> None:
+    if worker.pid != os.getpid():  # the server calls this for one that it finds gone, too
+        return
     worker.app.callable.extensions["jobquest"].stop()
+    if worker.booted and not worker.alive:  # told to end: no failure's exit code is lost
+        logging.shutdown()
+        # The interpreter would join the server's threads first, and any may wait for a client
+        # that says nothing. Nothing is left to do that `stop` has not done.
+        os._exit(0)

@@ -39,17 +39,24 @@ class Service:
         self.settings = {"JOBQUEST_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": "0"}
         self.settings |= settings
         self.url = ""
+        self.python_path = [str(ROOT)]
         self.output: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> Service:
         """Start it and wait until it says where it listens, and answers there."""
+        self.launch()
+        wait_for(lambda: self.get("/healthz").code == 200, START_SECONDS, self.tail)
+        return self
+
+    def launch(self) -> None:
+        """Start it and wait until it says where it listens."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
         self.output = []
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "app.py")],
             cwd=self.folder,  # no .env of a developer's is found there
-            env={**kept, **self.settings, "PYTHONPATH": str(ROOT)},
+            env={**kept, **self.settings, "PYTHONPATH": os.pathsep.join(self.python_path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,12 +68,18 @@ class Service:
         assert self.url, self.tail()
         # A restart keeps the port, so that a browser finds it again.
         self.settings["PORT"] = self.url.rsplit(":", 1)[1]
-        wait_for(lambda: self.get("/healthz").code == 200, START_SECONDS, self.tail)
-        return self
 
     def kill(self) -> None:
         """`kill -9`, workers included: nothing gets to clean up."""
-        self._signal(signal.SIGKILL)
+        assert self._process
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(10)
+
+    def signal(self, number: int) -> None:
+        """A signal to the server alone, as a supervisor sends it."""
+        assert self._process
+        self._process.send_signal(number)
 
     def stop(self) -> int:
         """SIGTERM to the server, as a supervisor does; its exit code."""
@@ -154,12 +167,6 @@ class Service:
 
     def _ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
-
-    def _signal(self, number: int) -> None:
-        assert self._process
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
-            self._process.wait(10)
 
 
 def wait_for(
