@@ -13,6 +13,8 @@ import psycopg
 
 from tests.kafka_broker import free_port
 
+_TEXT = ("-E", "UTF8")
+
 
 def _programs() -> Path | None:
     """The folder of the newest server's programs; Debian keeps them off the PATH."""
@@ -50,14 +52,21 @@ class Postgres:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
 
     def start(self) -> Postgres:
+        """Start it, on the data that it has, if any."""
         data = str(self._folder / "data")
-        self._run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        if not (self._folder / "data").exists():
+            self._run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *_TEXT)
         options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {self._folder} -c fsync=off"
         self._run("pg_ctl", "-D", data, "-o", options, "-l", f"{self._folder}/log", "-w", "start")
         return self
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """End it as a crash does: every connection breaks, nothing is written before."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "immediate", "stop")
+
+    def stop(self) -> None:
+        """End it and drop its data."""
+        self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -5,6 +5,8 @@ SQLAlchemy's engine stands here; what is stored is told by `tables.py`.
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ from jobquest.errors import ReadSideUnavailable
 from jobquest.read import tables
 
 BUSY_SECONDS = 5.0
+# A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
+_CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _POOL = {"pool_size": 8, "max_overflow": 56}
 
 
@@ -31,11 +36,14 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._ready = False
+        # SQLite has one writer at a time, and whoever waits for it there looks again and again:
+        # of fifty, some never get it. Threads of this process queue here instead.
+        self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with. Raises ReadSideUnavailable."""
-        with _unavailable():
+        with self._unavailable():
             self._prepare()
             with self.engine.connect() as connection:
                 yield connection
@@ -43,7 +51,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction; on SQLite it holds the write lock from its start."""
-        with _unavailable():
+        with self._unavailable():
             self._prepare()
             with self._begin() as connection:
                 yield connection
@@ -54,8 +62,53 @@ class Database:
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        with self.engine.connect().execution_options(write=True) as connection, connection.begin():
+        with (
+            self._my_turn(),
+            self.engine.connect().execution_options(write=True) as connection,
+            connection.begin(),
+        ):
             yield connection
+
+    @contextmanager
+    def _unavailable(self) -> Iterator[None]:
+        """Errors of the database's own as ours; what an event's content caused passes as it is."""
+        try:
+            yield
+        except (IntegrityError, DataError):
+            raise
+        except (DBAPIError, OSError) as error:
+            raise ReadSideUnavailable(self._explained(error)) from error
+        except PoolTimeout as error:
+            raise ReadSideUnavailable("The read side is busy: no connection is free.") from error
+
+    def _explained(self, error: Exception) -> str:
+        orig = getattr(error, "orig", None) or error
+        # The low byte is the error's class: SQLite's extended codes say more in the others.
+        damaged = getattr(orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+        return self._line(" ".join(str(orig).split()).rstrip("."), damaged)
+
+    def _line(self, cause: str, damaged: bool = False) -> str:
+        """One line: what is wrong, where, and what to do where that is known."""
+        url = self.engine.url
+        sqlite_file = url.database if self.engine.dialect.name == "sqlite" else None
+        where = sqlite_file or url.set(query={}).render_as_string(hide_password=True)
+        if damaged:
+            return (
+                f"The read side is damaged: {cause} ({where}). Stop the service, move that file"
+                " away with its -wal and -shm, run `flask events rebuild`, start again: it is made"
+                " anew from the log."
+            )
+        return f"The read side is not available: {cause} ({where})."
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn and not self._turn.acquire(timeout=BUSY_SECONDS * 2):
+            raise ReadSideUnavailable(self._line("database is locked"))
+        try:
+            yield
+        finally:
+            if self._turn:
+                self._turn.release()
 
     def _prepare(self) -> None:
         """Make missing tables and the rows of the two one-row tables, once per process."""
@@ -78,7 +131,8 @@ class Database:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, **_POOL)
+        bounds = {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _UNANSWERED_MS}
+        return create_engine(url, pool_pre_ping=True, connect_args=bounds, **_POOL)
     arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
     engine = create_engine(url, connect_args=arguments, **_POOL)
 
@@ -98,20 +152,6 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """Errors of the database's own as ours; what an event's content caused passes as it is."""
-    try:
-        yield
-    except (IntegrityError, DataError):
-        raise
-    except (DBAPIError, OSError) as error:
-        cause = getattr(error, "orig", error)
-        raise ReadSideUnavailable(f"The read side is not available: {cause}.") from error
-    except PoolTimeout as error:
-        raise ReadSideUnavailable("The read side is busy: no connection is free.") from error
 
 
 def inserting(connection: Connection, table: Table) -> Any:
