@@ -75,10 +75,15 @@ def free_port() -> int:
 
 
 class KafkaBroker:
-    """One broker with its data in a folder of its own. Its port stays over kill and start."""
+    """One broker with its data in a folder of its own. Its port stays over kill and start.
 
-    def __init__(self, **properties: str) -> None:
+    `advertise` is the port of a proxy: clients that come through it (it passes on to `behind`) are
+    told that address, so that they stay on it; those that come to `bootstrap` go around it.
+    """
+
+    def __init__(self, advertise: int | None = None, **properties: str) -> None:
         self.port, controller = free_port(), free_port()
+        self.behind = free_port() if advertise else 0
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._properties = {
@@ -96,8 +101,14 @@ class KafkaBroker:
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
-            **properties,
         }
+        if advertise:
+            self._properties["listeners"] += f",PROXIED://127.0.0.1:{self.behind}"
+            self._properties["advertised.listeners"] += f",PROXIED://127.0.0.1:{advertise}"
+            self._properties["inter.broker.listener.name"] = "PLAINTEXT"
+            protocols = "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            self._properties["listener.security.protocol.map"] = protocols
+        self._properties |= properties
 
     @property
     def bootstrap(self) -> str:
