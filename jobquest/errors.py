@@ -49,6 +49,10 @@ class LogUnavailable(Unavailable):
     """The event log did not confirm the record. It may still have been written."""
 
 
+class LogDamaged(LogUnavailable):
+    """A file of the log's is damaged: somebody must look. Names the file and what to do."""
+
+
 class ReadSideUnavailable(Unavailable):
     """The read side's database could not be reached, was locked for too long, or is full."""
 

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from jobquest.errors import IdConflict, LogUnavailable, RecordRefused
 from jobquest.events import CATALOGUE, Event, EventType, from_request
-from jobquest.log import EventLog, NewRecord, Position
+from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
 
-CONFIRM_SECONDS = 5.0
+CONFIRM_SECONDS = PATIENT_SECONDS + 1.0  # the log answers before that
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,9 @@ class Producer:
         return Published(event, position, "accepted")
 
     def append(self, events: Sequence[Event]) -> list[Future[Position]]:
-        """Hand checked events to the log; each future resolves once its event is durable."""
-        return self._log.append([_record(event) for event in events])
+        """Hand checked events to the log; each future resolves once its event is durable. For
+        events that are kept elsewhere until then: patient, and without the outbox."""
+        return self._log.append([_record(event) for event in events], PATIENT_SECONDS)
 
     def _is_known(self, event: Event) -> bool:
         """Whether this very event is processed already. Raises IdConflict where another is."""

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import orjson
 
+PROMPT_SECONDS = 1.5  # what a person who publishes waits for the log
+PATIENT_SECONDS = 10.0  # what a thread waits that has nobody waiting: a slow log gets on, too
 Mode = Literal["embedded", "kafka"]
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -121,14 +123,22 @@ class EventLog(Protocol):
     @property
     def mode(self) -> Mode: ...
 
-    def append(self, records: Sequence[NewRecord]) -> list[Future[Position]]:
+    def append(
+        self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
+    ) -> list[Future[Position]]:
         """Append records in order; each future resolves once its record is durable.
 
         A future fails with LogUnavailable (not confirmed: it may still have been written) or
-        RecordRefused (never will be). Every future resolves within a few seconds, whatever the
-        log does, and when it is closed too. Does not block for longer than about two seconds, and
-        not at all while the log is known to be away. Any thread may call it.
+        RecordRefused (never will be). Every future resolves, whatever the log does: on Kafka
+        within about `timeout` seconds (the call itself does not block for longer, and not at all
+        while Kafka is known to be away), embedded once its file's lock was waited for. One that
+        was not confirmed on Kafka fails everything that is on its way there: so give patience
+        where nobody waits. Any thread may call it.
         """
+        ...
+
+    def reach(self, timeout: float = PROMPT_SECONDS) -> None:
+        """Make ready to append. Raises LogUnavailable where that is not so in `timeout` seconds."""
         ...
 
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Subscription:

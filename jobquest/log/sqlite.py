@@ -14,17 +14,16 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-import orjson
 from filelock import FileLock, Timeout
 
-from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import (
-    Headers,
+    PROMPT_SECONDS,
     Mode,
     NewRecord,
     Origin,
@@ -34,48 +33,23 @@ from jobquest.log import (
     Record,
     StartPositions,
 )
+from jobquest.log.sqlite_file import (
+    SCHEMA,
+    bounds,
+    connect,
+    dump_headers,
+    errors_of,
+    failure,
+    identities,
+    select,
+)
 
 logger = logging.getLogger(__name__)
 
 MAX_VALUE_BYTES = 1_048_576  # Kafka's default; what fits here fits there
 MAX_QUEUED_RECORDS = 20_000
 GROUP_COMMIT_RECORDS = 2_000
-BUSY_SECONDS = 5.0
 CROSS_PROCESS_POLL_SECONDS = 0.2
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS topics (
-    name TEXT PRIMARY KEY, identity TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS records (
-    topic TEXT NOT NULL, offset INTEGER NOT NULL, key BLOB, value BLOB,
-    headers BLOB NOT NULL, timestamp_ms INTEGER NOT NULL,
-    PRIMARY KEY (topic, offset)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS committed (
-    "group" TEXT NOT NULL, topic TEXT NOT NULL, next INTEGER NOT NULL,
-    PRIMARY KEY ("group", topic)
-) WITHOUT ROWID;
-"""
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """A connection for one thread; autocommit, so that transactions are ours to open."""
-    connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    return connection
-
-
-@contextmanager
-def _unavailable(doing: str) -> Iterator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise LogUnavailable(f"The embedded log could not {doing}: {error}.") from error
 
 
 class SqliteLog:
@@ -93,7 +67,9 @@ class SqliteLog:
         self._closed = False
         self._appended = threading.Condition()
 
-    def append(self, records: Sequence[NewRecord]) -> list[Future[Position]]:
+    def append(
+        self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
+    ) -> list[Future[Position]]:
         """Queue records for the writer; see `EventLog.append`."""
         futures: list[Future[Position]] = [Future() for _ in records]
         try:
@@ -105,28 +81,51 @@ class SqliteLog:
         writer.put(list(zip(records, futures, strict=True)))
         return futures
 
+    def reach(self, timeout: float = PROMPT_SECONDS) -> None:
+        """See `EventLog.reach`."""
+        self._started_writer()
+        self._raise_damage()
+
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> _Seat:
         """Take the one consumer's seat, or wait for it: `poll` returns nothing until then."""
-        with _unavailable("be opened"):
+        with errors_of(self._path, "be opened"):
             self._prepare()
             return _Seat(self._path, topics, group, start, self._appended)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """Every topic's one partition; see `EventLog.describe`."""
-        with _unavailable("be read"):
+        self._raise_damage()
+        with errors_of(self._path, "be read"):
             self._prepare()
-            with closing(_connect(self._path)) as connection:
+            with closing(connect(self._path)) as connection:
                 return [
-                    PartitionInfo(Origin(topic, 0, identity), *_bounds(connection, topic))
-                    for topic, identity in _identities(connection, topics).items()
+                    PartitionInfo(Origin(topic, 0, identity), *bounds(connection, topic))
+                    for topic, identity in identities(connection, topics).items()
                 ]
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """A range of one topic; see `EventLog.read`."""
-        with _unavailable("be read"):
+        with errors_of(self._path, "be read"):
             self._prepare()
-            with closing(_connect(self._path)) as connection:
-                return _select(connection, partition.topic, offset, limit)
+            with closing(connect(self._path)) as connection:
+                return select(connection, partition.topic, offset, limit)
+
+    def discard(self, topic: str, offsets: Sequence[int]) -> None:
+        """Delete these records, for good. For a log that only keeps what goes on to another."""
+        with errors_of(self._path, "delete"), closing(connect(self._path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            rows = [(topic, offset) for offset in offsets]
+            connection.executemany("DELETE FROM records WHERE topic = ? AND offset = ?", rows)
+            connection.execute("COMMIT")
+
+    def count(self, topic: str) -> int:
+        """How many records there are. Reads all of them: ask once."""
+        with errors_of(self._path, "be read"):
+            self._prepare()
+            with closing(connect(self._path)) as connection:
+                query = "SELECT count(*) FROM records WHERE topic = ?"
+                found: int = connection.execute(query, (topic,)).fetchone()[0]
+                return found
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, within `timeout` seconds; later appends fail."""
@@ -136,12 +135,18 @@ class SqliteLog:
         if writer:
             writer.close(timeout)
 
+    def _raise_damage(self) -> None:
+        """Damage where only the writer came upon it yet is told to others too."""
+        writer = self._writer
+        if writer and writer.damage:
+            raise writer.damage
+
     def _started_writer(self) -> _Writer:
         with self._lock:
             if self._closed:
                 raise LogUnavailable("The embedded log is closed.")
             if self._writer is None:
-                with _unavailable("be opened"):
+                with errors_of(self._path, "be opened"):
                     self._prepare()
                     self._writer = _Writer(self._path, self._topics, self._appended)
             return self._writer
@@ -154,8 +159,8 @@ class SqliteLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LogUnavailable(f"The folder {self._path.parent} can't be made: {error}") from None
-        with closing(_connect(self._path)) as connection:
-            connection.executescript(_SCHEMA)
+        with closing(connect(self._path)) as connection:
+            connection.executescript(SCHEMA)
             connection.executemany(
                 "INSERT OR IGNORE INTO topics VALUES (?, ?)",
                 [(topic, str(uuid.uuid4())) for topic in self._topics],
@@ -170,7 +175,9 @@ class _Writer:
     """The thread that writes. Owns the queue and one connection; ends by `close`."""
 
     def __init__(self, path: Path, topics: Sequence[str], appended: threading.Condition) -> None:
-        self._connection = _connect(path)
+        self.damage: LogDamaged | None = None  # set while writing meets it; any thread may read it
+        self._path = path
+        self._connection = connect(path)
         self._topics = topics
         self._appended = appended
         self._queue: queue.SimpleQueue[list[Appended] | None] = queue.SimpleQueue()
@@ -225,10 +232,13 @@ class _Writer:
         taken = [entry for entry in batch if not self._refused(*entry)]
         try:
             positions = self._commit([record for record, _ in taken])
-        except sqlite3.Error as error:
-            logger.warning("The embedded log could not write: %s", error)
-            _fail(taken, LogUnavailable(f"The embedded log could not write: {error}."))
+        except Exception as error:  # whatever it is: this thread must live, each future resolve
+            failed = failure(self._path, "write", error)
+            self.damage = failed if isinstance(failed, LogDamaged) else None
+            logger.warning("%s", failed, exc_info=not isinstance(error, sqlite3.Error))
+            _fail(taken, failed)
             return
+        self.damage = None
         with self._appended:
             self._appended.notify_all()
         for (_, future), position in zip(taken, positions, strict=True):
@@ -249,13 +259,13 @@ class _Writer:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             following = {
-                topic: _bounds(self._connection, topic)[1] for topic in {r.topic for r in records}
+                topic: bounds(self._connection, topic)[1] for topic in {r.topic for r in records}
             }
             rows = []
             for record in records:
                 offset = following[record.topic]
                 following[record.topic] += 1
-                headers = _dump_headers(record.headers)
+                headers = dump_headers(record.headers)
                 rows.append((record.topic, offset, record.key, record.value, headers, now_ms))
             self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._connection.execute("COMMIT")
@@ -281,7 +291,8 @@ class _Seat:
         start: StartPositions,
         appended: threading.Condition,
     ) -> None:
-        self._connection = _connect(path)
+        self._path = path
+        self._connection = connect(path)
         self._topics = topics
         self._group = group
         self._start = start
@@ -292,7 +303,7 @@ class _Seat:
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         deadline = time.monotonic() + timeout
         while True:
-            with _unavailable("be read"):
+            with errors_of(self._path, "be read"):
                 records = self._read(max_records) if self._holds_the_lock() else []
             remaining = deadline - time.monotonic()
             if records or remaining <= 0:
@@ -329,7 +340,7 @@ class _Seat:
         self._assign()
         records: list[Record] = []
         for origin, offset in self._next.items():
-            found = _select(self._connection, origin.topic, offset, max_records - len(records))
+            found = select(self._connection, origin.topic, offset, max_records - len(records))
             if found:
                 self._next[origin] = found[-1].offset + 1
                 records += found
@@ -343,7 +354,7 @@ class _Seat:
 
     def _assign(self) -> None:
         """Seek topics that are new here, or made anew, to where `start` says."""
-        present = {Origin(t, 0, i) for t, i in _identities(self._connection, self._topics).items()}
+        present = {Origin(t, 0, i) for t, i in identities(self._connection, self._topics).items()}
         for gone in self._next.keys() - present:
             del self._next[gone]
         fresh = sorted(present - self._next.keys())
@@ -353,7 +364,7 @@ class _Seat:
                 self._next[origin] = self._valid(origin, positions.get(origin, 0))
 
     def _valid(self, origin: Origin, offset: int) -> int:
-        first, following = _bounds(self._connection, origin.topic)
+        first, following = bounds(self._connection, origin.topic)
         if first <= offset <= following:
             return offset
         if offset < first:
@@ -366,41 +377,6 @@ class _Seat:
                 offset,
             )
         return first
-
-
-def _identities(connection: sqlite3.Connection, topics: Sequence[str]) -> dict[str, str]:
-    known = dict(connection.execute("SELECT name, identity FROM topics"))
-    return {topic: known[topic] for topic in topics if topic in known}
-
-
-def _bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
-    """First offset kept and the next to come."""
-    # min and max in one query would scan; as two sub-selects each is one step in the index.
-    query = """SELECT (SELECT min(offset) FROM records WHERE topic = ?1),
-                      (SELECT max(offset) + 1 FROM records WHERE topic = ?1)"""
-    first, following = connection.execute(query, (topic,)).fetchone()
-    return first or 0, following or 0
-
-
-def _select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
-    rows = connection.execute(
-        "SELECT offset, key, value, headers, timestamp_ms FROM records"
-        " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
-        (topic, offset, limit),
-    )
-    return [
-        Record(topic, 0, offset, key, value, _load_headers(headers), timestamp_ms)
-        for offset, key, value, headers, timestamp_ms in rows
-    ]
-
-
-def _dump_headers(headers: Headers) -> bytes:
-    # latin-1 maps every byte to one character and back, so any header survives as JSON.
-    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
-
-
-def _load_headers(stored: bytes) -> Headers:
-    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
 
 
 def _fail(batch: Sequence[Appended], error: Exception) -> None:

@@ -71,13 +71,18 @@ class Cluster:
         self._admin: Any = None
         self._reader: Any = None
         self._prepared = False
+        self._warned: set[str] = set()
         self._away_until = 0.0
         self._why = ""
 
     def prepare(self) -> None:
-        """Make the topics that are missing, once per process; existing ones stay as they are."""
+        """Make the topics that are missing, once per connection; existing ones stay as they are."""
         if not self._prepared:
             self._ask(self._make_topics)
+
+    def forget(self) -> None:
+        """Look again at the next `prepare`: topics may be gone with a broker that was lost."""
+        self._prepared = False
 
     def identities(self, topics: Sequence[str]) -> dict[str, str]:
         """Topic → its id, of those that exist."""
@@ -194,7 +199,8 @@ class Cluster:
         answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
         for topic, settings in answer[ConfigResourceType.TOPIC.name.lower()].items():
             kept = settings["retention.ms"]["value"]
-            if kept != _MAX_RETENTION_MS:
+            if kept != _MAX_RETENTION_MS and topic not in self._warned:
+                self._warned.add(topic)
                 logger.warning(
                     "Topic %s forgets after %s ms: what it forgets can't be read again.",
                     topic,

@@ -1,0 +1,332 @@
+"""What is on its way to Kafka: the library's producer, kept from ever stopping for good.
+
+Used by the log alone. Every record that is sent stands in a table here until it is answered. A
+watchdog looks at that table: once one is past its deadline, or the library says that one failed,
+the whole producer is thrown away, everything in the table fails in the order of its append, and
+the next append begins with a new one. So no fault of library or broker lasts, and nothing that
+was sent behind a failed record can overtake it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import (
+    InvalidRecordError,
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+
+from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.log import NewRecord, Position
+
+logger = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT = 10_000  # the library's own buffer has no bound
+MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
+AWAY_SECONDS = 1.0  # after a failure, appends that come within it fail at once
+CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs several round trips
+LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
+LOOK_SECONDS = 0.1
+_REFUSALS = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    InvalidTimestampError,
+    InvalidRecordError,
+)
+_SETTINGS = {
+    "acks": "all",
+    # The idempotent producer stops for good after one refused or expired batch; without it, one
+    # request in flight keeps the order, and the event's id makes a second copy harmless.
+    "enable_idempotence": False,
+    "max_in_flight_requests_per_connection": 1,
+    "request_timeout_ms": 10_000,
+    "delivery_timeout_ms": 12_000,  # longer than anybody's patience: the watchdog decides
+    "max_block_ms": 1_000,
+    "linger_ms": 0,
+    "batch_size": 65_536,
+    "max_request_size": 2_097_152,  # the topic decides; some may allow more than the default
+    "reconnect_backoff_max_ms": 1_000,
+    "allow_auto_create_topics": False,
+}
+
+
+class _Sent:
+    """One record on its way; told apart by identity."""
+
+    __slots__ = ("deadline", "future", "size")
+
+    def __init__(self, future: Future[Position], deadline: float, size: int) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.size = size
+
+
+class _Attempt:
+    """One attempt to connect, in a thread of its own; those who wait for it give up by themselves,
+    counted from its beginning: who comes when it is overdue does not wait at all."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.done = threading.Event()
+
+
+class Sender:
+    """Sends records to `topics`. Any thread may call it.
+
+    `prepare` makes the topics that are missing, or raises LogUnavailable; `lost` is called when
+    the brokers were lost, so that it looks again.
+    """
+
+    def __init__(
+        self,
+        common: Mapping[str, Any],
+        topics: Sequence[str],
+        prepare: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._common = common
+        self._topics = frozenset(topics)
+        self._prepare = prepare
+        self._lost = lost
+        self._lock = threading.Lock()  # over everything below
+        self._producer: Any = None
+        self._attempt: _Attempt | None = None
+        self._sent: dict[_Sent, None] = {}  # in the order of their append
+        self._bytes = 0
+        self._watchdog: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._away_until = 0.0
+        self._why = ""
+
+    def append(self, records: Sequence[NewRecord], timeout: float) -> list[Future[Position]]:
+        """See `EventLog.append`."""
+        began = time.monotonic()
+        futures: list[Future[Position]] = [Future() for _ in records]
+        away: LogUnavailable | None = None
+        for record, future in zip(records, futures, strict=True):
+            if away:  # behind one that failed, nothing is sent: order would be lost
+                _fail(future, away)
+                continue
+            try:
+                self._send(record, future, began, timeout)
+            except RecordRefused as error:
+                _fail(future, error)
+            except LogUnavailable as error:
+                away = error
+                _fail(future, error)
+        return futures
+
+    def reach(self, timeout: float) -> None:
+        """See `EventLog.reach`."""
+        self._connected(time.monotonic(), timeout)
+
+    def close(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for what is on its way, then fail the rest."""
+        with self._lock:
+            self._closed.set()
+            waiting = [sent.future for sent in self._sent]
+            producer = self._producer
+        deadline = time.monotonic() + timeout
+        for future in waiting:
+            try:
+                future.exception(max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                logger.warning("Kafka did not confirm the last records in time.")
+                break
+        self._discard(producer, "The log is closed.")
+
+    # --- sending: on the callers' threads ---
+
+    def _send(
+        self, record: NewRecord, future: Future[Position], began: float, timeout: float
+    ) -> None:
+        if record.topic not in self._topics:
+            raise RecordRefused(f"There is no topic {record.topic}.")
+        if record.key is None and record.value is None:
+            raise RecordRefused("A record needs a key or a value.")
+        producer = self._connected(began, timeout)
+        deadline = max(began + timeout, time.monotonic() + LEAST_SECONDS)
+        sent = _Sent(future, deadline, _size(record))
+        self._enter(producer, sent)
+        try:
+            answer = producer.send(
+                record.topic,
+                key=record.key,
+                value=record.value,
+                headers=[(name, value) for name, value in record.headers],
+            )
+        except _REFUSALS as error:
+            self._leave(sent)
+            raise RecordRefused(f"Kafka refuses the record: {error}") from error
+        except (KafkaError, AssertionError, ValueError, RuntimeError, OSError) as error:
+            line = f"Kafka does not take records: {type(error).__name__}: {error}."
+            self._discard(producer, line)
+            raise LogUnavailable(line) from error
+        # Both run on the library's thread, or here where it was quicker.
+        answer.add_callback(self._confirm, sent)
+        answer.add_errback(self._failed, producer, sent)
+
+    def _enter(self, producer: Any, sent: _Sent) -> None:
+        """Put it into the table. Raises LogUnavailable where it can't be sent after all."""
+        with self._lock:
+            if self._producer is not producer:  # thrown away since
+                raise LogUnavailable(self._why)
+            if len(self._sent) >= MAX_IN_FLIGHT or self._bytes + sent.size > MAX_IN_FLIGHT_BYTES:
+                raise LogUnavailable("Kafka is behind: too much is on its way.")
+            self._sent[sent] = None
+            self._bytes += sent.size
+            if self._watchdog is None:
+                self._watchdog = threading.Thread(
+                    target=self._watch, name="kafka-watchdog", daemon=True
+                )
+                self._watchdog.start()
+
+    def _leave(self, sent: _Sent) -> bool:
+        """Take it out of the table; whether it was still there."""
+        with self._lock:
+            if sent not in self._sent:
+                return False
+            del self._sent[sent]
+            self._bytes -= sent.size
+            return True
+
+    # --- answers: on the library's thread ---
+
+    def _confirm(self, sent: _Sent, answer: Any) -> None:
+        if self._leave(sent):
+            sent.future.set_result(Position(answer.topic, answer.partition, answer.offset))
+
+    def _failed(self, producer: Any, sent: _Sent, error: Exception) -> None:
+        if isinstance(error, _REFUSALS):
+            if self._leave(sent):
+                _fail(sent.future, RecordRefused(f"Kafka refuses the record: {error}"))
+            return
+        line = f"Kafka did not confirm a record: {type(error).__name__}: {error}"
+        with self._lock:
+            known = sent in self._sent
+        if known:
+            self._discard(producer, line)
+
+    # --- the end of a producer: on any thread ---
+
+    def _discard(self, producer: Any, why: str) -> None:
+        """Throw the producer away and fail everything on its way, in order. Once per producer."""
+        with self._lock:
+            if self._producer is not producer:
+                return
+            self._producer = None
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            self._why = why
+            failed = list(self._sent)
+            self._sent.clear()
+            self._bytes = 0
+        if producer is not None:
+            _end(producer)
+        self._lost()
+        for sent in failed:
+            _fail(sent.future, LogUnavailable(why))
+
+    def _watch(self) -> None:
+        """The watchdog's thread: ends when the log is closed and nothing is on its way."""
+        while True:
+            time.sleep(LOOK_SECONDS)
+            with self._lock:
+                producer = self._producer
+                oldest = min((sent.deadline for sent in self._sent), default=None)
+            if oldest is None and self._closed.is_set():
+                return
+            if oldest is not None and time.monotonic() > oldest:
+                self._discard(producer, "Kafka did not confirm in time.")
+
+    # --- connecting: in a thread of its own, so that nobody has to wait for it ---
+
+    def _connected(self, began: float, timeout: float) -> Any:
+        """The producer, once there is one. Raises LogUnavailable."""
+        with self._lock:
+            if self._closed.is_set():
+                raise LogUnavailable("The log is closed.")
+            if self._producer is not None:
+                return self._producer
+            if time.monotonic() < self._away_until:
+                raise LogUnavailable(self._why)
+            attempt = self._attempt
+            if attempt is None:
+                attempt = self._attempt = _Attempt()
+                threading.Thread(
+                    target=self._connect, args=(attempt,), name="kafka-connect", daemon=True
+                ).start()
+        patience = min(began, attempt.began) + timeout - time.monotonic()
+        if not attempt.done.wait(max(0.0, patience)):
+            raise LogUnavailable("Kafka does not answer.")
+        with self._lock:
+            if self._producer is None:
+                raise LogUnavailable("The log is closed." if self._closed.is_set() else self._why)
+            return self._producer
+
+    def _connect(self, attempt: _Attempt) -> None:
+        """Make a producer that knows its topics, so that sending never waits for them."""
+        producer: Any = None
+        why = ""
+        try:
+            producer = KafkaProducer(**self._common, **_SETTINGS)
+            why = self._warm(producer, attempt.began + CONNECT_SECONDS)
+        except Exception as error:  # whatever it is, those who wait must be told
+            why = f"Kafka can't be used: {type(error).__name__}: {error}."
+        with self._lock:
+            if self._closed.is_set():
+                why = "The log is closed."
+            if not why:
+                self._producer = producer
+            self._attempt = None
+            self._why = why
+            self._away_until = time.monotonic() + AWAY_SECONDS if why else 0.0
+        attempt.done.set()
+        if why and producer is not None:
+            _end(producer)
+
+    def _warm(self, producer: Any, deadline: float) -> str:
+        """Have the topics made and the producer learn about them; why that failed, or ''."""
+        for topic in self._topics:
+            producer._metadata.add_topic(topic)  # so that one answer tells about all
+        why = ""
+        while not self._closed.is_set() and time.monotonic() < deadline:
+            try:
+                self._prepare()
+            except LogUnavailable as error:
+                why = str(error)  # its patience is short: on a slow broker the next step works
+            try:
+                for topic in self._topics:
+                    producer.partitions_for(topic)
+                return ""
+            except KafkaTimeoutError as error:
+                why = why or f"Kafka does not answer: {error}."
+        return why or "The log is closed."
+
+
+def _size(record: NewRecord) -> int:
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers + 100
+
+
+def _fail(future: Future[Position], error: Exception) -> None:
+    with contextlib.suppress(InvalidStateError):  # answered meanwhile
+        future.set_exception(error)
+
+
+def _end(producer: Any) -> None:
+    """End a producer without waiting for it. The library's own `close` raises while anything is
+    on its way, and ends nothing; its finalizers would silence the library's log."""
+    producer._unregister_cleanup()
+    producer._closed = True
+    producer._sender.force_close()

@@ -1,0 +1,111 @@
+"""The file of an embedded log: its tables, its connections, its queries and what its errors mean.
+
+Used by `sqlite.py` alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from jobquest.errors import LogDamaged, LogUnavailable
+from jobquest.log import Headers, Record
+
+BUSY_SECONDS = 5.0
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS topics (
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (
+    topic TEXT NOT NULL, offset INTEGER NOT NULL, key BLOB, value BLOB,
+    headers BLOB NOT NULL, timestamp_ms INTEGER NOT NULL,
+    PRIMARY KEY (topic, offset)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS committed (
+    "group" TEXT NOT NULL, topic TEXT NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY ("group", topic)
+) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection for one thread; autocommit, so that transactions are ours to open."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def errors_of(path: Path, doing: str) -> Iterator[None]:
+    """SQLite's errors as ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise failure(path, doing, error) from error
+
+
+def failure(path: Path, doing: str, error: Exception) -> LogUnavailable:
+    """What an error of SQLite's means, with what to do where somebody must."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+        return LogDamaged(
+            f"The file {path} is damaged ({error}). Stop the service, then move the file away or"
+            f" put a backup in its place; sqlite3 {path} .recover reads what is left of it."
+        )
+    return LogUnavailable(f"The embedded log could not {doing}: {error}.")
+
+
+def identities(connection: sqlite3.Connection, topics: Sequence[str]) -> dict[str, str]:
+    known = dict(connection.execute("SELECT name, identity FROM topics"))
+    return {topic: known[topic] for topic in topics if topic in known}
+
+
+def bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
+    """First offset kept and the next to come."""
+    # min and max in one query would scan; as two sub-selects each is one step in the index.
+    query = """SELECT (SELECT min(offset) FROM records WHERE topic = ?1),
+                      (SELECT max(offset) + 1 FROM records WHERE topic = ?1)"""
+    first, following = connection.execute(query, (topic,)).fetchone()
+    return first or 0, following or 0
+
+
+def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
+    rows = connection.execute(
+        "SELECT offset, key, value, headers, timestamp_ms FROM records"
+        " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+        (topic, offset, limit),
+    )
+    return [_record(topic, *row) for row in rows]
+
+
+def _record(
+    topic: str,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: bytes,
+    timestamp_ms: int,
+) -> Record:
+    try:
+        loaded = tuple((name, text.encode("latin-1")) for name, text in orjson.loads(headers))
+    except ValueError as error:  # SQLite has no checksums: what was overwritten may look sound
+        why = f"The headers can't be read: {error}."
+        return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
+    return Record(topic, 0, offset, key, value, loaded, timestamp_ms)
+
+
+def dump_headers(headers: Headers) -> bytes:
+    # latin-1 maps every byte to one character and back, so any header survives as JSON.
+    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
