@@ -200,8 +200,10 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
     try:
         published = runtime.producer.publish(event_type, user, data, id=event_id)
     finally:
-        runtime.log.close()
-    if published.position is None:
+        runtime.close_log()
+    if published.result == "queued":
+        click.echo(f"queued: {published.event.id} waits in the outbox for Kafka")
+    elif published.position is None:
         click.echo(f"duplicate: {published.event.id} is processed already")
     else:
         topic, partition, offset = published.position

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from jobquest.errors import IdConflict, LogUnavailable, RecordRefused
+from jobquest.errors import IdConflict, LogUnavailable, ReadSideUnavailable, RecordRefused
 from jobquest.events import CATALOGUE, Event, EventType, from_request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
+from jobquest.log.outbox import Outbox
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
@@ -28,19 +29,21 @@ CONFIRM_SECONDS = PATIENT_SECONDS + 1.0  # the log answers before that
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of a publish: kept in the log at `position`, or known already (`duplicate`:
-    then there is no new position)."""
+    """What became of a publish: accepted (in the log, at `position`), queued (durable in the
+    outbox, which waits for Kafka), or a duplicate (processed already)."""
 
     event: Event
     position: Position | None
-    result: Literal["accepted", "duplicate"]
+    result: Literal["accepted", "queued", "duplicate"]
 
 
 class Producer:
-    """Publishes events to `log`. Any thread may call it."""
+    """Publishes events to `log`, by way of the `outbox` where there is one. Any thread may call
+    it."""
 
-    def __init__(self, log: EventLog, read_side: ReadSide) -> None:
+    def __init__(self, log: EventLog, read_side: ReadSide, outbox: Outbox | None = None) -> None:
         self._log = log
+        self._outbox = outbox
         self._read_side = read_side
 
     def publish(
@@ -53,35 +56,74 @@ class Producer:
         id: str | None = None,
         timestamp: Any = None,
     ) -> Published:
-        """Publish one event; returns once the log has it durably.
+        """Publish one event; returns once the log, or else the outbox, has it durably.
 
         Give an `id` to make a retry harmless. `timestamp` (an RFC 3339 text or an aware datetime)
         is when it happened; now, if left out. Raises InvalidEvent, IdConflict, RecordRefused, or
         LogUnavailable (then it may or may not be kept: publish it again under the same id).
         """
-        event = from_request(
-            event_type, user_id, data, metadata=metadata or {}, id=id, timestamp=timestamp
-        )
-        if id is not None and self._is_known(event):
+        event, is_known = self._checked(event_type, user_id, data, metadata, id, timestamp)
+        if is_known:
             return Published(event, None, "duplicate")
         try:
-            position = confirmed(self.append([event])[0])
+            position = self._keep(_record(event))
         except (LogUnavailable, RecordRefused) as error:
             logger.error("Failed to publish event: %s", error)
             raise
+        if position is None:
+            logger.info("Queued event %s for user %s", event.type, event.user_id)
+            return Published(event, None, "queued")
         logger.info(
             "Published event %s to topic %s for user %s", event.type, event.topic, event.user_id
         )
         return Published(event, position, "accepted")
+
+    def _keep(self, record: NewRecord) -> Position | None:
+        if self._outbox:
+            return confirmed(self._outbox.append([record])[0])
+        return confirmed(self._log.append([record])[0])
+
+    def check(
+        self,
+        event_type: str,
+        user_id: str,
+        data: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        timestamp: Any = None,
+    ) -> Event:
+        """The event as `publish` would make it, which is not published. Raises InvalidEvent,
+        IdConflict."""
+        return self._checked(event_type, user_id, data, metadata, id, timestamp)[0]
 
     def append(self, events: Sequence[Event]) -> list[Future[Position]]:
         """Hand checked events to the log; each future resolves once its event is durable. For
         events that are kept elsewhere until then: patient, and without the outbox."""
         return self._log.append([_record(event) for event in events], PATIENT_SECONDS)
 
+    def _checked(
+        self,
+        event_type: str,
+        user_id: str,
+        data: Mapping[str, Any],
+        metadata: Mapping[str, Any] | None,
+        id: str | None,
+        timestamp: Any,
+    ) -> tuple[Event, bool]:
+        """The event, and whether it is processed already."""
+        event = from_request(
+            event_type, user_id, data, metadata=metadata or {}, id=id, timestamp=timestamp
+        )
+        return event, id is not None and self._is_known(event)
+
     def _is_known(self, event: Event) -> bool:
         """Whether this very event is processed already. Raises IdConflict where another is."""
-        stored = self._read_side.contents([event.id]).get(event.id)
+        try:
+            stored = self._read_side.contents([event.id]).get(event.id)
+        except ReadSideUnavailable as error:  # the consumer drops a duplicate all the same
+            logger.debug("Publishing %s without looking for it: %s", event.id, error)
+            return False
         if stored is None:
             return False
         if not event.has_content_of(stored):
@@ -93,7 +135,10 @@ class Producer:
         raise AttributeError(f"The producer has no {name}: see the catalogue for event types.")
 
 
-def confirmed(future: Future[Position]) -> Position:
+_T = TypeVar("_T")
+
+
+def confirmed(future: Future[_T]) -> _T:
     """Wait for the log's answer. Raises LogUnavailable where none comes in time."""
     try:
         return future.result(CONFIRM_SECONDS)

@@ -22,10 +22,17 @@ from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
 from jobquest.consumer.retries import Backoff, Brake
-from jobquest.errors import JobQuestError, LogUnavailable, ReadSideUnavailable, Unavailable
+from jobquest.errors import (
+    JobQuestError,
+    LogUnavailable,
+    ReadSideUnavailable,
+    RecordRefused,
+    Unavailable,
+)
 from jobquest.events import TOPICS, format_time
 from jobquest.feed import Feed
-from jobquest.log import EventLog, Origin, Partition, PartitionInfo
+from jobquest.log import EventLog, NewRecord, Origin, Partition, PartitionInfo
+from jobquest.log.outbox import Outbox, Waiting
 from jobquest.log.sqlite import SqliteLog
 from jobquest.notifications import Notifications
 from jobquest.producer import Producer
@@ -81,7 +88,8 @@ class Runtime:
         self.read_side = ReadSide(self.database, self.letters, process_id)
         self.queries = Queries(self.database)
         self.log = _log(config)
-        self.producer = Producer(self.log, self.read_side)
+        self.outbox = _outbox(config, self.log)
+        self.producer = Producer(self.log, self.read_side, self.outbox)
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries)
@@ -113,6 +121,8 @@ class Runtime:
             if self._started or self._stop.is_set():
                 return
             self._started = True
+        if self.outbox:
+            self.outbox.start()
         self.feed.start()
         self.relay.start()
         self._supervisor.start()
@@ -125,7 +135,7 @@ class Runtime:
         self.feed.begin_stop()
 
     def stop(self) -> None:
-        """Stop everything in order: consumer, relay, viewers, log, database.
+        """Stop everything in order: consumer, relay, viewers, outbox, log, database.
 
         Within STOP_SECONDS, whatever hangs: what is left undone then, a `kill -9` would leave too.
         """
@@ -145,8 +155,14 @@ class Runtime:
             leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
             leaving.start()  # a database that is locked makes its callers wait for longer
             leaving.join(left())
-        self.log.close(left())
+        self.close_log(left())
         self.database.close()
+
+    def close_log(self, timeout: float = 5.0) -> None:
+        """Close the way in: what is on its way to Kafka is in the outbox after that."""
+        if self.outbox:
+            self.outbox.stop()
+        self.log.close(timeout)
 
     def _leave(self) -> None:
         try:
@@ -205,6 +221,7 @@ class Runtime:
             "mode": self.log.mode,
             "groupId": self.config.kafka_group_id,
             "lag": lag,
+            "outbox": _waiting(processes),
             **counts,
             "processes": processes,
             "timestamp": format_time(time.time_ns() // 1_000_000),
@@ -272,8 +289,12 @@ class Runtime:
         self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
 
     def _beat(self) -> None:
-        self.state.beat(orjson.dumps(asdict(self.consumer.snapshot)))
+        self.state.beat(orjson.dumps(self._how_we_are()))
         self.consumer.watch.note()
+
+    def _how_we_are(self) -> dict[str, Any]:
+        waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
+        return {**asdict(self.consumer.snapshot), "outbox": waiting._asdict()}
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
@@ -304,7 +325,7 @@ class Runtime:
         for row in self.state.processes():
             consumer = row["consumer"]
             if row["id"] == self.state.process_id:  # known here, and the database may be read-only
-                row["heartbeat_ms"], consumer = now_ms, asdict(self.consumer.snapshot)
+                row["heartbeat_ms"], consumer = now_ms, self._how_we_are()
             silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
             if silent and consumer["state"] != "stopped":
                 seconds = (now_ms - row["heartbeat_ms"]) // 1000
@@ -381,6 +402,26 @@ def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
     state = found[0]["state"]
     # One that stands by beside one that works has its own reason, not the service's.
     return state, None if state in WORKING else found[0]["reason"]
+
+
+def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What waits in the outboxes of all processes, and since when the oldest does."""
+    found = [process["outbox"] for process in processes if "outbox" in process]
+    return {
+        "events": sum(outbox["events"] for outbox in found),
+        "seconds": max((outbox["seconds"] for outbox in found), default=0.0),
+    }
+
+
+def _outbox(config: Config, log: EventLog) -> Outbox | None:
+    if not config.kafka_broker:
+        return None
+    return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, _refused)
+
+
+def _refused(record: NewRecord, error: RecordRefused) -> None:
+    id = dict(record.headers).get("ce_id", b"").decode(errors="replace")
+    logger.error("Failed to publish event: %s (id %s, topic %s)", error, id, record.topic)
 
 
 def _log(config: Config) -> EventLog:

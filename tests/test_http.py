@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from jobquest import create_app
 from jobquest.events import CATALOGUE
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
+from tests.service import wait_for
 from tests.test_strict_json import HOSTILE
 
 EVENTS = "/api/kafka/events"
@@ -262,7 +264,8 @@ def test_the_topics_are_told_with_their_lag(client: FlaskClient) -> None:
     assert len(topics) == 8
     [partition] = topics["system-events"]["partitions"]
     assert (partition["first"], partition["next"], partition["lag"]) == (0, 1, 1)
-    assert data_of(client.get("/api/kafka/status"))["lag"]["messages"] == 1
+    # Measured at most once a second, and the supervisor may have looked before the POST.
+    wait_for(lambda: data_of(client.get("/api/kafka/status"))["lag"]["messages"] == 1, 5)
 
 
 def test_health_readiness_and_metrics(client: FlaskClient) -> None:
@@ -323,12 +326,66 @@ def test_the_websocket_route_says_what_it_is_to_others(client: FlaskClient) -> N
     error_of(client.get("/ws/events"), 400)
 
 
-def test_a_log_that_is_away_gets_503_with_retry_after(settings: dict[str, str]) -> None:
-    client = create_app({**settings, "KAFKA_BROKER": "127.0.0.1:1"}).test_client()
+def test_what_neither_log_nor_outbox_takes_gets_503_with_retry_after(
+    settings: dict[str, str],
+) -> None:
+    away = {"KAFKA_BROKER": "127.0.0.1:1", "JOBQUEST_OUTBOX_MAX_EVENTS": "2"}
+    client = create_app({**settings, **away}).test_client()
+    for _ in range(2):
+        queued = data_of(client.post(EVENTS, json=LOGIN), 202)
+        assert (queued["result"], queued["partition"], queued["offset"]) == ("queued", None, None)
+        assert queued["topic"] == "system-events"
     answer = client.post(EVENTS, json=LOGIN)
-    error_of(answer, 503)
+    assert "outbox is full" in error_of(answer, 503)["message"]
     assert int(answer.headers["Retry-After"]) > 0
     assert data_of(client.get("/api/kafka/status"))["consumerRunning"] is False
     assert "log" in error_of(client.get("/readyz"), 503)["errors"]
     data_of(client.get("/healthz"))
     runtime_of(client).stop()
+
+
+@pytest.mark.parametrize("flag", ["1", "true"])
+def test_a_dry_run_says_what_would_be_published_and_publishes_nothing(
+    client: FlaskClient, flag: str
+) -> None:
+    body = {**LOGIN, "userId": "ada", "id": "mine"}
+    found = data_of(client.post(f"{EVENTS}?dryRun={flag}", json=body))
+    assert found.pop("timestamp")
+    assert found == {
+        "id": "mine",
+        "eventType": "user.login",
+        "userId": "ada",
+        "topic": "system-events",
+        "key": "ada",
+        "result": "valid",
+    }
+    assert runtime_of(client).consumer.step() == 0
+    data_of(client.post(f"{EVENTS}?dryRun=0", json=body), 201)
+
+
+def test_a_dry_run_answers_errors_as_the_real_one_does(client: FlaskClient) -> None:
+    dry = f"{EVENTS}?dryRun=true"
+    for body in ({**LOGIN, "data": {"x": 1}, "extra": 1}, {"eventType": "no.such", "data": None}):
+        assert error_of(client.post(dry, json=body), 400) == error_of(
+            client.post(EVENTS, json=body), 400
+        )
+    error_of(client.post(dry, data="{}", content_type="text/plain"), 415)
+    data_of(client.post(EVENTS, json={**LOGIN, "id": "mine"}), 201)
+    consume(client)
+    error_of(client.post(dry, json={**LOGIN, "id": "mine", "userId": "other"}), 409)
+    assert data_of(client.post(dry, json={**LOGIN, "id": "mine"}))["result"] == "valid"
+
+
+@pytest.mark.parametrize("flag", ["", "yes", "2", "True"])
+def test_a_dry_run_is_asked_for_by_0_1_true_or_false(client: FlaskClient, flag: str) -> None:
+    errors = error_of(client.post(f"{EVENTS}?dryRun={flag}", json=LOGIN), 400)["errors"]
+    assert list(errors) == ["dryRun"]
+    assert runtime_of(client).consumer.step() == 0
+
+
+def test_a_read_side_that_is_away_stops_no_publishing(client: FlaskClient) -> None:
+    """A duplicate is dropped by the consumer all the same."""
+    runtime = runtime_of(client)
+    runtime.database.close()
+    Path(runtime.config.data_dir / "read.db").write_bytes(b"no database at all" * 100)
+    data_of(client.post(EVENTS, json={**LOGIN, "id": "mine"}), 201)

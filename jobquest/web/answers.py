@@ -10,6 +10,8 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import parse_time, strict_json
 from jobquest.runtime import Runtime
 
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
+
 
 class UnsupportedMediaType(Exception):
     """The body is not declared to be JSON."""
@@ -54,6 +56,14 @@ def whole_parameter(name: str, default: int | None, low: int, high: int) -> int 
             "A parameter is not valid.", {name: [f"Must be a whole number from {low} to {high}."]}
         )
     return int(text)
+
+
+def flag_parameter(name: str) -> bool:
+    """A yes or no from the query string; no, if absent. Raises InvalidEvent."""
+    word = request.args.get(name, "0")
+    if word not in _FLAGS:
+        raise InvalidEvent("A parameter is not valid.", {name: ["Must be 0, 1, true or false."]})
+    return _FLAGS[word]
 
 
 def time_parameter(name: str) -> int | None:

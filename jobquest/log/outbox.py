@@ -1,0 +1,320 @@
+"""The outbox: takes events where Kafka does not, keeps them durably, delivers them in order later.
+
+Between the producer and the log, in Kafka mode only. While the circuit is closed, records go
+straight to the log. The first that the log does not confirm opens it: whatever is unconfirmed is
+written to a file in the order in which it came, new records go behind it at once, and a forwarder
+tries the log until the file is empty; only then the circuit closes, so that nothing overtakes.
+"Not confirmed" is not "not written": second copies are harmless, the consumer drops them by id.
+It knows records and futures, no events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import wait as wait_for_futures
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
+from jobquest.log import PATIENT_SECONDS, PROMPT_SECONDS, EventLog, NewRecord, Position
+from jobquest.log.outbox_slot import Kept, Refusal, Slot, claim, orphans
+
+logger = logging.getLogger(__name__)
+
+BATCH_RECORDS, BATCH_BYTES = 1_000, 8 * 1024 * 1024
+TRY_SECONDS = 1.0  # between two tries of a log that is away
+ADOPT_SECONDS = 5.0  # between two looks for slots that nobody holds
+REFUSED_SECONDS = 5.0  # until a callback that raised is tried again
+STOP_SECONDS = 0.7  # what is on its way may be confirmed within, at the end
+
+Taken = Future[Position | None]
+Refused = Callable[[NewRecord, RecordRefused], None]
+
+
+class Waiting(NamedTuple):
+    """How much waits in the outbox of this process, and for how many seconds already."""
+
+    events: int
+    seconds: float
+
+
+class Outbox:
+    """Appends to `log`, or to a slot in `folder`. Any thread may call it.
+
+    At most `max_events` are kept. `refused` is given what the log refuses for good after it was
+    taken here: it must have it durably when it returns, and is called again later when it raises.
+    Building opens nothing; the first append does, or `start`.
+    """
+
+    def __init__(self, log: EventLog, folder: Path, max_events: int, refused: Refused) -> None:
+        self._log = log
+        self._folder = folder
+        self._max_events = max_events
+        self._refused = refused
+        self._lock = threading.Lock()  # over the next six
+        self._slot: Slot | None = None
+        self._open = False
+        self._unconfirmed: dict[Taken, NewRecord] = {}  # given to the log, in the order they came
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._why = ""  # there is no slot
+        self._woken = threading.Event()
+        self._stop = threading.Event()
+        # The forwarder's own; others may read:
+        self._adopted: list[Slot] = []
+        self._adopts = False
+        self._looked = 0.0  # for orphans
+        self._hand_over_at = 0.0  # what was refused
+        self._prompt = True  # the last delivery was
+
+    def start(self) -> None:
+        """Take a slot, one with records first, and deliver; then what other processes left."""
+        self._adopts = True
+        self._looked = time.monotonic()  # others that start now take theirs first
+        with self._lock:
+            self._begin()
+
+    def append(self, records: Sequence[NewRecord]) -> list[Taken]:
+        """Take records in order: each future resolves to the position, or to None once the record
+        is durable here. It fails with LogUnavailable where neither has it (but the log may), or
+        with RecordRefused. In about two seconds; at once while the circuit is open."""
+        futures: list[Taken] = [Future() for _ in records]
+        entries = list(zip(futures, records, strict=True))
+        with self._lock:
+            self._begin()
+            if self._open or self._closed:
+                self._keep(entries)
+                return futures
+            self._unconfirmed.update(entries)
+        # Not under the lock: it may wait for the log, whose threads answer under it.
+        for future, sent in zip(futures, self._log.append(records), strict=True):
+            sent.add_done_callback(partial(self._answered, future))
+        return futures
+
+    def waiting(self) -> Waiting:
+        """What waits here. Cheap."""
+        slots = [slot for slot in (self._slot, *self._adopted) if slot and slot.count]
+        since_ms = min((slot.oldest_ms or 0 for slot in slots), default=0)
+        seconds = max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0
+        return Waiting(sum(slot.count for slot in slots), round(seconds, 3))
+
+    def stop(self) -> None:
+        """End in about two seconds. What the log has not confirmed by then is kept here."""
+        with self._lock:
+            self._closed = True
+            unconfirmed = list(self._unconfirmed)
+        wait_for_futures(unconfirmed, STOP_SECONDS)
+        with self._lock:
+            self._keep(self._taken_back())
+            slot, self._slot = self._slot, None
+            self._why = "The outbox is closed."
+        self._stop.set()
+        self._woken.set()
+        if self._thread:
+            self._thread.join(STOP_SECONDS)
+        for held in [slot, *self._adopted]:
+            if held:
+                held.close()
+
+    # --- the circuit: under the lock ---
+
+    def _begin(self) -> None:
+        """Take a slot and start the forwarder, at the first use: never before a fork."""
+        if self._closed:
+            return
+        if self._slot is None:
+            try:
+                self._slot = claim(self._folder, with_records=self._adopts)
+                self._open = self._slot.count > 0  # nothing may overtake what is in it
+            except LogUnavailable as error:
+                if self._why != str(error):
+                    logger.error("There is no outbox: %s", error)
+                self._why = str(error)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+            self._thread.start()
+
+    def _taken_back(self) -> list[tuple[Taken, NewRecord]]:
+        entries = list(self._unconfirmed.items())
+        self._unconfirmed.clear()
+        return entries
+
+    def _open_circuit(self, error: LogUnavailable) -> None:
+        """Keep what is unconfirmed, and from now on everything, here."""
+        if self._slot and not self._open:
+            logger.warning("Events wait in %s: %s", self._slot.path, error)
+            self._open = True
+        self._keep(self._taken_back())
+        self._woken.set()
+
+    def _keep(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
+        slot = self._slot
+        if slot is None:
+            self._refuse_all(
+                entries, f"Kafka does not take events, nor does the outbox: {self._why}"
+            )
+            return
+        room = max(0, self._max_events - slot.count)
+        kept = slot.append([record for _, record in entries[:room]])
+        for (future, _), written in zip(entries[:room], kept, strict=True):
+            written.add_done_callback(partial(self._written, future))
+        line = (
+            f"Kafka does not take events, and the outbox is full: it keeps {self._max_events}"
+            " (JOBQUEST_OUTBOX_MAX_EVENTS)."
+        )
+        self._refuse_all(entries[room:], line)
+
+    def _refuse_all(self, entries: Sequence[tuple[Taken, NewRecord]], line: str) -> None:
+        for future, _ in entries:
+            _fail(future, LogUnavailable(line))
+
+    # --- answers: on the threads of the log and of the slot's writer ---
+
+    def _answered(self, future: Taken, sent: Future[Position]) -> None:
+        error = sent.exception()
+        if isinstance(error, LogUnavailable):
+            with self._lock:
+                if future in self._unconfirmed:  # else it is kept already
+                    self._open_circuit(error)
+            return
+        with self._lock:
+            self._unconfirmed.pop(future, None)
+        if error:
+            _fail(future, error)
+        else:
+            _resolve(future, sent.result())
+
+    def _written(self, future: Taken, written: Future[Position]) -> None:
+        # Not under the lock: it may run where it is held already.
+        if error := written.exception():
+            line = f"Kafka does not take events, nor does the outbox: {error}"
+            _fail(future, LogUnavailable(line))
+        else:
+            _resolve(future, None)
+        self._woken.set()
+
+    # --- the forwarder's thread ---
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._step()
+            except LogUnavailable as error:
+                logger.debug("The outbox waits: %s", error)
+                self._stop.wait(TRY_SECONDS)
+            except Exception:
+                logger.exception("The outbox failed and goes on")
+                self._stop.wait(TRY_SECONDS)
+            else:
+                self._woken.wait(TRY_SECONDS)
+                self._woken.clear()
+
+    def _step(self) -> None:
+        """Deliver what waits. Raises LogUnavailable where the log does not take it."""
+        with self._lock:
+            self._begin()
+        self._adopt()
+        for held in (self._slot, *self._adopted):
+            if held and held.damage:
+                self._replace(held)
+        try:
+            self._log.reach(PATIENT_SECONDS if self._open else PROMPT_SECONDS)
+        except LogUnavailable as error:
+            with self._lock:
+                if not self._open and not self._closed:
+                    self._open_circuit(error)  # before a request has to find out
+            raise
+        if self._slot:
+            self._deliver(self._slot)
+            self._close_circuit()
+        for orphan in tuple(self._adopted):
+            self._deliver(orphan)
+            if orphan.is_drained and not orphan.aside:
+                self._adopted.remove(orphan)
+                orphan.close()
+
+    def _adopt(self) -> None:
+        if not self._adopts or time.monotonic() - self._looked < ADOPT_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for slot in orphans(self._folder):
+            logger.info("Delivering what another process left in %s.", slot.path)
+            self._adopted.append(slot)
+
+    def _close_circuit(self) -> None:
+        with self._lock:
+            slot = self._slot
+            # A log that is slow would have every request wait in vain, and its producer go again
+            # and again: so it stays open until a delivery was prompt.
+            if self._open and slot and slot.is_drained and self._prompt:
+                self._open = False
+                logger.info("Kafka takes events again; the outbox is empty.")
+
+    def _deliver(self, slot: Slot) -> None:
+        try:
+            self._hand_over(slot)
+            while not self._stop.is_set() and (batch := slot.first(BATCH_RECORDS, BATCH_BYTES)):
+                self._deliver_batch(slot, batch)
+        except LogDamaged as damage:
+            slot.damage = damage
+            self._replace(slot)
+
+    def _deliver_batch(self, slot: Slot, batch: Sequence[Kept]) -> None:
+        began = time.monotonic()
+        sent = self._log.append([kept.record for kept in batch], PATIENT_SECONDS)
+        while wait_for_futures(sent, STOP_SECONDS / 4).not_done:
+            if self._stop.is_set():
+                return  # they stay here: a second copy does no harm
+        self._prompt = time.monotonic() - began < PROMPT_SECONDS * 2 / 3
+        done, failed = [], None
+        for kept, future in zip(batch, sent, strict=True):
+            error = future.exception()
+            if isinstance(error, RecordRefused):
+                slot.aside[kept.offset] = Refusal(kept.record, error)
+            elif isinstance(error, LogUnavailable):
+                failed = failed or error
+            else:
+                done.append(kept.offset)
+        slot.discard(done)
+        self._hand_over(slot)
+        if failed:
+            raise failed
+
+    def _hand_over(self, slot: Slot) -> None:
+        """Give away what the log refused; what nobody takes yet stays aside and blocks nothing."""
+        if time.monotonic() < self._hand_over_at:
+            return
+        taken = []
+        for offset, refusal in slot.aside.items():
+            try:
+                self._refused(refusal.record, refusal.error)
+            except Exception as error:  # whoever takes it may have lost its database
+                logger.warning("A refused event stays in the outbox: %s", error)
+                self._hand_over_at = time.monotonic() + REFUSED_SECONDS
+                break
+            taken.append(offset)
+        slot.discard(taken)
+
+    def _replace(self, slot: Slot) -> None:
+        with self._lock:  # nothing is appended meanwhile
+            anew = slot.begun_anew()
+            if self._slot is slot:
+                self._slot = anew
+            else:
+                self._adopted[self._adopted.index(slot)] = anew
+
+
+def _resolve(future: Taken, position: Position | None) -> None:
+    with contextlib.suppress(InvalidStateError):  # the log and the slot may both have taken it
+        future.set_result(position)
+
+
+def _fail(future: Taken, error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)
