@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka.admin import KafkaAdminClient
 
-from jobquest.log import EventLog, Subscription
+from jobquest.log import EventLog, Partition, Record, Subscription
 from jobquest.log.kafka import KafkaLog
 from jobquest.log.sqlite import SqliteLog
 from tests.service import wait_for
@@ -75,6 +75,19 @@ class OnKafka:
 
     def make_anew(self, topic: str) -> None:
         delete_topics(self.bootstrap, [topic])
+
+
+def everything(bootstrap: str, topics: list[str]) -> list[Record]:
+    """Every record of these topics, per partition in order."""
+    records: list[Record] = []
+    with closing(OnKafka(bootstrap, topics).open()) as log:
+        for info in log.describe(topics):
+            place, offset = Partition(info.origin.topic, info.origin.number), info.first
+            while offset < info.next:
+                found = log.read(place, offset, 2_000)
+                records += found
+                offset = found[-1].offset + 1 if found else offset
+    return records
 
 
 def delete_topics(bootstrap: str, topics: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ Between the producer and the log, in Kafka mode only. While the circuit is close
 straight to the log. The first that the log does not confirm opens it: whatever is unconfirmed is
 written to a file in the order in which it came, new records go behind it at once, and a forwarder
 tries the log until the file is empty; only then the circuit closes, so that nothing overtakes.
+Under load it never would be: so while the last few go, new records are held in memory.
 "Not confirmed" is not "not written": second copies are harmless, the consumer drops them by id.
 It knows records and futures, no events.
 """
@@ -31,6 +32,7 @@ BATCH_RECORDS, BATCH_BYTES = 1_000, 8 * 1024 * 1024
 TRY_SECONDS = 1.0  # between two tries of a log that is away
 ADOPT_SECONDS = 5.0  # between two looks for slots that nobody holds
 REFUSED_SECONDS = 5.0  # until a callback that raised is tried again
+HOLD_RECORDS, HOLD_SECONDS = 500, 0.4  # the last ones are delivered while new ones are held
 STOP_SECONDS = 0.7  # what is on its way may be confirmed within, at the end
 
 Taken = Future[Position | None]
@@ -57,9 +59,12 @@ class Outbox:
         self._folder = folder
         self._max_events = max_events
         self._refused = refused
-        self._lock = threading.Lock()  # over the next six
+        self._lock = threading.Lock()  # over the next nine
         self._slot: Slot | None = None
         self._open = False
+        self._holding = False  # only while open
+        self._hold_at, self._hold_until = 0.0, 0.0
+        self._held: list[tuple[Taken, NewRecord]] = []  # unconfirmed, not given to the log yet
         self._unconfirmed: dict[Taken, NewRecord] = {}  # given to the log, in the order they came
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -88,14 +93,21 @@ class Outbox:
         entries = list(zip(futures, records, strict=True))
         with self._lock:
             self._begin()
-            if self._open or self._closed:
+            if self._closed or (self._open and not self._holding):
                 self._keep(entries)
                 return futures
             self._unconfirmed.update(entries)
-        # Not under the lock: it may wait for the log, whose threads answer under it.
-        for future, sent in zip(futures, self._log.append(records), strict=True):
-            sent.add_done_callback(partial(self._answered, future))
+            if self._holding:
+                self._held += entries
+                return futures
+        self._send(entries)
         return futures
+
+    def _send(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
+        # Not under the lock: it may wait for the log, whose threads answer under it.
+        sent = self._log.append([record for _, record in entries])
+        for (future, _), answer in zip(entries, sent, strict=True):
+            answer.add_done_callback(partial(self._answered, future))
 
     def waiting(self) -> Waiting:
         """What waits here. Cheap."""
@@ -143,6 +155,7 @@ class Outbox:
     def _taken_back(self) -> list[tuple[Taken, NewRecord]]:
         entries = list(self._unconfirmed.items())
         self._unconfirmed.clear()
+        self._held, self._holding = [], False
         return entries
 
     def _open_circuit(self, error: LogUnavailable) -> None:
@@ -231,8 +244,11 @@ class Outbox:
                     self._open_circuit(error)  # before a request has to find out
             raise
         if self._slot:
-            self._deliver(self._slot)
-            self._close_circuit()
+            try:
+                self._deliver(self._slot)
+                self._close_circuit(self._slot)
+            finally:
+                self._release(0.0)
         for orphan in tuple(self._adopted):
             self._deliver(orphan)
             if orphan.is_drained and not orphan.aside:
@@ -247,20 +263,48 @@ class Outbox:
             logger.info("Delivering what another process left in %s.", slot.path)
             self._adopted.append(slot)
 
-    def _close_circuit(self) -> None:
+    def _hold(self, slot: Slot) -> None:
+        """Have new records wait for the last few here, unless the log is slow: then every request
+        would wait in vain, and its producer go again and again."""
         with self._lock:
-            slot = self._slot
-            # A log that is slow would have every request wait in vain, and its producer go again
-            # and again: so it stays open until a delivery was prompt.
-            if self._open and slot and slot.is_drained and self._prompt:
-                self._open = False
-                logger.info("Kafka takes events again; the outbox is empty.")
+            if self._open and slot is self._slot and self._prompt and not self._holding:
+                few = slot.count - len(slot.aside) <= HOLD_RECORDS
+                if few and time.monotonic() > self._hold_at:
+                    self._holding = True
+                    self._hold_until = time.monotonic() + HOLD_SECONDS
+
+    def _release(self, after: float) -> None:
+        """Hold nothing any longer, `after` the monotonic time given: keep it here."""
+        with self._lock:
+            if self._holding and time.monotonic() > after:
+                self._hold_at = time.monotonic() + TRY_SECONDS
+                self._keep(self._taken_back())
+
+    def _close_circuit(self, slot: Slot) -> None:
+        """Give what was held to the log, and close, where the slot is empty."""
+        while True:
+            with self._lock:
+                if not self._holding or slot is not self._slot or not slot.is_drained:
+                    return
+                held, self._held = self._held, []
+                if not held:
+                    self._holding = self._open = False
+                    break
+            self._send(held)
+        logger.info("Kafka takes events again; the outbox is empty.")
 
     def _deliver(self, slot: Slot) -> None:
         try:
             self._hand_over(slot)
-            while not self._stop.is_set() and (batch := slot.first(BATCH_RECORDS, BATCH_BYTES)):
-                self._deliver_batch(slot, batch)
+            while not self._stop.is_set():
+                self._hold(slot)
+                if batch := slot.first(BATCH_RECORDS, BATCH_BYTES):
+                    self._deliver_batch(slot, batch)
+                elif self._holding and not slot.is_drained:  # on its way into the file
+                    self._stop.wait(0.01)
+                    self._release(self._hold_until)
+                else:
+                    return
         except LogDamaged as damage:
             slot.damage = damage
             self._replace(slot)
@@ -268,7 +312,8 @@ class Outbox:
     def _deliver_batch(self, slot: Slot, batch: Sequence[Kept]) -> None:
         began = time.monotonic()
         sent = self._log.append([kept.record for kept in batch], PATIENT_SECONDS)
-        while wait_for_futures(sent, STOP_SECONDS / 4).not_done:
+        while wait_for_futures(sent, 0.1).not_done:
+            self._release(self._hold_until)
             if self._stop.is_set():
                 return  # they stay here: a second copy does no harm
         self._prompt = time.monotonic() - began < PROMPT_SECONDS * 2 / 3
