@@ -211,3 +211,83 @@ def test_a_broker_that_was_killed_is_found_again(
 
             wait_for(appended, 60)
             assert b"after" in {record.value for record in read(log, place, 2)}
+
+
+def test_every_future_resolves_when_the_broker_hangs_and_the_next_append_works(
+    own_broker: KafkaBroker,
+) -> None:
+    """The library alone waits for 12 s; with its defaults it would never send again."""
+    with closing(OnKafka(own_broker.bootstrap, ["t"]).open()) as log:
+        append(log, "t", b"before")
+        own_broker.freeze()
+        failed: list[int] = []
+        began = time.monotonic()
+        futures = log.append([NewRecord("t", b"%d" % (n % 7), b"%d" % n) for n in range(500)])
+        for n, future in enumerate(futures):
+            future.add_done_callback(lambda _, n=n: failed.append(n))  # type: ignore[misc]
+        assert time.monotonic() - began < 0.5, "it blocked"
+        for future in futures:
+            assert isinstance(future.exception(2.5), LogUnavailable)
+        assert time.monotonic() - began < 2.5
+        assert failed == list(range(500))
+        began = time.monotonic()
+        [refused] = log.append([NewRecord("t", b"k", b"v")])
+        assert isinstance(refused.exception(0), LogUnavailable)
+        assert time.monotonic() - began < 0.1, "it waited for a log that is known to be away"
+        own_broker.thaw()
+        thawed = time.monotonic()
+        wait_for(lambda: log.append([NewRecord("t", b"k", b"v")])[0].exception(3) is None, 10)
+        assert time.monotonic() - thawed < 5
+
+
+def test_a_library_whose_thread_has_ended_is_replaced(place: OnKafka) -> None:
+    with closing(place.open()) as log:
+        assert isinstance(log, KafkaLog)
+        append(log, place.topics[0], b"before")
+        log._sender._producer._sender.force_close()
+        [lost] = log.append([NewRecord(place.topics[0], b"k", b"v")])
+        assert isinstance(lost.exception(3), LogUnavailable)
+        again = [NewRecord(place.topics[0], b"k", b"v")]
+        wait_for(lambda: log.append(again)[0].exception(3) is None, 10)
+
+
+def test_nothing_that_was_sent_behind_a_failed_record_overtakes_it(place: OnKafka) -> None:
+    """The topic is gone in the middle: what fails first is not followed by what did not."""
+    make_topic(place)
+    with closing(place.open()) as log:
+        append(log, place.topics[0], b"before")
+        place.make_anew(place.topics[0])
+        futures = []
+        for n in range(200):
+            futures += log.append([NewRecord(place.topics[0], b"k", b"%d" % n)])
+        errors = [future.exception(5) for future in futures]
+        lost = [n for n, error in enumerate(errors) if error]
+        assert lost
+        assert lost == list(range(lost[0], lost[0] + len(lost))), "a later one was taken before it"
+        again = [NewRecord(place.topics[0], b"k", b"again")]
+        wait_for(lambda: log.append(again)[0].exception(3) is None, 10)  # it makes it anew
+
+
+def test_what_is_on_its_way_to_a_broker_that_hangs_is_bounded(own_broker: KafkaBroker) -> None:
+    """The library's own buffer is not: 20,000 records of 20 KB would take over 400 MB."""
+
+    def resident_mb() -> float:
+        with open("/proc/self/status") as status:
+            return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
+
+    place = OnKafka(own_broker.bootstrap, ["t"])
+    with closing(place.open()) as log, closing(place.open()) as other:
+        append(log, "t", b"before")
+        append(other, "t", b"before")
+        own_broker.freeze()
+        before = resident_mb()
+        waiting = 0
+        for _ in range(20):
+            futures = log.append([NewRecord("t", b"k", b"x" * 20_000)] * 1_000, 30.0)
+            waiting += sum(not future.done() for future in futures)
+        assert 3_000 < waiting < 3_500, "64 MB"
+        assert "too much is on its way" in str(futures[-1].exception())
+        assert resident_mb() - before < 200
+        futures = other.append([NewRecord("t", b"k", b"")] * 11_000, 30.0)
+        assert sum(not future.done() for future in futures) == 10_000
+        own_broker.thaw()
