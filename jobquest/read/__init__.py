@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import orjson
 from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
 from jobquest.errors import PositionMoved, StateConflict
-from jobquest.events import Event, from_record
+from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
-from jobquest.read import parking, tables
-from jobquest.read.database import Database, inserting, replacing
-from jobquest.read.follow_ups import follow_ups
+from jobquest.read import effects, parking, tables
+from jobquest.read.database import Database, inserting
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
-from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
+from jobquest.read.projections import Row
 
 __all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
 
@@ -64,24 +61,14 @@ class ReadSide:
 
     def positions(self, origins: Sequence[Origin]) -> dict[Origin, int]:
         """The next offset to read of each partition that has one stored."""
-        table = tables.positions
-        columns = (table.c.topic, table.c.partition, table.c.identity)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                select(*columns, table.c.next).where(tuple_(*columns).in_(list(origins)))
-            )
-            return {Origin(*row[:3]): row[3] for row in rows}
+            return _positions(connection, origins)
 
     def contents(self, ids: Iterable[str], *, parked: bool = False) -> dict[str, bytes]:
         """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
-        table = tables.events
         outcomes = ["processed", "retrying"] if parked else ["processed"]
-        query = select(table.c.id, table.c.body)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                query.where(table.c.id.in_(list(ids)), table.c.outcome.in_(outcomes))
-            )
-            return {row.id: row.body.encode() for row in rows}
+            return effects.contents(connection, ids, outcomes)
 
     # --- what waits for another try ---
 
@@ -120,12 +107,15 @@ class ReadSide:
         could not take it, and anything else where an event of the batch is to blame.
         """
         with self._database.writing() as connection:
-            seq = _lock_counter(connection)
+            seq = lock_counter(connection)
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
-            seq = _write_events(connection, batch, seq)
-            self._letters.bury(connection, batch.dead)
-            caused = _project(connection, [entry.event for entry in batch.applied])
+            _check_unknown(connection, [entry.event.id for entry in batch.applied])
+            seq = effects.write_events(connection, _rows(batch), seq)
+            # A batch that moves nothing is one of further tries.
+            again = [] if batch.moves else [letter.origin for letter in batch.dead]
+            self._letters.bury(connection, batch.dead, _positions(connection, again))
+            caused = effects.project(connection, [entry.event for entry in batch.applied])
             self._queue(connection, caused)
             connection.execute(update(tables.counter).values(seq=seq))
         return seq
@@ -172,36 +162,32 @@ class ReadSide:
             connection.execute(delete(table).where(table.c.id.in_(list(ids))))
 
 
-def _write_events(connection: Connection, batch: Batch, seq: int) -> int:
-    """Write the row of each event that changed; returns the new highest `seq`."""
-    ids = [entry.event.id for entry in batch.applied]
-    if ids:
-        table = tables.events
-        counted = table.c.id.in_(ids) & (table.c.outcome == "processed")
-        if connection.execute(select(table.c.id).where(counted).limit(1)).first():
-            raise PositionMoved("Another consumer has applied some of these events.")
-    rows = [_event_row(entry) for entry in batch.applied]
-    rows += [_parked_event_row(one) for one in batch.parked]
-    rows += [_dead_event_row(letter) for letter in batch.dead]
-    for row in rows:
-        seq += 1
-        row["seq"] = seq
-    if rows:
-        connection.execute(_events_upsert(connection), rows)
-    return seq
-
-
-def _events_upsert(connection: Connection) -> Any:
-    """An id whose event died may come again; one that is processed must not be overwritten."""
-    statement = inserting(connection, tables.events)
-    return statement.on_conflict_do_update(
-        index_elements=["id"],
-        set_={c.name: statement.excluded[c.name] for c in tables.events.c if c.name != "id"},
-        where=tables.events.c.outcome != "processed",
+def _positions(connection: Connection, origins: Sequence[Origin]) -> dict[Origin, int]:
+    table = tables.positions
+    columns = (table.c.topic, table.c.partition, table.c.identity)
+    if not origins:
+        return {}
+    rows = connection.execute(
+        select(*columns, table.c.next).where(tuple_(*columns).in_(list(origins)))
     )
+    return {Origin(*row[:3]): row[3] for row in rows}
 
 
-def _lock_counter(connection: Connection) -> int:
+def _check_unknown(connection: Connection, ids: Sequence[str]) -> None:
+    table = tables.events
+    counted = table.c.id.in_(ids) & (table.c.outcome == "processed")
+    if ids and connection.execute(select(table.c.id).where(counted).limit(1)).first():
+        raise PositionMoved("Another consumer has applied some of these events.")
+
+
+def _rows(batch: Batch) -> list[Row]:
+    """The row of each event that changed."""
+    rows = [effects.event_row(entry.event, entry.record) for entry in batch.applied]
+    rows += [effects.parked_row(one) for one in batch.parked]
+    return rows + [effects.dead_row(letter) for letter in batch.dead]
+
+
+def lock_counter(connection: Connection) -> int:
     """Take the lock that lets one process apply at a time, and the last `seq`.
 
     Held to the end of the transaction: rows that a projection reads can't change under it, and
@@ -223,78 +209,3 @@ def _move(connection: Connection, moves: Mapping[Origin, tuple[int | None, int]]
             connection.execute(insert(table), {**where, "next": following})
         else:
             connection.execute(update(table).where(*same).values(next=following))
-
-
-def _project(connection: Connection, events: Sequence[Event]) -> list[Event]:
-    """Fold the events into every projection's rows; returns the follow-ups."""
-    caused: list[Event] = []
-    for projection in PROJECTIONS:
-        concerned = [event for event in events if event.type in projection.folds]
-        if not concerned:
-            continue
-        rows = _load(connection, projection, {projection.key(event) for event in concerned})
-        for event in concerned:
-            row = rows[projection.key(event)]
-            before = dict(row) if projection is USER_STATS else row
-            projection.folds[event.type](row, event)
-            if projection is USER_STATS:
-                caused += follow_ups(event, before, row)
-        connection.execute(
-            replacing(connection.dialect.name, projection.table), list(rows.values())
-        )
-    return caused
-
-
-def _load(
-    connection: Connection, projection: Projection, keys: set[tuple[Any, ...]]
-) -> dict[tuple[Any, ...], Row]:
-    """The rows of these keys, in the order of the keys, new ones where there are none."""
-    columns = list(projection.table.primary_key.columns)
-    if len(columns) == 1:
-        chosen = columns[0].in_([key[0] for key in keys])
-    else:
-        chosen = tuple_(*columns).in_(list(keys))
-    rows = {key: projection.new_row(key) for key in sorted(keys)}
-    for found in connection.execute(select(projection.table).where(chosen)).mappings():
-        row = dict(found)
-        rows[tuple(row[column.name] for column in columns)] = row
-    return rows
-
-
-def _event_row(entry: Applied) -> Row:
-    event, record = entry.event, entry.record
-    return {
-        "id": event.id,
-        "outcome": "processed",
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "type": event.type,
-        "user_id": event.user_id,
-        "time_ms": event.time_ms,
-        "received_ms": record.timestamp_ms,
-        "body": event.to_json().decode(),
-    }
-
-
-def _parked_event_row(one: Parked) -> Row:
-    event = from_record(one.record.value, one.record.timestamp_ms)
-    return _event_row(Applied(event, one.record)) | {"outcome": "retrying"}
-
-
-def _dead_event_row(letter: Dead) -> Row:
-    dead = {"id": letter.event_id, "outcome": "dead"}
-    if letter.event:
-        return _event_row(Applied(letter.event, letter.record)) | dead
-    record = letter.record
-    unread: Row = {"id": letter.event_id, "type": None, "userId": None, "timestamp": None}
-    return dead | {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "type": None,
-        "user_id": None,
-        "time_ms": record.timestamp_ms,
-        "received_ms": record.timestamp_ms,
-        "body": orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
-    }

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, insert, select, text
+from sqlalchemy import Connection, Engine, Table, create_engine, insert, inspect, select, text
 from sqlalchemy import event as engine_events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -119,14 +119,32 @@ class Database:
         with self._begin() as connection:
             if self.engine.dialect.name == "postgresql":  # its CREATE … IF NOT EXISTS can race
                 connection.execute(text("SELECT pg_advisory_xact_lock(7317001)"))
+            self._check_layout(connection)
             tables.metadata.create_all(connection)
             if connection.execute(select(tables.counter.c.id)).first() is None:
                 first = {"id": 1, "seq": 0, "epoch": str(uuid.uuid4())}
                 connection.execute(insert(tables.counter), first)
+                connection.execute(insert(tables.layout), {"number": tables.LAYOUT})
                 connection.execute(
                     insert(tables.service), {"id": 1, "wanted": None, "generation": 0}
                 )
         self._ready = True
+
+    def _check_layout(self, connection: Connection) -> None:
+        """Leave a database alone that another version has made."""
+        there = inspect(connection)
+        if not there.has_table(tables.counter.name):
+            return
+        numbered = there.has_table(tables.layout.name)
+        found = connection.execute(select(tables.layout.c.number)).scalar() if numbered else 1
+        if found == tables.LAYOUT:
+            return
+        url = self.engine.url
+        where = url.database if url.drivername.startswith("sqlite") else url.render_as_string()
+        raise ReadSideUnavailable(
+            f"The read side {where} was made by another version (layout {found}, this one's is"
+            f" {tables.LAYOUT}). Stop the service, move it away, run `flask events rebuild`, start."
+        )
 
 
 def _engine(url: str) -> Engine:

@@ -12,12 +12,13 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
-from jobquest.errors import StateConflict
-from jobquest.events import OUR_PREFIX, Event
+from jobquest.errors import InvalidEvent, StateConflict
+from jobquest.events import OUR_PREFIX, Event, from_record
 from jobquest.log import Headers, Origin, Record, dump_headers, load_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
@@ -27,6 +28,8 @@ TOPIC = "dead-letters"
 REDRIVES_HEADER = "jobquest.redrives"
 _KAFKAS = "__dlq.errors."
 _OURS = "jobquest.dlq."
+_PLACE = ("identity", "topic", "partition", "offset")
+_NONE: Mapping[Origin, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,42 @@ class Letters:
 
     # --- part of a batch's transaction ---
 
-    def bury(self, connection: Connection, dead: Sequence[Dead]) -> None:
-        """Write letters, and queue their records for the topic; a letter known already stays."""
+    def bury(
+        self, connection: Connection, dead: Sequence[Dead], waited: Mapping[Origin, int] = _NONE
+    ) -> None:
+        """Write letters, and queue their records for the topic; a letter known already stays.
+
+        `waited`: they were parked until now, when their partitions are read up to these offsets.
+        """
         for one in dead:
-            row = _row(one)
+            row = _row(one) | {"repeats_below": waited.get(one.origin)}
             once = inserting(connection, tables.dead_letters).on_conflict_do_nothing()
             connection.execute(once, row)
             self._queue(connection, row, "died")
+
+    # --- part of a rebuild's transaction ---
+
+    def restore(self, connection: Connection, record: Record) -> None:
+        """Do again what a record of the topic tells.
+
+        A letter that is there stays as it is, save that one that is open takes the decision.
+        """
+        told = _told(record)
+        if told is None:
+            return
+        row, action = told
+        table = tables.dead_letters
+        once = inserting(connection, table).on_conflict_do_nothing()
+        connection.execute(once, row)
+        decided = {
+            "mended": {"mended": record.value},
+            "discarded": {"state": "discarded", "reason": row["reason"]},
+            "redriven": {"state": "redriven"},
+        }.get(action)
+        if decided:
+            place = [table.c[name] == row[name] for name in _PLACE]
+            is_open = table.c.state == "open"
+            connection.execute(update(table).where(*place, is_open).values(**decided))
 
     # --- decisions ---
 
@@ -194,6 +226,7 @@ def _row(dead: Dead) -> dict[str, Any]:
         "value": record.value,
         "headers": dump_headers(record.headers),
         "mended": None,
+        "repeats_below": None,
         "redrives": int(redrives) if redrives.isdigit() and len(redrives) < 4 else 0,
         "state": "open",
         "reason": None,
@@ -213,6 +246,7 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
         f"{_OURS}class": row["error_class"],
         f"{_OURS}path": row["path"],
         f"{_OURS}redrives": row["redrives"],
+        f"{_OURS}repeats.below": row["repeats_below"],
         f"{_OURS}reason": row["reason"],
         f"{_OURS}topic.id": row["identity"],
         f"{_OURS}event.id": row["event_id"],
@@ -222,6 +256,78 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
     }
     ours = tuple((name, str(value).encode()) for name, value in said.items() if value is not None)
     return load_headers(row["headers"]) + ours
+
+
+def _told(record: Record) -> tuple[dict[str, Any], str] | None:
+    """The letter's row as it was when it died, and the action, of a record of the topic; None
+    where it is none of ours."""
+    names = [name for name, _ in record.headers]
+    if f"{_OURS}action" not in names or f"{_KAFKAS}topic" not in names:
+        return None
+    # The original's own headers stand before ours, and may have the same names.
+    first = len(names) - 1 - names[::-1].index(f"{_KAFKAS}topic")
+    said = {name: value.decode() for name, value in record.headers[first:]}
+
+    def number(name: str) -> int:
+        return int(said[name])
+
+    below = said.get(f"{_OURS}repeats.below")
+    appended_ms = number(f"{_OURS}appended.ms")
+    event = _readable(record.value, appended_ms)
+    row = {
+        "identity": said[f"{_OURS}topic.id"],
+        "topic": said[f"{_KAFKAS}topic"],
+        "partition": number(f"{_KAFKAS}partition"),
+        "offset": number(f"{_KAFKAS}offset"),
+        "appended_ms": appended_ms,
+        "event_id": said[f"{_OURS}event.id"],
+        "type": event and event.type,
+        "user_id": event and event.user_id,
+        "error": said[f"{_KAFKAS}message"],
+        "error_class": said[f"{_OURS}class"],
+        "path": said.get(f"{_OURS}path"),
+        "attempts": number(f"{_KAFKAS}delivery.count"),
+        "first_failed_ms": number(f"{_OURS}first.failed.ms"),
+        "died_ms": number(f"{_OURS}died.ms"),
+        "key": record.key,
+        "value": record.value,
+        "headers": dump_headers(record.headers[:first]),
+        "mended": None,
+        "repeats_below": None if below is None else int(below),
+        "redrives": number(f"{_OURS}redrives"),
+        "state": "open",
+        "reason": said.get(f"{_OURS}reason"),
+    }
+    return row, said[f"{_OURS}action"]
+
+
+def _readable(value: bytes | None, appended_ms: int) -> Event | None:
+    try:
+        return from_record(value, appended_ms)
+    except InvalidEvent:
+        return None
+
+
+def dead_of(row: Mapping[str, Any]) -> Dead:
+    """The record that a letter's row is about, and why it died; `event` only where it could be
+    read then."""
+    record = Record(
+        row["topic"],
+        row["partition"],
+        row["offset"],
+        row["key"],
+        row["value"],
+        load_headers(row["headers"]),
+        row["appended_ms"],
+    )
+    return Dead(
+        record,
+        Origin(row["topic"], row["partition"], row["identity"]),
+        Failure(row["error"], row["error_class"], row["path"]),
+        _readable(row["value"], row["appended_ms"]) if row["type"] else None,
+        row["attempts"],
+        row["first_failed_ms"],
+    )
 
 
 def now_ms() -> int:

@@ -73,7 +73,7 @@ def waiting(connection: Connection, lane: Lane, limit: int) -> list[Parked]:
     """The first of a lane, in their order."""
     table = tables.parked
     query = select(table).where(_in(lane)).order_by(table.c.appended_ms, table.c.offset)
-    return [_parked(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
+    return [parked_of(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
 
 
 def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Parked]) -> None:
@@ -133,7 +133,7 @@ def _row(one: Parked) -> dict[str, Any]:
     }
 
 
-def _parked(row: Mapping[str, Any]) -> Parked:
+def parked_of(row: Mapping[str, Any]) -> Parked:
     return Parked(
         event_id=row["event_id"],
         user_id=row["user_id"],

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+LAYOUT = 2  # changes with every change of a table: a database of another one is not read
 
 
 def _count(name: str) -> Column[int]:
@@ -141,6 +142,17 @@ minute_counts = Table(
     _count("count"),
 )
 
+DERIVED = (
+    events,
+    user_stats,
+    applications,
+    notifications,
+    achievements,
+    challenges,
+    learning,
+    minute_counts,
+)
+
 # --- operational ---
 
 positions = Table(
@@ -197,6 +209,8 @@ dead_letters = Table(  # see letters.py
     Column("value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),
     Column("mended", LargeBinary),  # the value that is redriven instead
+    # Of one that waited: its repeats before this offset came meanwhile, so they were dropped.
+    Column("repeats_below", BigInteger),
     Column("redrives", Integer, nullable=False),  # how often it was redriven before it died here
     Column("state", String(10), nullable=False, index=True),  # open | redriven | discarded
     Column("reason", Text),  # why it was discarded
@@ -222,6 +236,12 @@ counter = Table(  # one row; whoever holds its lock applies
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, nullable=False),
     Column("epoch", String(36), nullable=False),
+)
+
+layout = Table(  # one row: of which layout these tables are; the first layout has no such table
+    "layout",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
 )
 
 service = Table(  # one row: what the operator wants of the consumer
