@@ -26,10 +26,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.kafka_broker import KafkaBroker
 from tests.load import events_of
 from tests.proxy import Proxy
-
-from tests.kafka_broker import KafkaBroker
 from tests.service import Service, wait_for
 
 CLIENTS = 8

@@ -243,3 +243,34 @@ def types() -> None:
     for row in CATALOGUE.values():
         fields = [*row.required, *(f"[{name}]" for name in row.optional)]
         click.echo(f"{row.name:<26} {row.topic:<18} {' '.join(fields)}")
+
+
+@events.command()
+@one_line
+def rebuild() -> None:
+    """Make events, statistics and pipelines anew from the log; the service may run meanwhile."""
+    runtime = current_runtime()
+    try:
+        with click.progressbar(length=0, label="Rebuilding from the log") as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            made = runtime.rebuild.run(show)
+    finally:
+        runtime.log.close()
+    if made.restored is not None:
+        click.echo(
+            f"The read side was new: {made.restored} dead letters are made anew, and the consumer"
+            " goes on where the log ends now."
+        )
+    if made.lost:
+        click.echo(f"{made.lost} events are not in the log any more: they are gone.", err=True)
+    if made.buried:
+        click.echo(f"{made.buried} records could not be counted: dead letters.", err=True)
+    per_second = made.records / max(made.seconds, 0.001)
+    click.echo(
+        f"{made.events} events from {made.records} records in {made.seconds:.1f} s"
+        f" ({per_second:.0f} a second)"
+    )

@@ -41,6 +41,7 @@ from jobquest.read.database import Database
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters
 from jobquest.read.queries import Queries
+from jobquest.read.rebuild import Rebuild
 from jobquest.read.service_state import ServiceState
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Runtime:
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
         self.redrive = Redrive(self.letters, self.read_side, self.log)
+        self.rebuild = Rebuild(self.database, self.letters, self.log, TOPICS)
         self.consumer = Consumer(
             self.log,
             self.read_side,

@@ -1,0 +1,289 @@
+"""The rebuild: makes the derived tables anew from the log and puts them in the live ones' place.
+
+`flask events rebuild` calls it. The consumer may go on meanwhile: the log is folded into shadow
+tables without holding anybody up, to the stored positions and again to where these have moved to;
+only the last stretch and the swap hold the consumer's lock. No handler runs, and nothing is
+published but the letters of records that had none.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, Select, Table, func, insert, select, text, update
+
+from jobquest.errors import LogUnavailable, StateConflict
+from jobquest.log import EventLog, Origin, Partition, Record
+from jobquest.read import lock_counter, tables
+from jobquest.read.database import Database
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.letters import Letters
+from jobquest.read.refold import SHADOW, Entry, RebuildFailed, Refold, decoded, shadows
+
+BATCH_RECORDS = 2_000
+READ_RECORDS = 1_000  # of one partition at one go
+MAX_ROUNDS = 10  # without the lock, where the consumer is as fast as we are
+EMPTY_READS = 10  # of a partition that should have more, until that is an error
+_LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers for names
+
+Progress = Callable[[int, int], None]
+"""Told how many records are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild came to: `records` read in `seconds`, `events` rows made.
+
+    `lost` rows of the old tables could not be made again: the log does not have their records any
+    more. `buried` records became dead letters now. `restored` letters were made anew because the
+    read side was new (None: it was not).
+    """
+
+    events: int
+    records: int
+    seconds: float
+    lost: int
+    buried: int
+    restored: int | None
+
+
+class Rebuild:
+    """Rebuilds what `topics` of `log` came to. One at a time works on a database."""
+
+    def __init__(
+        self, database: Database, letters: Letters, log: EventLog, topics: Sequence[str]
+    ) -> None:
+        self._database = database
+        self._letters = letters
+        self._log = log
+        self._topics = topics
+
+    def run(self, progress: Progress = lambda done, total: None) -> Rebuilt:
+        """Make the derived tables anew. Raises StateConflict where another rebuild runs,
+        RebuildFailed, Unavailable: then the old tables are as they were."""
+        # One connection for all of it: it holds the lock, so it can't write when that is lost.
+        with self._database.reading() as connection:
+            connection.execution_options(write=True)
+            with _alone(connection):
+                run = _Run(connection, self._letters, self._log, self._topics, progress)
+                try:
+                    return run.run()
+                finally:
+                    _drop_shadows(connection)  # nothing is left of them where they went live
+
+
+@contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Hold what only one rebuild can hold; its holder's death frees it."""
+    busy = StateConflict("Another rebuild of this read side is running.")
+    if connection.dialect.name == "sqlite":
+        lock = FileLock(f"{connection.engine.url.database}.rebuild", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise busy from None
+        try:
+            yield
+        finally:
+            lock.release()
+        return
+    with connection.begin():
+        free = select(func.pg_try_advisory_lock(_LOCK_NUMBER))
+        if not connection.execute(free).scalar_one():
+            raise busy
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            with connection.begin():
+                connection.execute(select(func.pg_advisory_unlock(_LOCK_NUMBER)))
+
+
+class _Run:
+    """One rebuild, on one connection."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        letters: Letters,
+        log: EventLog,
+        topics: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        self._connection = connection
+        self._letters = letters
+        self._log = log
+        self._topics = topics
+        self._progress = progress
+        self._refold = Refold(connection)
+        self._done: dict[Origin, int] = {}  # the next offset to fold of each partition
+        self._new: dict[Origin, int] | None = None  # where the read side is new: the log's end
+        self._records = 0
+        self._total = 0
+
+    def run(self) -> Rebuilt:
+        began = time.monotonic()
+        _drop_shadows(self._connection)
+        with self._connection.begin():
+            shadows.create_all(self._connection)
+        restored = self._begin()
+        for round in range(MAX_ROUNDS):
+            with self._connection.begin():
+                ends = self._ends()
+            if round and self._expect(ends) <= BATCH_RECORDS:
+                break
+            for batch in self._batches(ends):
+                with self._connection.begin():
+                    self._refold.fold(batch)
+        with self._connection.begin():
+            lock_counter(self._connection)
+            ends = self._ends()
+            for batch in self._batches(ends):
+                self._refold.fold(batch)
+            events, lost = self._finish()
+        return Rebuilt(
+            events=events,
+            records=self._records,
+            seconds=time.monotonic() - began,
+            lost=lost,
+            buried=len(self._refold.buried),
+            restored=restored,
+        )
+
+    # --- how far ---
+
+    def _begin(self) -> int | None:
+        """Where nothing is stored about the log, make the letters anew and take all it has; how
+        many letters that were, None where the read side knows the log."""
+        found = self._log.describe(self._topics)
+        self._done = {info.origin: info.first for info in found}
+        with self._connection.begin():
+            if self._positions():
+                return None
+        self._new = {info.origin: info.next for info in found}
+        for info in self._log.describe([DEAD_LETTERS]):
+            records = self._read(info.origin, info.first, info.next)
+            while batch := list(islice(records, BATCH_RECORDS)):
+                with self._connection.begin():
+                    for _, record in batch:
+                        self._letters.restore(self._connection, record)
+        with self._connection.begin():
+            return self._count(select(tables.dead_letters.c.id))
+
+    def _ends(self) -> dict[Origin, int]:
+        """The offsets below which every record's fate is known now; what waits is set aside.
+
+        The order of the questions matters where the lock is not held: positions, then what waits,
+        then (with each batch) letters. A record's fate moves in that direction only.
+        """
+        if self._new is not None:
+            ends = self._new
+        else:
+            stored, ends = self._positions(), {}
+            for info in self._log.describe(self._topics):  # sorted, so ties are the same each time
+                if info.origin in stored:
+                    self._done.setdefault(info.origin, info.first)
+                    ends[info.origin] = min(stored[info.origin], info.next)
+        self._refold.settle(self._done)
+        return ends
+
+    def _positions(self) -> dict[Origin, int]:
+        rows = self._connection.execute(select(tables.positions))
+        return {Origin(row.topic, row.partition, row.identity): row.next for row in rows}
+
+    def _expect(self, ends: Mapping[Origin, int]) -> int:
+        """How many records are left to fold; tells the progress."""
+        left = sum(max(0, end - self._done[origin]) for origin, end in ends.items())
+        self._total = self._records + left
+        self._progress(self._records, self._total)
+        return left
+
+    def _batches(self, ends: Mapping[Origin, int]) -> Iterator[list[Entry]]:
+        """The records up to `ends`, as the log has taken them: by time of appending, and in order
+        within each partition."""
+        self._expect(ends)
+        streams = [self._read(origin, self._done[origin], end) for origin, end in ends.items()]
+        merged = heapq.merge(*streams, key=lambda one: one[1].timestamp_ms)
+        while batch := list(islice(merged, BATCH_RECORDS)):
+            yield [decoded(origin, record) for origin, record in batch]
+            self._done |= {origin: record.offset + 1 for origin, record in batch}
+            self._records += len(batch)
+            self._progress(self._records, self._total)
+
+    def _read(self, origin: Origin, start: int, end: int) -> Iterator[tuple[Origin, Record]]:
+        partition, empty = Partition(origin.topic, origin.number), 0
+        while start < end:
+            found = self._log.read(partition, start, min(READ_RECORDS, end - start))
+            empty = 0 if found else empty + 1
+            if empty == EMPTY_READS:
+                place = f"{origin.topic}/{origin.number}"
+                raise LogUnavailable(f"The log gives nothing of {place} from {start} on.")
+            for record in found:
+                start = record.offset + 1
+                if record.offset < end:
+                    yield origin, record
+
+    # --- the end, all in one transaction ---
+
+    def _finish(self) -> tuple[int, int]:
+        """Complete the shadow tables and swap them in: how many events they have, and how many
+        the old ones had that they have not."""
+        self._check_origins()
+        self._refold.add_what_the_log_has_lost()
+        for died in self._refold.buried.values():
+            self._letters.bury(self._connection, [died])
+        made, old = SHADOW[tables.events], tables.events
+        again = select(made.c.id).where(made.c.id == old.c.id).exists()
+        events, lost = self._count(select(made.c.id)), self._count(select(old.c.id).where(~again))
+        if self._new:
+            rows = [
+                {"identity": o.identity, "topic": o.topic, "partition": o.number, "next": end}
+                for o, end in self._new.items()
+            ]
+            self._connection.execute(insert(tables.positions), rows)
+        # Viewers know from the epoch that the numbers mean something else now.
+        begun = {"seq": self._refold.seq, "epoch": str(uuid.uuid4())}
+        self._connection.execute(update(tables.counter).values(**begun))
+        for live, shadow in SHADOW.items():
+            _swap(self._connection, live, shadow)
+        return events, lost
+
+    def _check_origins(self) -> None:
+        """What was read is worth nothing if it was not what we took it for."""
+        gone = self._done.keys() - {info.origin for info in self._log.describe(self._topics)}
+        if gone:
+            names = ", ".join(sorted({origin.topic for origin in gone}))
+            raise RebuildFailed(f"Made anew meanwhile: topic {names}. Rebuild again.")
+        if self._new is not None and self._positions():
+            raise RebuildFailed(
+                "A consumer has begun to read meanwhile. Stop the service, move the new read side"
+                " away, rebuild again."
+            )
+
+    def _count(self, query: Select[Any]) -> int:
+        counted = select(func.count()).select_from(query.subquery())
+        count: int = self._connection.execute(counted).scalar_one()
+        return count
+
+
+def _drop_shadows(connection: Connection) -> None:
+    if not connection.invalidated:
+        with connection.begin():
+            shadows.drop_all(connection)
+
+
+def _swap(connection: Connection, live: Table, shadow: Table) -> None:
+    live.drop(connection)
+    connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"ALTER INDEX {shadow.name}_pkey RENAME TO {live.name}_pkey"))
+    for index in live.indexes:
+        index.create(connection)

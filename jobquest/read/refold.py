@@ -1,0 +1,254 @@
+"""What became of each record, found again from the log: folds records into shadow tables.
+
+Part of the rebuild's transactions. Nothing is decided again: a record that has a letter is dead,
+one that stands in `parked` waits, every other one counted, once per event id. Only what has no
+letter though it can't be counted gets one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    MetaData,
+    Select,
+    Table,
+    delete,
+    insert,
+    select,
+)
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
+from jobquest.events import Event, from_record
+from jobquest.log import Origin, Record
+from jobquest.read import effects, parking, tables
+from jobquest.read.failures import Failure
+from jobquest.read.letters import Dead, dead_of
+from jobquest.read.projections import Row
+
+CHUNK_ROWS = 2_000
+
+shadows = MetaData()
+
+
+def _shadow(table: Table) -> Table:
+    """A table of the same columns and key; its other indexes are made when it goes live."""
+    copy = table.to_metadata(shadows, name=f"rebuilt_{table.name}")
+    copy.indexes.clear()
+    return copy
+
+
+SHADOW: effects.Into = {table: _shadow(table) for table in tables.DERIVED}
+_EVENTS = SHADOW[tables.events]
+_WAITING = _shadow(tables.parked)  # what was set aside, since it waited when we last looked
+
+
+class RebuildFailed(JobQuestError):
+    """The tables could not be made anew; the old ones are as they were."""
+
+
+class Place(NamedTuple):
+    """Where a record stands, as letters and parked rows name it."""
+
+    identity: str
+    topic: str
+    partition: int
+    offset: int
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Place:
+        return Place(*(row[name] for name in Place._fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record, and its event where it can be read."""
+
+    origin: Origin
+    record: Record
+    event: Event | None
+    failure: Failure | None = None
+
+    @property
+    def place(self) -> Place:
+        record = self.record
+        return Place(self.origin.identity, record.topic, record.partition, record.offset)
+
+    @property
+    def own_id(self) -> str:
+        """The event id of a letter about it that has no event, or another's."""
+        return Dead(self.record, self.origin, _NO_FAILURE).event_id
+
+    def dies(self, error: Exception) -> Dead:
+        return Dead(self.record, self.origin, Failure.of(error), self.event)
+
+
+_NO_FAILURE = Failure("", "")
+
+
+class Refold:
+    """Fills the shadow tables, on one connection; `seq` is the number of the last row.
+
+    `buried` are the letters that have to be written when the tables go live.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.seq = 0
+        self.buried: dict[Place, Dead] = {}
+
+    def fold(self, entries: Sequence[Entry]) -> None:
+        """Count what counted, show what did not: all at once, or one by one where an event is to
+        blame. Raises RebuildFailed."""
+        try:
+            with self._connection.begin_nested():
+                rows, applied = self._judge(entries)
+                seq = effects.write_events(self._connection, rows, self.seq, SHADOW)
+                effects.project(self._connection, applied, SHADOW)
+                self.seq = seq
+        except Exception as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
+                raise
+            if len(entries) > 1:
+                for entry in entries:
+                    self.fold([entry])
+            else:
+                self._blame(entries[0], error)
+
+    def settle(self, done: Mapping[Origin, int]) -> None:
+        """Fold what was set aside and waits no more, then set aside what waits now; `done` are
+        the offsets up to which records are folded."""
+        same = (tables.parked.c[name] == _WAITING.c[name] for name in ("event_id", *Place._fields))
+        still = select(tables.parked.c.event_id).where(*same)
+        resolved = select(_WAITING).where(~still.exists())
+        resolved = resolved.order_by(_WAITING.c.appended_ms, _WAITING.c.offset).limit(CHUNK_ROWS)
+        while rows := self._rows(resolved):
+            ids = [row["event_id"] for row in rows]
+            self._connection.execute(delete(_WAITING).where(_WAITING.c.event_id.in_(ids)))
+            waited = [parking.parked_of(row) for row in rows]
+            # One that lies further on is met there, in its order.
+            past = [one for one in waited if one.record.offset < done.get(one.origin, _NO_END)]
+            self.fold([decoded(one.origin, one.record) for one in past])
+        known = select(_WAITING.c.event_id).where(_WAITING.c.event_id == tables.parked.c.event_id)
+        fresh = select(tables.parked).where(~known.exists())
+        self._connection.execute(insert(_WAITING).from_select(_WAITING.c.keys(), fresh))
+
+    def add_what_the_log_has_lost(self) -> None:
+        """Letters and parked rows have their records with them: show those too that were not met
+        in the log."""
+        letters, parked, last = tables.dead_letters, tables.parked, 0
+        waits = select(parked.c.event_id).where(parked.c.event_id == letters.c.event_id).exists()
+        absent = ~_shown(letters.c.event_id, "processed", "dead") & ~waits
+        query = select(letters).where(absent).order_by(letters.c.id).limit(CHUNK_ROWS)
+        while rows := self._rows(query.where(letters.c.id > last)):
+            last = rows[-1]["id"]
+            self._add([_dead_row(row) for row in rows])
+        waiting = select(parked).where(~_shown(parked.c.event_id, "processed", "retrying"))
+        while rows := self._rows(waiting.limit(CHUNK_ROWS)):
+            self._add([effects.parked_row(parking.parked_of(row)) for row in rows])
+
+    # --- what became of each ---
+
+    def _blame(self, entry: Entry, error: Exception) -> None:
+        """An event can't be counted: it dies, unless it could be counted before."""
+        table, id = tables.events, entry.event.id if entry.event else ""
+        counted = select(table.c.id).where(table.c.id == id, table.c.outcome == "processed")
+        if self._connection.execute(counted).first():
+            place = f"{entry.record.topic}/{entry.record.partition}@{entry.record.offset}"
+            raise RebuildFailed(
+                f"Event {id} ({place}) counted before and can't be counted now:"
+                f" {type(error).__name__}: {error}. Nothing was changed."
+            ) from error
+        self._add([self._bury(entry, entry.dies(error))])
+
+    def _judge(self, entries: Sequence[Entry]) -> tuple[list[Row], list[Event]]:
+        """The events' rows, in the records' order, and the events that count."""
+        ids = [entry.event.id for entry in entries if entry.event]
+        waiting = self._waiting(ids)
+        known = effects.contents(self._connection, ids, ["processed"], SHADOW)
+        letters = self._letters({*ids, *(entry.own_id for entry in entries)})
+        rows: list[Row] = []
+        applied: list[Event] = []
+        for entry in entries:
+            event, place = entry.event, entry.place
+            about = letters.get(event.id, []) if event else []
+            mine = [row for row in about + letters.get(entry.own_id, []) if Place.of(row) == place]
+            if mine:
+                # The last to die is what an event's row shows.
+                if mine[0] is letters[mine[0]["event_id"]][-1]:
+                    rows.append(_dead_row(mine[0]))
+            elif event is None:
+                assert entry.failure
+                died = Dead(entry.record, entry.origin, entry.failure)
+                rows.append(self._bury(entry, died))
+            elif event.id in waiting:
+                if waiting[event.id] == place:
+                    rows.append(effects.event_row(event, entry.record) | {"outcome": "retrying"})
+            elif event.id in known:
+                # Ours name a fact by their id: whichever event caused it, it is the same one.
+                if not (event.is_ours or event.has_content_of(known[event.id])):
+                    conflict = IdConflict(f"Another event has the id {event.id}.")
+                    rows.append(self._bury(entry, entry.dies(conflict)))
+            elif not any(_came_while_it_waited(place, row) for row in about):
+                rows.append(effects.event_row(event, entry.record))
+                known[event.id] = rows[-1]["body"].encode()
+                applied.append(event)
+        return rows, applied
+
+    def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
+        query = select(_WAITING).where(_WAITING.c.event_id.in_(ids))
+        return {row["event_id"]: Place.of(row) for row in self._rows(query)}
+
+    def _letters(self, ids: set[str]) -> dict[str, list[Row]]:
+        """Letters by event id, in the order in which they were written."""
+        table = tables.dead_letters
+        found: dict[str, list[Row]] = {}
+        query = select(table).where(table.c.event_id.in_(ids)).order_by(table.c.id)
+        for row in self._rows(query):
+            found.setdefault(row["event_id"], []).append(row)
+        return found
+
+    def _bury(self, entry: Entry, died: Dead) -> Row:
+        """Have a letter written in the end; the event's row."""
+        self.buried[entry.place] = died
+        return effects.dead_row(died)
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        self.seq = effects.write_events(self._connection, rows, self.seq, SHADOW)
+
+    def _rows(self, query: Select[Any]) -> list[Row]:
+        return [dict(row) for row in self._connection.execute(query).mappings()]
+
+
+_NO_END = 2**63  # of a partition whose records the log has lost
+
+
+def decoded(origin: Origin, record: Record) -> Entry:
+    """A record with its event, or why it has none."""
+    try:
+        if record.damage:
+            raise InvalidEvent(record.damage)
+        return Entry(origin, record, from_record(record.value, record.timestamp_ms))
+    except InvalidEvent as error:
+        return Entry(origin, record, None, Failure.of(error))
+
+
+def _dead_row(letter: Row) -> Row:
+    return effects.dead_row(dead_of(letter)) | {"id": letter["event_id"]}
+
+
+def _came_while_it_waited(place: Place, letter: Row) -> bool:
+    """Whether a record is a repeat that was dropped because its event was parked then: the event
+    died later, and the repeat with it."""
+    below = letter["repeats_below"] or 0
+    return place[:3] == Place.of(letter)[:3] and letter["offset"] < place.offset < below
+
+
+def _shown(id: ColumnElement[Any], *outcomes: str) -> ColumnElement[bool]:
+    """Whether the event has a row with one of these outcomes."""
+    return select(_EVENTS.c.id).where(_EVENTS.c.id == id, _EVENTS.c.outcome.in_(outcomes)).exists()

@@ -1,0 +1,590 @@
+"""The rebuild: the derived tables come out of the log again as they were, whatever happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskCliRunner
+from sqlalchemy import Table, delete, select, update
+
+from jobquest import create_app
+from jobquest.config import load
+from jobquest.errors import ReadSideUnavailable, StateConflict
+from jobquest.events import Event, from_request
+from jobquest.log import NewRecord, Partition
+from jobquest.read import rebuild as rebuilding
+from jobquest.read import tables
+from jobquest.read.letters import REDRIVES_HEADER, LetterFilter
+from jobquest.read.rebuild import Rebuilt
+from jobquest.read.refold import RebuildFailed
+from jobquest.runtime import Runtime
+from tests.logs import Embedded
+from tests.samples import SAMPLES, TYPES
+from tests.service import ROOT, wait_for
+from tests.test_consumer import consume, stats, write
+from tests.test_retries import ATTEMPTS, Failing, failing, life, publish, retry
+
+OPERATIONAL = (tables.positions, tables.parked, tables.dead_letters, tables.outgoing)
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture
+def settings(settings: dict[str, str]) -> dict[str, str]:
+    """Three tries, and waits that no test waits for."""
+    return {
+        **settings,
+        "JOBQUEST_RETRY_MAX_ATTEMPTS": str(ATTEMPTS),
+        "JOBQUEST_RETRY_BASE_SECONDS": "30",
+    }
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few records at one go, so that a few events make many batches and rounds."""
+    monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 3)
+    monkeypatch.setattr(rebuilding, "READ_RECORDS", 2)
+
+
+def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = tables.DERIVED) -> Rows:
+    """Every row of these tables, save the numbers of changes."""
+    found: Rows = {}
+    with runtime.database.reading() as connection:
+        for table in chosen:
+            query = select(table).order_by(*table.primary_key.columns)
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+            found[table.name] = [{k: v for k, v in r.items() if k != "seq"} for r in rows]
+    return found
+
+
+def run_sql(runtime: Runtime, *statements: Any) -> None:
+    with runtime.database.writing() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def damage(runtime: Runtime) -> None:
+    """Make the derived tables wrong, so that a rebuild that does nothing is noticed."""
+    run_sql(
+        runtime,
+        delete(tables.user_stats),
+        delete(tables.applications),
+        update(tables.minute_counts).values(count=99),
+        update(tables.events).values(body="{}", type="wrong"),
+    )
+
+
+def letter_of(runtime: Runtime, event_id: str) -> int:
+    [found] = runtime.letters.ids(LetterFilter(event_id=event_id, state="open"), 10)
+    return found
+
+
+def redrive(runtime: Runtime, id: int) -> None:
+    """What an operator's redrive does: the record again, then the decision."""
+    letter = runtime.letters.get(id)
+    assert letter
+    value = letter.value if letter.mended is None else letter.mended
+    headers = (*letter.headers, (REDRIVES_HEADER, b"1"))
+    runtime.log.append([NewRecord(letter.topic, letter.key, value, headers)])[0].result(5)
+    runtime.letters.mark_redriven(id)
+
+
+def die(runtime: Runtime, id: str) -> None:
+    """Have a parked event fail to its end."""
+    for _ in range(ATTEMPTS - 1):
+        retry(runtime, id)
+    assert life(runtime, id)["outcome"] == "dead"
+
+
+def xp_event(id: str, user: str, xp: int) -> Event:
+    return from_request("xp.earned", user, {"xpAmount": xp, "totalXp": 0}, id=id)
+
+
+def append(runtime: Runtime, *events: Event) -> None:
+    for future in runtime.producer.append(events):
+        future.result(5)
+
+
+def live_a_life(runtime: Runtime) -> Failing:
+    """Every type, and everything that can become of a record, save that something still waits."""
+    for user in ("u", "v"):
+        for name in TYPES:
+            runtime.producer.publish(name, user, SAMPLES[name])
+    append(runtime, *[xp_event("twice", "u", 60)] * 2, xp_event("twice", "v", 70))
+    write(runtime, "achievements", b"\xff\xfe", b"[", b'{"type": "no.such"}')
+    consume(runtime)
+    append(runtime, xp_event("twice", "u", 60), xp_event("twice", "u", 1))
+    consume(runtime)
+    handler = failing(runtime, "ada")
+    for id in ("redriven", "mended", "discarded", "dead", "again", "late"):
+        publish(runtime, id, "ada")
+    consume(runtime)
+    append(runtime, xp_event("redriven", "ada", 10))  # a repeat that is dropped, since it waits
+    consume(runtime)
+    for id in ("redriven", "mended", "discarded", "dead", "again"):
+        die(runtime, id)
+    handler.users.clear()
+    retry(runtime, "late")
+    runtime.letters.discard(letter_of(runtime, "discarded"), "not ours")
+    runtime.letters.mend(letter_of(runtime, "mended"), xp_event("mended", "ada", 500).to_json())
+    redrive(runtime, letter_of(runtime, "mended"))
+    redrive(runtime, letter_of(runtime, "redriven"))
+    publish(runtime, "again", "ada")
+    consume(runtime)
+    assert stats(runtime, "ada")["xp"] == 10 + 500 + 10 + 10
+    return handler
+
+
+def test_a_rebuild_makes_the_same_rows_again(runtime: Runtime, small_batches: None) -> None:
+    handler = live_a_life(runtime)
+    handler.users = {"bob"}
+    for id in ("waits", "behind"):
+        publish(runtime, id, "bob")
+    consume(runtime)
+    before, kept, seen = rows_of(runtime), rows_of(runtime, OPERATIONAL), list(handler.seen)
+    epoch = runtime.queries.epoch()
+    outcomes = {row["outcome"] for row in before["events"]}
+    assert outcomes == {"processed", "retrying", "dead"}
+    damage(runtime)
+    made = runtime.rebuild.run()
+    assert rows_of(runtime) == before
+    assert rows_of(runtime, OPERATIONAL) == kept
+    assert handler.seen == seen, "no handler runs"
+    assert (made.events, made.lost, made.buried, made.restored) == (
+        len(before["events"]),
+        0,
+        0,
+        None,
+    )
+    assert runtime.queries.epoch() != epoch
+    numbers = [change[0] for change in runtime.queries.changes(0, 500)]
+    assert runtime.queries.last_seq() == max(numbers)
+    handler.users.clear()
+    retry(runtime, "waits")
+    publish(runtime, "new", "bob")
+    consume(runtime)
+    assert stats(runtime, "bob")["xp"] == 30
+    before = rows_of(runtime)
+    runtime.rebuild.run()
+    assert rows_of(runtime) == before
+
+
+def test_the_new_tables_have_the_old_ones_indexes(runtime: Runtime) -> None:
+    from sqlalchemy import inspect
+
+    def indexes() -> dict[str, Any]:
+        there = inspect(runtime.database.engine)
+        return {
+            name: (
+                sorted(index["name"] or "" for index in there.get_indexes(name)),
+                there.get_pk_constraint(name),
+            )
+            for name in there.get_table_names()
+        }
+
+    publish(runtime, "one")
+    consume(runtime)
+    before = indexes()
+    for _ in range(2):
+        runtime.rebuild.run()
+        assert indexes() == before
+
+
+def test_a_repeat_counts_after_its_event_died_and_not_while_it_waited(runtime: Runtime) -> None:
+    """What came while it waited was dropped; a rebuild that counted it would award what the
+    operator has not redriven."""
+    handler = failing(runtime, "ada", "bob")
+    for user in ("ada", "bob"):
+        publish(runtime, user, user)
+        consume(runtime)
+        append(runtime, xp_event(user, user, 10))
+        consume(runtime)
+        die(runtime, user)
+    handler.users.clear()
+    append(runtime, xp_event("bob", "bob", 10))
+    consume(runtime)
+    before = rows_of(runtime)
+    runtime.rebuild.run()
+    assert rows_of(runtime) == before
+    assert life(runtime, "ada")["outcome"] == "dead"
+    assert stats(runtime, "bob")["xp"] == 10
+
+
+def during(runtime: Runtime, action: Callable[[], object]) -> Rebuilt:
+    """Rebuild, and do something when it has folded some."""
+    pending = [action]
+
+    def progress(done: int, total: int) -> None:
+        if done and pending:
+            pending.pop()()
+
+    made = runtime.rebuild.run(progress)
+    assert not pending, "it had nothing to do in between"
+    return made
+
+
+def test_what_happens_to_waiting_events_meanwhile_counts(
+    runtime: Runtime, small_batches: None
+) -> None:
+    handler = failing(runtime, "ada", "bob", "eve")
+    for user in ("ada", "bob", "eve"):
+        for n in range(3):
+            publish(runtime, f"{user}{n}", user)
+    consume(runtime)
+
+    def meanwhile() -> None:
+        die(runtime, "bob0")
+        append(runtime, xp_event("eve0", "eve", 10), xp_event("eve9", "eve", 10))
+        handler.users -= {"ada"}
+        publish(runtime, "ada9", "ada")
+        retry(runtime, "ada0")
+
+    during(runtime, meanwhile)
+    assert stats(runtime, "ada")["xp"] == 40
+    after = rows_of(runtime)
+    outcomes = {row["id"]: row["outcome"] for row in after["events"]}
+    assert outcomes.pop("bob0") == "dead"
+    assert {id for id, outcome in outcomes.items() if outcome == "processed"} == {
+        "ada0",
+        "ada1",
+        "ada2",
+        "ada9",
+    }
+    runtime.rebuild.run()
+    assert rows_of(runtime) == after
+
+
+def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 50)
+    handler = failing(runtime, "user_3")
+
+    def taken() -> int:
+        now = runtime.consumer.snapshot
+        return now.processed + now.retried
+
+    def flow() -> None:
+        for n in range(0, 2_000, 20):
+            append(runtime, *[xp_event(f"n{n + m}", f"user_{m % 7}", 30) for m in range(20)])
+            wait_for(lambda n=n: taken() > n - 100, 20)
+            if n == 600:
+                handler.users.clear()
+
+    runtime.consumer.start()
+    flowing = threading.Thread(target=flow)
+    flowing.start()
+    rebuilt: list[Rebuilt] = []
+    while flowing.is_alive():
+        seen = rebuilt[-1].records if rebuilt else 0
+        wait_for(lambda seen=seen: taken() > seen or not flowing.is_alive(), 20)
+        rebuilt.append(runtime.rebuild.run())
+    flowing.join()
+    wait_for(lambda: not any(topic["lag"] for topic in runtime.topics()), 20)
+    for waiting in runtime.queries.retries():
+        if waiting["nextTry"]:
+            runtime.read_side.try_now(waiting["id"])
+    wait_for(lambda: runtime.queries.retries() == [], 20)
+    runtime.consumer.stop()
+    consume(runtime)
+    assert len({made.records for made in rebuilt}) > 2, "it ran while nothing flowed"
+    live = rows_of(runtime)
+    runtime.rebuild.run()
+    assert rows_of(runtime) == live
+
+
+def test_one_rebuild_at_a_time(runtime: Runtime) -> None:
+    publish(runtime, "one")
+    consume(runtime)
+
+    def another() -> None:
+        with pytest.raises(StateConflict, match="Another rebuild"):
+            Runtime(runtime.config).rebuild.run()
+
+    during(runtime, another)
+    runtime.rebuild.run()
+
+
+# --- a read side that is lost ---
+
+
+def lose(runtime: Runtime) -> Runtime:
+    """The read side is gone; the service as it is built then."""
+    runtime.consumer.close()
+    tables.metadata.drop_all(runtime.database.engine)
+    return Runtime(runtime.config)
+
+
+def test_a_lost_read_side_is_made_anew_and_no_handler_runs_for_the_past(
+    runtime: Runtime, small_batches: None
+) -> None:
+    live_a_life(runtime)
+    before, letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
+    again = lose(runtime)
+    handler = failing(again)
+    made = again.rebuild.run()
+    assert made.restored == len(letters["dead_letters"])
+    assert rows_of(again) == before
+    assert _without_ids(rows_of(again, (tables.dead_letters,))) == _without_ids(letters)
+    assert consume(again) == 0
+    assert handler.seen == []
+    publish(again, "new", "ada")
+    consume(again)
+    assert handler.seen == ["new"]
+    again.consumer.close()
+    again.stop()
+
+
+def _without_ids(letters: Rows) -> list[dict[str, Any]]:
+    found = [{k: v for k, v in row.items() if k != "id"} for row in letters["dead_letters"]]
+    return sorted(found, key=lambda row: (row["topic"], row["offset"]))
+
+
+def test_decisions_stand_however_often_their_records_come(runtime: Runtime) -> None:
+    write(runtime, "achievements", b"poison")
+    consume(runtime)
+    [id] = runtime.letters.ids(LetterFilter(), 10)
+    runtime.letters.discard(id, "noise")
+    consume(runtime)
+    records = runtime.log.read(Partition("dead-letters", 0), 0, 10)
+    died, discarded = [NewRecord(r.topic, r.key, r.value, r.headers) for r in records]
+    foreign = NewRecord("dead-letters", b"k", b"of somebody else")
+    for future in runtime.log.append([died, discarded, foreign, died]):
+        future.result(5)
+    again = lose(runtime)
+    assert again.rebuild.run().restored == 1
+    [letter] = rows_of(again, (tables.dead_letters,))["dead_letters"]
+    assert (letter["state"], letter["reason"]) == ("discarded", "noise")
+    again.stop()
+
+
+def test_a_consumer_that_begins_meanwhile_ends_the_making_of_a_lost_one(
+    runtime: Runtime, small_batches: None
+) -> None:
+    for n in range(5):
+        publish(runtime, f"n{n}")
+    consume(runtime)
+    again = lose(runtime)
+    with pytest.raises(RebuildFailed, match="A consumer has begun"):
+        during(again, lambda: consume(again))
+    assert stats(again)["xp"] == 50
+    again.consumer.close()
+    again.stop()
+
+
+# --- what goes wrong ---
+
+_KILLED = """
+import os, signal, sys
+from jobquest.config import load
+from jobquest.read import rebuild
+from jobquest.runtime import Runtime
+
+rebuild.BATCH_RECORDS = 3
+swap, left = rebuild._swap, int(sys.argv[2])
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def swap_some(*args):
+    global left
+    left -= 1
+    swap(*args) if left else die()
+
+if left:
+    rebuild._swap = swap_some
+settings = dict(one.split("=", 1) for one in sys.argv[3:])
+Runtime(load(settings)).rebuild.run(lambda done, total: done < int(sys.argv[1]) or die())
+"""
+
+
+@pytest.mark.parametrize(("records", "swaps"), [(1, 0), (40, 0), (10_000, 1), (10_000, 5)])
+def test_a_rebuild_that_is_killed_leaves_the_old_tables(
+    runtime: Runtime,
+    settings: dict[str, str],
+    database: dict[str, str],
+    records: int,
+    swaps: int,
+) -> None:
+    live_a_life(runtime)
+    before, epoch = rows_of(runtime), runtime.queries.epoch()
+    given = [f"{name}={value}" for name, value in (settings | database).items()]
+    ended = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(records), str(swaps), *given],
+        cwd=ROOT,
+        timeout=60,
+        capture_output=True,
+    )
+    assert ended.returncode == -9, ended.stderr.decode()
+    assert rows_of(runtime) == before
+    assert runtime.queries.epoch() == epoch
+    damage(runtime)
+    # PostgreSQL notices within moments that the lock's holder is gone.
+    wait_for(lambda: _rebuilds(runtime), 10)
+    assert rows_of(runtime) == before
+
+
+def _rebuilds(runtime: Runtime) -> bool:
+    try:
+        runtime.rebuild.run()
+    except StateConflict:
+        return False
+    return True
+
+
+def test_an_event_that_can_not_be_counted_any_more_stops_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        publish(runtime, f"n{n}")
+    consume(runtime)
+    before = rows_of(runtime)
+
+    def fold(row: dict[str, Any], event: Event) -> None:
+        row["xp"] += 1 // (event.id != "n1")
+
+    monkeypatch.setitem(_folds(), "xp.earned", fold)
+    with pytest.raises(RebuildFailed, match=r"n1 \(achievements/0@1\).*ZeroDivisionError"):
+        runtime.rebuild.run()
+    assert rows_of(runtime) == before
+    again = lose(runtime)
+    assert again.rebuild.run().buried == 1
+    assert life(again, "n1")["deadLetter"]["errorClass"] == "ZeroDivisionError"
+    assert stats(again)["xp"] == 2
+    again.stop()
+
+
+def _folds() -> Any:
+    from jobquest.read.projections import USER_STATS
+
+    return USER_STATS.folds
+
+
+def test_what_can_not_be_read_and_has_no_letter_gets_one(runtime: Runtime) -> None:
+    write(runtime, "achievements", b"poison")
+    append(runtime, xp_event("one", "u", 10), xp_event("one", "u", 20))
+    consume(runtime)
+    before, letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
+    run_sql(runtime, delete(tables.dead_letters), delete(tables.outgoing))
+    assert runtime.rebuild.run().buried == 2
+    assert rows_of(runtime) == before
+    made = rows_of(runtime, (tables.dead_letters,))
+    assert _what(made) == _what(letters)
+    assert consume(runtime) == 2, "they are on their topic again"
+    assert runtime.rebuild.run().buried == 0
+
+
+def _what(letters: Rows) -> list[tuple[Any, ...]]:
+    rows = letters["dead_letters"]
+    return sorted((r["event_id"], r["offset"], r["error"], r["state"]) for r in rows)
+
+
+def test_events_that_the_log_has_no_more_are_told(
+    runtime: Runtime, settings: dict[str, str]
+) -> None:
+    handler = failing(runtime, "bob")
+    write(runtime, "achievements", b"poison")
+    for id, user in (("gone", "ada"), ("dead", "bob"), ("waits", "bob")):
+        publish(runtime, id, user)
+    consume(runtime)
+    die(runtime, "dead")
+    handler.users.clear()
+    log = Embedded(Path(settings["JOBQUEST_DATA_DIR"]) / "log.db", ["achievements"])
+    log.make_anew("achievements")
+    publish(runtime, "new", "ada")
+    consume(runtime)
+    before = {row["id"]: row for row in rows_of(runtime)["events"]}
+    made = runtime.rebuild.run()
+    assert made.lost == 1
+    after = {row["id"]: row for row in rows_of(runtime)["events"]}
+    assert after == {id: row for id, row in before.items() if id != "gone"}
+    assert stats(runtime, "ada")["xp"] == 10
+    retry(runtime, "waits")
+    assert stats(runtime, "bob")["xp"] == 10
+
+
+@pytest.mark.parametrize("layout", [None, 99])
+def test_a_read_side_of_another_version_says_what_to_do(
+    runtime: Runtime, layout: int | None
+) -> None:
+    publish(runtime, "one")
+    consume(runtime)
+    if layout:
+        run_sql(runtime, update(tables.layout).values(number=layout))
+    else:
+        tables.layout.drop(runtime.database.engine)
+    found = rows_of(runtime)
+    other = Runtime(runtime.config)
+    with pytest.raises(ReadSideUnavailable, match="flask events rebuild") as raised:
+        other.queries.last_seq()
+    assert str(runtime.database.engine.url.database) in str(raised.value)
+    with pytest.raises(ReadSideUnavailable, match="another version"):
+        other.rebuild.run()
+    assert rows_of(runtime) == found
+    other.stop()
+
+
+# --- the command, and Kafka ---
+
+
+@pytest.fixture
+def cli(settings: dict[str, str]) -> Iterator[FlaskCliRunner]:
+    app = create_app(settings)
+    yield app.test_cli_runner()
+    app.extensions["jobquest"].stop()
+
+
+def test_the_command_says_what_it_made(cli: FlaskCliRunner) -> None:
+    writer = Runtime(cli.app.extensions["jobquest"].config)
+    write(writer, "achievements", b"poison")
+    publish(writer, "one")
+    made = cli.invoke(args=["events", "rebuild"])
+    assert made.exit_code == 0, made.output
+    assert "The read side was new" in made.output
+    assert "1 records could not be counted" in made.output
+    assert "2 events from 2 records in " in made.output.splitlines()[-1]
+    again = cli.invoke(args=["events", "rebuild"])
+    assert "new" not in again.output
+    writer.stop()
+
+
+@pytest.mark.kafka
+def test_a_rebuild_from_kafka(settings: dict[str, str], empty_kafka: str) -> None:
+    runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "3"}))
+    handler = failing(runtime, "bob")
+    runtime.consumer.start()
+    for name in TYPES:
+        for user in ("u", "v", "w"):
+            runtime.producer.publish(name, user, SAMPLES[name])
+    append(runtime, *[xp_event(f"n{n}", f"user_{n % 9}", 60) for n in range(300)])
+    append(runtime, xp_event("n1", "user_1", 60), xp_event("n1", "user_1", 61))
+    publish(runtime, "waits", "bob")
+    write(runtime, "achievements", b"poison")
+    wait_for(lambda: _is_drained(runtime), 60)
+    runtime.consumer.stop()
+    before, seen = rows_of(runtime), len(handler.seen)
+    damage(runtime)
+    runtime.rebuild.run()
+    assert rows_of(runtime) == before
+    run_sql(runtime, delete(tables.parked))
+    again = lose(runtime)
+    assert again.rebuild.run().restored == 2
+    found = {row["id"]: row for row in rows_of(again)["events"]}
+    assert found.pop("waits")["outcome"] == "processed"
+    assert found == {row["id"]: row for row in before["events"] if row["id"] != "waits"}
+    assert len(handler.seen) == seen
+    again.stop()
+    runtime.stop()
+
+
+def _is_drained(runtime: Runtime) -> bool:
+    runtime.relay.step()
+    return (
+        not any(t["lag"] for t in runtime.topics())
+        and not runtime.queries.outcomes()["followUpsWaiting"]
+    )
