@@ -36,10 +36,10 @@ from jobquest.log.outbox import Outbox, Waiting
 from jobquest.log.sqlite import SqliteLog
 from jobquest.notifications import Notifications
 from jobquest.producer import Producer
-from jobquest.read import ReadSide
+from jobquest.read import Batch, ReadSide
 from jobquest.read.database import Database
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
-from jobquest.read.letters import Letters
+from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
 from jobquest.read.rebuild import Rebuild
 from jobquest.read.service_state import ServiceState
@@ -89,7 +89,7 @@ class Runtime:
         self.read_side = ReadSide(self.database, self.letters, process_id)
         self.queries = Queries(self.database)
         self.log = _log(config)
-        self.outbox = _outbox(config, self.log)
+        self.outbox = _outbox(config, self.log, self.read_side)
         self.producer = Producer(self.log, self.read_side, self.outbox)
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
@@ -415,15 +415,15 @@ def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _outbox(config: Config, log: EventLog) -> Outbox | None:
+def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None:
     if not config.kafka_broker:
         return None
-    return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, _refused)
 
+    def bury(record: NewRecord, error: RecordRefused) -> None:
+        logger.error("Failed to publish event: %s", error)
+        read_side.apply(Batch(dead=[dead_before_the_log(record, error)]))
 
-def _refused(record: NewRecord, error: RecordRefused) -> None:
-    id = dict(record.headers).get("ce_id", b"").decode(errors="replace")
-    logger.error("Failed to publish event: %s (id %s, topic %s)", error, id, record.topic)
+    return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, bury)
 
 
 def _log(config: Config) -> EventLog:

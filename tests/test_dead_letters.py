@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from kafka.admin import KafkaAdminClient
 
 from jobquest import create_app
 from jobquest.config import load
@@ -17,6 +18,8 @@ from jobquest.log import NewRecord, Partition, Record
 from jobquest.read.letters import REDRIVES_HEADER, LetterFilter
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.runtime import Runtime
+from tests.kafka_broker import KafkaBroker
+from tests.samples import SAMPLES
 from tests.service import Service, wait_for
 from tests.test_consumer import consume, stats, write
 from tests.test_http import data_of, error_of
@@ -24,6 +27,7 @@ from tests.test_retries import Failing, failing, life, publish
 from tests.test_service import outcome
 
 PATH = "/api/kafka/dead-letters"
+NOTICE = SAMPLES["notification.sent"]
 
 
 @pytest.fixture
@@ -376,3 +380,61 @@ def test_a_letter_of_the_running_service_is_redriven_and_processed(service: Serv
     assert answer["redriven"] == [letter["id"]]
     wait_for(lambda: outcome(service, "good") == "processed", 30, service.tail)
     assert service.status()["deadLetters"] == 0
+
+
+@pytest.mark.kafka
+def test_what_kafka_refuses_after_it_was_queued_becomes_a_letter(
+    kafka_broker: KafkaBroker, empty_kafka: str, settings: dict[str, str]
+) -> None:
+    """The topic takes 2,000 bytes; the outbox took more, and answered for it."""
+    narrow = {
+        "num_partitions": 1,
+        "replication_factor": 1,
+        "configs": {"max.message.bytes": "2000"},
+    }
+    with KafkaAdminClient(bootstrap_servers=empty_kafka, api_version=(4, 0)) as admin:
+        admin.create_topics({"notifications": narrow}, wait_for_metadata=True)
+    kafka_broker.freeze()
+    runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka}))
+    assert runtime.outbox
+    try:
+        runtime.outbox.start()
+        for id, size in (("large", 4000), ("small", 10)):
+            queued = runtime.producer.publish(
+                "notification.sent", "ada", {**NOTICE, "message": "x" * size}, id=id
+            )
+            assert queued.result == "queued"
+    finally:
+        kafka_broker.thaw()
+    wait_for(lambda: letters(runtime), 30)
+    [letter] = letters(runtime)
+    assert (letter["eventId"], letter["partition"], letter["offset"]) == ("large", None, None)
+    assert letter["errorClass"] == "RecordRefused"
+    wait_for(lambda: runtime.outbox.waiting().events == 0, 20)  # type: ignore[union-attr]
+    wait_for(lambda: runtime.consumer.step(0.2) and runtime.queries.event("small"), 30)
+    assert life(runtime, "small")["outcome"] == "processed"
+    runtime.consumer.close()
+    runtime.stop()
+
+
+@pytest.mark.kafka
+def test_a_letter_that_its_topic_refuses_holds_up_no_other(
+    empty_kafka: str, settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow = {
+        "num_partitions": 1,
+        "replication_factor": 1,
+        "configs": {"max.message.bytes": "3000"},
+    }
+    with KafkaAdminClient(bootstrap_servers=empty_kafka, api_version=(4, 0)) as admin:
+        admin.create_topics({DEAD_LETTERS: narrow}, wait_for_metadata=True)
+    runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka}))
+    write(runtime, "achievements", b"x" * 5000, b"small")
+    wait_for(lambda: runtime.consumer.step(0.2) and len(letters(runtime)) == 2, 30)
+    wait_for(lambda: runtime.relay.step(), 30)
+    assert [one.value for one in on_topic(runtime)] == [b"small"]
+    assert runtime.queries.outcomes()["followUpsWaiting"] == 0
+    assert any("died:" in line and "is not published" in line for line in caplog.messages)
+    assert len(letters(runtime, state="open")) == 2, "the table has both"
+    runtime.consumer.close()
+    runtime.stop()

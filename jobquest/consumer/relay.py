@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import Future
 
 from jobquest.errors import JobQuestError, RecordRefused
-from jobquest.log import EventLog, NewRecord, Position
+from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
@@ -52,7 +52,7 @@ class Relay:
     def step(self) -> int:
         """Publish what waits, once; how many records the log has taken."""
         waiting = self._read_side.outgoing()
-        futures = self._log.append([record for _, record in waiting])
+        futures = self._log.append([record for _, record in waiting], PATIENT_SECONDS)
         done, taken = [], 0
         try:
             for (id, record), future in zip(waiting, futures, strict=True):

@@ -19,12 +19,13 @@ from sqlalchemy import ColumnElement, Connection, select, update
 
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.events import OUR_PREFIX, Event, from_record
-from jobquest.log import Headers, Origin, Record, dump_headers, load_headers
+from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
 from jobquest.read.failures import Failure
 
 TOPIC = "dead-letters"
+NOWHERE = -1  # the partition and offset of what was never in the log
 REDRIVES_HEADER = "jobquest.redrives"
 _KAFKAS = "__dlq.errors."
 _OURS = "jobquest.dlq."
@@ -51,6 +52,16 @@ class Dead:
         record = self.record
         place = f"{record.topic}:{record.partition}:{record.offset}:{self.origin.identity[:8]}"
         return f"{OUR_PREFIX}dead:{place}"
+
+
+def dead_before_the_log(record: NewRecord, error: Exception) -> Dead:
+    """A record that the log refused after it was taken: it has no position, and its event's id
+    stands for it."""
+    event = from_record(record.value, now_ms())
+    taken = Record(
+        record.topic, NOWHERE, NOWHERE, record.key, record.value, record.headers, now_ms()
+    )
+    return Dead(taken, Origin(record.topic, NOWHERE, event.id), Failure.of(error), event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from jobquest.events import format_time
 from jobquest.events.levels import xp_for_level
 from jobquest.read import tables
 from jobquest.read.database import Database
-from jobquest.read.letters import LetterFilter
+from jobquest.read.letters import NOWHERE, LetterFilter
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -257,7 +257,7 @@ def _item(row: dict[str, Any], event: Callable[[str], Any] = orjson.loads) -> An
 def _letter(row: dict[str, Any], longest: int | None = None) -> Answer:
     """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
     was never in the log has no partition and offset."""
-    in_log = row["partition"] >= 0
+    in_log = row["partition"] != NOWHERE
     answer = {
         "id": row["id"],
         "topic": row["topic"],
