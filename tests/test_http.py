@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -381,11 +380,3 @@ def test_a_dry_run_is_asked_for_by_0_1_true_or_false(client: FlaskClient, flag: 
     errors = error_of(client.post(f"{EVENTS}?dryRun={flag}", json=LOGIN), 400)["errors"]
     assert list(errors) == ["dryRun"]
     assert runtime_of(client).consumer.step() == 0
-
-
-def test_a_read_side_that_is_away_stops_no_publishing(client: FlaskClient) -> None:
-    """A duplicate is dropped by the consumer all the same."""
-    runtime = runtime_of(client)
-    runtime.database.close()
-    Path(runtime.config.data_dir / "read.db").write_bytes(b"no database at all" * 100)
-    data_of(client.post(EVENTS, json={**LOGIN, "id": "mine"}), 201)

@@ -153,3 +153,12 @@ def test_failing_says_so_in_these_words(
 def test_python_values_that_are_no_json_are_refused(runtime: Runtime, data: Any) -> None:
     with pytest.raises(InvalidEvent):
         runtime.producer.publish("user.login", "ada", data)
+
+
+def test_a_read_side_that_is_away_stops_no_publishing(settings: dict[str, str]) -> None:
+    """A duplicate is dropped by the consumer all the same."""
+    runtime = Runtime(
+        load({**settings, "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/x"})
+    )
+    assert runtime.producer.publish("user.login", "ada", {}, id="mine").result == "accepted"
+    runtime.close_log()
