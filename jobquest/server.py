@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -20,16 +21,29 @@ from jobquest.errors import JobQuestError, SettingsError
 from jobquest.web.live import MAX_VIEWERS
 
 REQUEST_THREADS = 64
+MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class OneLine(logging.Formatter):
+    """Shows control characters of a message as escapes: what an event or an error says can't pass
+    for a line of ours. Tracebacks keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
+        record.message = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], record.message)
+        return super().formatMessage(record)
 
 
 def main() -> None:
     """Serve until told to stop. A wrong setting ends it with one line and code 2."""
     signal.signal(signal.SIGTERM, _end)  # until the server has its own
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger().handlers[0].setFormatter(OneLine(LOG_FORMAT))
     logging.getLogger("kafka").setLevel(logging.WARNING)
+    _raise_file_limit()
     try:
         config = load()
         create_app()  # what it finds wrong, handlers included, is said here, once
@@ -47,6 +61,18 @@ def main() -> None:
         create_app().run(host, port, threaded=True)
         return
     serve(listening, config.worker_count)
+
+
+def _raise_file_limit() -> None:
+    """The usual 1,024 are too few for idle connections and viewers together, and a server that
+    can't accept any more ends."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def _end(_number: int, _frame: Any) -> None:

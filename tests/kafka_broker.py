@@ -109,6 +109,19 @@ class KafkaBroker:
             protocols = "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
             self._properties["listener.security.protocol.map"] = protocols
         self._properties |= properties
+        if self._properties["process.roles"] == "broker":  # a controller's listener is not its own
+            self._properties["listeners"] = f"PLAINTEXT://127.0.0.1:{self.port}"
+
+    def membership(self, number: int) -> dict[str, str]:
+        """The properties of a further broker, with this number, that follows this one."""
+        voters = self._properties["controller.quorum.voters"]
+        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        return {
+            "process.roles": "broker",
+            "node.id": str(number),
+            "controller.quorum.voters": voters,
+            "listener.security.protocol.map": protocols,
+        }
 
     @property
     def bootstrap(self) -> str:
@@ -182,6 +195,32 @@ class KafkaBroker:
         options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *options, "-cp", f"{_jars()}/*", main]
+
+
+class KafkaCluster:
+    """Three brokers, the first of which alone is the controller, so that another may die."""
+
+    def __init__(self) -> None:
+        shared = {"offsets.topic.replication.factor": "3", "offsets.topic.num.partitions": "4"}
+        first = KafkaBroker(**shared)
+        others = [KafkaBroker(**shared, **first.membership(number)) for number in (2, 3)]
+        self.brokers = [first, *others]
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect: host:port, all of them."""
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def start(self) -> KafkaCluster:
+        """Start them and wait until each takes connections."""
+        for broker in self.brokers:
+            broker.start()
+        return self
+
+    def remove(self) -> None:
+        """End them and drop their data."""
+        for broker in self.brokers:
+            broker.remove()
 
 
 if __name__ == "__main__":

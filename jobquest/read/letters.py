@@ -179,6 +179,9 @@ class Letters:
         place = f"{row['identity']}:{row['topic']}:{row['partition']}:{row['offset']}"
         # A letter's death is one fact; decisions are each their own.
         unique = "" if action == "died" else f":{uuid.uuid4().hex[:8]}"
+        value = row["mended"] if action == "mended" else row["value"]
+        # No client can send a record with neither key nor value.
+        nothing = row["key"] is None and value is None
         once = inserting(connection, tables.outgoing).on_conflict_do_nothing()
         connection.execute(
             once,
@@ -187,8 +190,8 @@ class Letters:
                 "process": self._process_id,
                 "created_ms": now_ms(),
                 "topic": TOPIC,
-                "key": row["key"],
-                "value": row["mended"] if action == "mended" else row["value"],
+                "key": row["event_id"].encode() if nothing else row["key"],
+                "value": value,
                 "headers": dump_headers(_headers(row, action, self._group)),
             },
         )

@@ -55,10 +55,14 @@ class _Service(Collector):
                 yield GaugeMetricFamily(
                     f"jobquest_lag_{unit}", f"How far the consumer is behind, in {unit}.", value=lag
                 )
-        yield GaugeMetricFamily(
-            "jobquest_dead_letters", "Open dead letters.", value=status.get("deadLetters", 0)
-        )
-        for name in ("processed", "dead", "duplicates"):
+        for name, help, value in (
+            ("dead_letters", "Open dead letters.", status.get("deadLetters", 0)),
+            ("retrying", "Events that wait for another try.", status.get("retrying", 0)),
+            ("outbox_events", "Events that wait for Kafka.", status["outbox"]["events"]),
+            ("outbox_seconds", "Since when the oldest waits.", status["outbox"]["seconds"]),
+        ):
+            yield GaugeMetricFamily(f"jobquest_{name}", help, value=value)
+        for name in ("processed", "retried", "dead", "duplicates"):
             records = CounterMetricFamily(
                 f"jobquest_records_{name}", f"Records that were {name}.", labels=["process"]
             )
