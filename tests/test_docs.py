@@ -13,6 +13,7 @@ from jobquest.events import CATALOGUE
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -69,8 +70,18 @@ def test_the_journey_names_files_that_are_there() -> None:
             assert (ROOT / path).exists(), path
 
 
+def test_every_fault_has_its_test() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", RELIABILITY)
+    assert len(named) > 50
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
+    faults = [line for line in RELIABILITY.splitlines() if line.startswith("| ")]
+    rows = [line for line in faults if not line.startswith(("| fault", "| ---"))]
+    assert all("::test_" in line for line in rows)
+
+
 def test_every_link_and_picture_is_there() -> None:
-    for text, folder in ((README, ROOT), (API, ROOT / "docs")):
+    for text, folder in ((README, ROOT), (API, ROOT / "docs"), (RELIABILITY, ROOT / "docs")):
         for target in re.findall(r"\]\(([^)]+)\)", text):
             assert (folder / target).exists(), target
 
