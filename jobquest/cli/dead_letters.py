@@ -8,7 +8,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobquest.cli import current_runtime, one_line
+from jobquest.cli.command import current_runtime, one_line
 from jobquest.consumer.redrive import Redriven
 from jobquest.errors import StateConflict
 from jobquest.read.letters import LetterFilter
@@ -72,7 +72,7 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
         else:
             result = runtime.redrive.redrive(ids)
     finally:
-        runtime.log.close()
+        runtime.close_log()
     _tell(result)
 
 

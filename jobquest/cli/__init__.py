@@ -1,0 +1,19 @@
+"""Flask's command line: `flask kafka …` for the log and its broker, `flask events …` for events.
+
+To add a command: a function in the file of its group.
+"""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from jobquest.cli.dead_letters import dead_letters
+from jobquest.cli.events import events
+from jobquest.cli.kafka import kafka
+
+
+def register_commands(app: Flask) -> None:
+    """Put the commands on the application."""
+    events.add_command(dead_letters)
+    app.cli.add_command(kafka)
+    app.cli.add_command(events)

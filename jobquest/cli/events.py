@@ -1,0 +1,123 @@
+"""`flask events …`: publish events, follow them, make what is derived from them anew."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+from flask.cli import AppGroup
+
+from jobquest.cli.command import current_runtime, one_line
+from jobquest.errors import InvalidEvent
+from jobquest.events import CATALOGUE, strict_json
+
+events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters.")
+
+LOOK_SECONDS = 0.5
+
+
+@events.command()
+@click.argument("event_type", metavar="TYPE")
+@click.option("-u", "--user", default="demo-user", show_default=True, help="Whose event it is.")
+@click.option("--data", "text", help="The data as JSON; without any, the type's example.")
+@click.option("--id", "event_id", help="An id of your own: publishing it again does no harm.")
+@one_line
+def publish(event_type: str, user: str, text: str | None, event_id: str | None) -> None:
+    """Publish one event of TYPE."""
+    if text is not None:
+        data = strict_json.loads(text.encode())
+    elif event_type in CATALOGUE:
+        data = CATALOGUE[event_type].example
+    else:
+        raise InvalidEvent(f"Unknown event type {event_type}: `flask events types` lists them.")
+    runtime = current_runtime()
+    try:
+        published = runtime.producer.publish(event_type, user, data, id=event_id)
+    finally:
+        runtime.close_log()
+    if published.result == "queued":
+        click.echo(f"queued: {published.event.id} waits in the outbox for Kafka")
+    elif published.position is None:
+        click.echo(f"duplicate: {published.event.id} is processed already")
+    else:
+        topic, partition, offset = published.position
+        click.echo(f"{published.event.id}  {topic}/{partition}@{offset}")
+
+
+@events.command()
+@click.option("--type", "event_type", help="Only this type.")
+@click.option("--topic", help="Only this topic.")
+@click.option("-u", "--user", help="Only this user.")
+@click.option("-n", "--last", default=10, show_default=True, help="Begin with this many.")
+@click.option("--once", is_flag=True, help="Do not wait for more.")
+@one_line
+def tail(
+    event_type: str | None, topic: str | None, user: str | None, last: int, once: bool
+) -> None:
+    """Show processed events as they come.
+
+    One JSON object a line; Ctrl-C ends it.
+    """
+    queries = current_runtime().queries
+    wanted: dict[str, Any] = {"type": event_type, "topic": topic, "user_id": user}
+    found = queries.events(**wanted, limit=max(1, last))["events"]
+    seq = queries.last_seq()
+    while True:
+        for item in reversed(found):
+            seq = max(seq, item["seq"])
+            click.echo(json.dumps({"outcome": item["outcome"], **item["event"]}))
+        if once:
+            return
+        time.sleep(LOOK_SECONDS)
+        newest = queries.events(**wanted, limit=500)["events"]
+        found = [item for item in newest if item["seq"] > seq]
+
+
+@events.command()
+@one_line
+def types() -> None:
+    """List every event type, its topic and fields.
+
+    Optional fields stand in brackets.
+    """
+    for row in CATALOGUE.values():
+        fields = [*row.required, *(f"[{name}]" for name in row.optional)]
+        click.echo(f"{row.name:<26} {row.topic:<18} {' '.join(fields)}")
+
+
+@events.command()
+@one_line
+def rebuild() -> None:
+    """Make everything derived anew from the log.
+
+    Events, statistics, pipelines, inboxes, counts: the service may run meanwhile. No handler runs.
+    Dead letters and what an operator decided about them stay, and are made anew from their topic
+    where the read side was lost.
+    """
+    runtime = current_runtime()
+    try:
+        with click.progressbar(length=0, label="Rebuilding from the log") as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            made = runtime.rebuild.run(show)
+    finally:
+        runtime.close_log()
+    if made.restored is not None:
+        click.echo(
+            f"The read side was new: {made.restored} dead letters are made anew, and the consumer"
+            " goes on where the log ends now."
+        )
+    if made.lost:
+        click.echo(f"{made.lost} events are not in the log any more: they are gone.", err=True)
+    if made.buried:
+        click.echo(f"{made.buried} records could not be counted: dead letters.", err=True)
+    per_second = made.records / max(made.seconds, 0.001)
+    click.echo(
+        f"{made.events} events from {made.records} records in {made.seconds:.1f} s"
+        f" ({per_second:.0f} a second)"
+    )
