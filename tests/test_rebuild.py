@@ -354,7 +354,9 @@ def test_decisions_stand_however_often_their_records_come(runtime: Runtime) -> N
     records = runtime.log.read(Partition("dead-letters", 0), 0, 10)
     died, discarded = [NewRecord(r.topic, r.key, r.value, r.headers) for r in records]
     foreign = NewRecord("dead-letters", b"k", b"of somebody else")
-    for future in runtime.log.append([died, discarded, foreign, died]):
+    ours = (("__dlq.errors.topic", b"t"), ("jobquest.dlq.action", b"died"))
+    garbled = NewRecord("dead-letters", b"k", b"x", (*ours, ("jobquest.dlq.died.ms", b"\xff")))
+    for future in runtime.log.append([died, discarded, foreign, garbled, died]):
         future.result(5)
     again = lose(runtime)
     assert again.rebuild.run().restored == 1

@@ -8,6 +8,7 @@ It publishes nothing: rows of `outgoing` are brought to the log by the relay.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
 from jobquest.read.failures import Failure
+
+logger = logging.getLogger(__name__)
 
 TOPIC = "dead-letters"
 NOWHERE = -1  # the partition and offset of what was never in the log
@@ -133,7 +136,11 @@ class Letters:
 
         A letter that is there stays as it is, save that one that is open takes the decision.
         """
-        told = _told(record)
+        try:
+            told = _told(record)
+        except (KeyError, ValueError) as error:  # somebody else wrote it
+            logger.warning("Passed over %s@%d: %r", record.topic, record.offset, error)
+            return
         if told is None:
             return
         row, action = told
