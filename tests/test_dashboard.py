@@ -230,24 +230,42 @@ def test_a_live_row_is_the_one_that_the_server_renders(
     assert {id: came[id] for id in served} == served
 
 
-def test_a_changed_event_replaces_its_row(service: Service, open_page: OpenPage) -> None:
-    """A dead event that comes again and is taken is the same row, with its new outcome."""
-    [good] = streaks(1)
-    bad = good.replace(b'"streakDays": 7', b'"streakDays": "seven"')
-    page = open_page()
-    write(service, [bad])
-    dead = page.locator('tr[data-outcome="dead"]')
-    expect(dead).to_have_count(1)
-    expect(dead).to_contain_text("dead")
-    id = dead.get_attribute("data-id") or ""
-    dead.locator("summary").click()
-    item = service.get("/api/events").json["data"]["events"][0]
-    # The service has no redrive to publish such a change yet: say it in its words.
-    page.route_web_socket("**/ws/events*", lambda socket: None)
-    changed = {**item, "seq": item["seq"] + 1, "outcome": "processed"}
-    say(page, service, [{"kind": "events", "items": [changed]}])
-    expect(row(page, id)).to_have_attribute("data-outcome", "processed")
-    expect(rows(page)).to_have_count(1)
+BROKEN = """
+from pathlib import Path
+
+def call(event):
+    if Path("broken").exists():
+        raise ConnectionError("The mail server is away")
+
+def register(consumer):
+    consumer.register_event_handler("job.applied", call)
+"""
+
+
+def test_an_event_that_waits_is_one_row_until_it_goes_through_and_the_brake_says_why(
+    tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "mail.py").write_text(BROKEN)
+    (tmp_path / "broken").touch()
+    service = Service(tmp_path, JOBQUEST_HANDLERS="mail", JOBQUEST_BRAKE_FAILURES="2")
+    service.python_path.append(str(tmp_path))
+    request.addfinalizer(service.kill)
+    page = browser.new_page()
+    request.addfinalizer(page.close)
+    page.goto(service.start().url)
+    expect(connection(page)).to_have_text("live")
+    first = publish(service, "job.applied", user_id="ada")
+    expect(row(page, first)).to_have_attribute("data-outcome", "retrying")
+    publish(service, "job.applied", user_id="bob")
+    expect(state(page)).to_have_text("Paused")
+    expect(page.locator("#state .reason")).to_contain_text("The mail server is away")
+    expect(page.locator("#retrying dd")).to_have_text("2")
+    (tmp_path / "broken").unlink()
+    button(page, "Start").click()
+    expect(row(page, first)).to_have_attribute("data-outcome", "processed", timeout=15_000)
+    expect(page.locator("#retrying dd")).to_have_text("0", timeout=15_000)
+    expect(rows(page)).to_have_count(2)
+    expect(page.locator("#outbox")).to_have_text("empty")
 
 
 def say(page: Page, service: Service, frames: list[dict[str, Any]]) -> None:
