@@ -298,6 +298,26 @@ def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
     assert rows_of(runtime) == live
 
 
+def test_a_consumer_waits_from_the_last_look_to_the_swap(runtime: Runtime) -> None:
+    """What it applied in between would go down with the old tables."""
+    publish(runtime, "first", "ada")
+    consume(runtime)
+    steps: list[threading.Thread] = []
+
+    def progress(done: int, total: int) -> None:
+        if not any(step.is_alive() for step in steps):
+            publish(runtime, f"n{len(steps)}", "ada")
+            steps.append(threading.Thread(target=runtime.consumer.step))
+            steps[-1].start()
+            steps[-1].join(0.5)  # it waits for us, where we hold the lock
+
+    runtime.rebuild.run(progress)
+    for step in steps:
+        step.join(10)
+    assert len(steps) > 2
+    assert stats(runtime, "ada")["xp"] == 10 * (1 + len(steps))
+
+
 def test_one_rebuild_at_a_time(runtime: Runtime) -> None:
     publish(runtime, "one")
     consume(runtime)

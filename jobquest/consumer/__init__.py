@@ -233,6 +233,7 @@ class Consumer:
         return count
 
     def _step(self, seat: Subscription, timeout: float) -> int:
+        known = set(seat.assignment())
         count, waiting = self._retry(seat)
         if waiting:
             until_next = (min(waiting.values()) - now_ms()) / 1000
@@ -242,6 +243,8 @@ class Consumer:
         self.watch.begin("Reading the log")
         polled = self._backlog or seat.poll(0.0 if count else timeout, MAX_RECORDS)
         assigned = seat.assignment()  # a rebalance may have taken a partition since
+        if assigned.keys() - known:  # ours since this poll: nothing overtakes what waits there
+            waiting = self._read_side.heads(assigned)
         records = [one for one in polled if Partition(one.topic, one.partition) in assigned]
         self._backlog = []
         if records:
