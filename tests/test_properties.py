@@ -573,3 +573,12 @@ def test_nothing_overtakes_what_waited_before_a_restart() -> None:
     machine.step()
     assert machine.calls == [("x0", False)]
     machine.teardown()
+
+
+def test_an_outlived_consumer_can_not_write_what_became_of_its_try() -> None:
+    """Two consumers try the same waiting event: only the first to write says what came of it."""
+    machine = ReadSideMachine()
+    machine.repeat_what_waits("x0", "ada")
+    machine.another_consumer_takes_over("x1", "bob", fails=False)
+    machine.drain_and_check()
+    machine.teardown()
