@@ -272,17 +272,19 @@ def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
     def flow() -> None:
         for n in range(0, 2_000, 20):
             append(runtime, *[xp_event(f"n{n + m}", f"user_{m % 7}", 30) for m in range(20)])
-            wait_for(lambda n=n: taken() > n - 100, 20)
+            # It runs on while one rebuild works, and not past all of them.
+            wait_for(lambda n=n: taken() > n - 100 and n < 500 * (len(rebuilt) + 1), 30)
             if n == 600:
                 handler.users.clear()
 
+    rebuilt: list[Rebuilt] = []
+    append(runtime, xp_event("first", "user_0", 30))
     runtime.consumer.start()
     flowing = threading.Thread(target=flow)
     flowing.start()
-    rebuilt: list[Rebuilt] = []
     while flowing.is_alive():
         seen = rebuilt[-1].records if rebuilt else 0
-        wait_for(lambda seen=seen: taken() > seen or not flowing.is_alive(), 20)
+        wait_for(lambda seen=seen: taken() > seen or not flowing.is_alive(), 30)
         rebuilt.append(runtime.rebuild.run())
     flowing.join()
     wait_for(lambda: not any(topic["lag"] for topic in runtime.topics()), 20)
