@@ -1,34 +1,47 @@
-"""A floor under the consumer's speed, with the full read side on SQLite. Far below what it does, so
-that a noisy machine does not fail it: it is there to notice a transaction or a query per event."""
+"""A floor under the consumer's speed with the full read side, as a share of what reading the same
+records alone takes on the same machine in the same run: a machine that is slow or busy is so for
+both. It is there to notice a query or a transaction per event."""
 
 from __future__ import annotations
 
 import random
 import time
 
-from jobquest.events import from_request
+from jobquest.events import from_record, from_request
 from jobquest.log import NewRecord
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
 
 EVENTS = 10_000
-FLOOR = 5_000  # events a second
+ROUNDS = 4
+FLOORS = {"sqlite": 0.22, "postgresql": 0.14}  # 0.35 and 0.21 were measured
 
 
-def test_the_consumer_keeps_up_with_five_thousand_events_a_second(runtime: Runtime) -> None:
+def numbered_records(chance: random.Random) -> list[NewRecord]:
+    records = []
+    for _ in range(EVENTS):
+        kind = chance.choice(TYPES)
+        event = from_request(kind, f"user_{chance.randrange(1000)}", SAMPLES[kind])
+        records.append(NewRecord(event.topic, event.user_id.encode(), event.to_json()))
+    return records
+
+
+def test_the_consumer_costs_little_more_than_reading_its_records(runtime: Runtime) -> None:
     chance = random.Random(7)
-    best = 0.0
-    for _ in range(3):
-        records = []
-        for _ in range(EVENTS):
-            kind = chance.choice(TYPES)
-            event = from_request(kind, f"user_{chance.randrange(1000)}", SAMPLES[kind])
-            records.append(NewRecord(event.topic, event.user_id.encode(), event.to_json()))
+    shares = []
+    for _ in range(ROUNDS):
+        records = numbered_records(chance)
         for future in runtime.log.append(records):
             future.result(30)
+        began = time.perf_counter()
+        for record in records:
+            from_record(record.value, 2_000_000_000_000)
+        alone = time.perf_counter() - began
         began, count = time.perf_counter(), 0
         while taken := runtime.consumer.step():
             count += taken
         assert count == EVENTS
-        best = max(best, count / (time.perf_counter() - began))
-    assert best > FLOOR
+        whole = time.perf_counter() - began
+        shares.append(alone / whole)
+        print(f"{EVENTS / whole:.0f} events/s, {shares[-1]:.2f} of {EVENTS / alone:.0f}")
+    assert max(shares) > FLOORS[runtime.database.engine.dialect.name]
