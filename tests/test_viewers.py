@@ -17,6 +17,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,19 +36,36 @@ HUGE_BYTES = 200_000_000
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Service]:
-    """The service on the embedded log: what viewers may do has nothing to do with the log.
+    """The service on the embedded log: what viewers may do has nothing to do with the log."""
+    with settled(Service(tmp_path)) as made:
+        yield made
 
-    Its server has the threads that it will need, so that a test can count what is left behind.
-    """
-    made = Service(tmp_path).start()
-    wait_for(lambda: made.status()["consumerRunning"], 30, made.tail)
-    at_once = [Upgrade(made.url) for _ in range(30)]
-    wait_for(lambda: viewers(made) == 30, 10, made.tail)
-    for viewer in at_once:
-        viewer.close()
-    wait_for(lambda: viewers(made) == 0, 10, made.tail)
-    yield made
-    made.kill()
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def alone_on_each_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """The same on either log; one worker, so that a test can look into it."""
+    settings = {"JOBQUEST_WORKERS": "1"}
+    if request.param == "kafka":
+        settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
+    with settled(Service(tmp_path, **settings)) as made:
+        yield made
+
+
+@contextmanager
+def settled(made: Service) -> Iterator[Service]:
+    """Start it; its server has the threads that it will need, so that a test can count what is
+    left behind."""
+    try:
+        made.start()
+        wait_for(lambda: made.status()["consumerRunning"], 30, made.tail)
+        at_once = [Upgrade(made.url) for _ in range(30)]
+        wait_for(lambda: viewers(made) == 30, 10, made.tail)
+        for viewer in at_once:
+            viewer.close()
+        wait_for(lambda: viewers(made) == 0, 10, made.tail)
+        yield made
+    finally:
+        made.kill()
 
 
 class Stream:
@@ -120,7 +138,8 @@ def ninety_nine(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
 
-def test_a_viewer_that_never_reads_is_cut_and_delays_nobody(alone: Service) -> None:
+def test_a_viewer_that_never_reads_is_cut_and_delays_nobody(alone_on_each_log: Service) -> None:
+    alone = alone_on_each_log
     worker = worker_of(alone)
     watcher = Watcher(alone)
     wait_for(lambda: viewers(alone) == 1, 10)

@@ -240,7 +240,7 @@ class Sender:
     def _watch(self) -> None:
         """The watchdog's thread: ends when the log is closed and nothing is on its way."""
         while True:
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # between looks; closing does not end it, answers may be due
             with self._lock:
                 producer = self._producer
                 oldest = min((sent.deadline for sent in self._sent), default=None)
