@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Producer:
         if is_known:
             return Published(event, None, "duplicate")
         try:
-            position = self._keep(_record(event))
+            position = self._keep(record_of(event))
         except (LogUnavailable, RecordRefused) as error:
             logger.error("Failed to publish event: %s", error)
             raise
@@ -96,11 +96,6 @@ class Producer:
         """The event as `publish` would make it, which is not published. Raises InvalidEvent,
         IdConflict."""
         return self._checked(event_type, user_id, data, metadata, id, timestamp)[0]
-
-    def append(self, events: Sequence[Event]) -> list[Future[Position]]:
-        """Hand checked events to the log; each future resolves once its event is durable. For
-        events that are kept elsewhere until then: patient, and without the outbox."""
-        return self._log.append([_record(event) for event in events], PATIENT_SECONDS)
 
     def _checked(
         self,
@@ -146,7 +141,8 @@ def confirmed(future: Future[_T]) -> _T:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
 
 
-def _record(event: Event) -> NewRecord:
+def record_of(event: Event) -> NewRecord:
+    """The record that stands for an event on its topic."""
     return NewRecord(event.topic, event.user_id.encode(), event.to_json(), event.headers())
 
 

@@ -28,6 +28,7 @@ from jobquest.events import TOPICS, Event, from_request
 from jobquest.events.levels import level_for_xp
 from jobquest.log import NewRecord, Partition, Record
 from jobquest.log.sqlite import MAX_VALUE_BYTES, SqliteLog
+from jobquest.producer import record_of
 from jobquest.read import tables
 from jobquest.read.letters import Letter, LetterFilter
 from jobquest.runtime import Runtime
@@ -303,7 +304,7 @@ class ReadSideMachine(RuleBasedStateMachine):
         self._put(NewRecord("achievements", user.encode(), value))
 
     def _append(self, event: Event) -> None:
-        self.runtime.producer.append([event])[0].result(5)
+        self._put(record_of(event))
 
     def _put(self, record: NewRecord) -> None:
         self.runtime.log.append([record])[0].result(5)

@@ -18,6 +18,7 @@ from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable, StateConflict
 from jobquest.events import Event, from_request
 from jobquest.log import NewRecord, Partition
+from jobquest.producer import record_of
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import tables
 from jobquest.read.letters import REDRIVES_HEADER, LetterFilter
@@ -106,7 +107,7 @@ def xp_event(id: str, user: str, xp: int) -> Event:
 
 
 def append(runtime: Runtime, *events: Event) -> None:
-    for future in runtime.producer.append(events):
+    for future in runtime.log.append([record_of(event) for event in events]):
         future.result(5)
 
 

@@ -24,6 +24,7 @@ from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
 from jobquest.read.failures import Failure
+from jobquest.read.parking import stored_record
 
 logger = logging.getLogger(__name__)
 
@@ -332,17 +333,8 @@ def _readable(value: bytes | None, appended_ms: int) -> Event | None:
 def dead_of(row: Mapping[str, Any]) -> Dead:
     """The record that a letter's row is about, and why it died; `event` only where it could be
     read then."""
-    record = Record(
-        row["topic"],
-        row["partition"],
-        row["offset"],
-        row["key"],
-        row["value"],
-        load_headers(row["headers"]),
-        row["appended_ms"],
-    )
     return Dead(
-        record,
+        stored_record(row),
         Origin(row["topic"], row["partition"], row["identity"]),
         Failure(row["error"], row["error_class"], row["path"]),
         _readable(row["value"], row["appended_ms"]) if row["type"] else None,

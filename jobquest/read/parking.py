@@ -133,20 +133,26 @@ def _row(one: Parked) -> dict[str, Any]:
     }
 
 
+def stored_record(row: Mapping[str, Any]) -> Record:
+    """The record that a row keeps: a parked event's or a letter's."""
+    return Record(
+        row["topic"],
+        row["partition"],
+        row["offset"],
+        row["key"],
+        row["value"],
+        load_headers(row["headers"]),
+        row["appended_ms"],
+    )
+
+
 def parked_of(row: Mapping[str, Any]) -> Parked:
+    """The event that waits in a row."""
     return Parked(
         event_id=row["event_id"],
         user_id=row["user_id"],
         type=row["type"],
-        record=Record(
-            row["topic"],
-            row["partition"],
-            row["offset"],
-            row["key"],
-            row["value"],
-            load_headers(row["headers"]),
-            row["appended_ms"],
-        ),
+        record=stored_record(row),
         origin=Origin(row["topic"], row["partition"], row["identity"]),
         attempts=row["attempts"],
         failure=Failure(row["error"], row["error_class"], row["path"]) if row["error"] else None,
