@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -214,11 +215,36 @@ class Cluster:
         records: list[Record] = []
         deadline = time.monotonic() + READ_SECONDS
         while len(records) < limit and time.monotonic() < deadline:
-            found = reader.poll(100, max_records=limit - len(records)).get(place, [])
+            try:
+                polled = reader.poll(100, max_records=limit - len(records))
+            except Exception as error:
+                damaged = damaged_record(reader, error)
+                if damaged is None:
+                    raise
+                records.append(damaged)
+                continue
+            found = polled.get(place, [])
             records += map(record_of, found)
             if not found and records:
                 break
         return records
+
+
+def damaged_record(consumer: Any, error: Exception) -> Record | None:
+    """The record that could not be unpacked (checksum, codec), if that is what `error` tells of.
+
+    `poll` raises that as it raises a lost connection, which harms no record; only the traceback
+    tells them apart. Without the seek the library's next poll would spin for ever (3.0.12).
+    """
+    raised_in = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
+    broken = consumer._fetcher._next_partition_records
+    if "_unpack_records" not in raised_in or broken is None:
+        return None
+    place, offset = broken.topic_partition, broken.next_fetch_offset
+    consumer.seek(place, offset + 1)
+    why = f"{type(error).__name__}: {error}"
+    now_ms = time.time_ns() // 1_000_000
+    return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
 
 
 def record_of(found: Any) -> Record:

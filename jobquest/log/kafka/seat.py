@@ -14,16 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, Record, StartPositions
-from jobquest.log.kafka.cluster import Cluster, record_of
+from jobquest.log.kafka.cluster import Cluster, damaged_record, record_of
 
 logger = logging.getLogger(__name__)
 
 IDENTITY_SECONDS = 2.0  # how soon a topic made anew is noticed, or that the broker is away
 CLOSE_MS = 3_000
+PAUSE_SECONDS = 0.1  # after a poll that failed
 _SETTINGS = {
     "enable_auto_commit": False,
     "auto_offset_reset": "none",  # out of range is an incident, not something to skip over
@@ -56,6 +57,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._checked = time.monotonic()
+        self._pause = threading.Event()  # never set
         self._consumer = KafkaConsumer(**common, **_SETTINGS, group_id=group)
         self._consumer.subscribe(list(topics), listener=self)
 
@@ -93,8 +95,18 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             except OffsetOutOfRangeError as error:
                 self._forget(error.args[0])
                 continue
-            except KafkaError as error:
-                return [self._damaged(error)]
+            except Exception as error:
+                if damaged := damaged_record(self._consumer, error):
+                    return [damaged]
+                if not isinstance(error, KafkaError):
+                    raise
+                if not isinstance(error, RetriableError):
+                    raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
+                # A connection broke: the library finds another. Whether the broker is away for
+                # good is noticed by the next question for identities.
+                logger.debug("Kafka was lost while polling: %r", error)
+                self._pause.wait(min(PAUSE_SECONDS, remaining))
+                polled = {}
             with self._lock:  # what was fetched before a partition was sought is not to be read
                 records = [
                     record_of(found)
@@ -169,18 +181,6 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         """These offsets are out of range: `_valid` will say what is lost."""
         with self._lock:
             self._hold(place for place in places if place in self._consumer.assignment())
-
-    def _damaged(self, error: KafkaError) -> Record:
-        """The record that could not be unpacked. Without the seek the library's next poll would
-        spin for ever on it (3.0.12)."""
-        broken = self._consumer._fetcher._next_partition_records
-        if broken is None:
-            raise LogUnavailable(f"Kafka can't be read: {error}.") from error
-        place, offset = broken.topic_partition, broken.next_fetch_offset
-        self._consumer.seek(place, offset + 1)
-        why = f"{type(error).__name__}: {error}"
-        now_ms = time.time_ns() // 1_000_000
-        return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
 
 
 def _valid(origin: Origin, stored: int | None, first: int, following: int) -> int:
