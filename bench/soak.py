@@ -236,6 +236,8 @@ def _break_and_compare(
     ended = time.monotonic()
     clients.stop()
     gauge.stop()
+    for at, *held in gauge.samples[:: max(1, len(gauge.samples) // 20)]:
+        print(f"  after {at - began:3.0f} s: {held[0]:.0f} MB, {held[1]} threads, {held[2]} files")
     service.switch("start")
 
     def is_quiet() -> bool:

@@ -10,6 +10,7 @@ from jobquest.errors import PositionMoved
 from jobquest.events import Event, from_request
 from jobquest.log import Origin, Record
 from jobquest.read import Applied, Batch
+from jobquest.read.database import padded
 from jobquest.runtime import Runtime
 
 ORIGIN = Origin("achievements", 0, "one-life")
@@ -81,3 +82,13 @@ def test_numbers_of_changes_rise_without_gaps(runtime: Runtime) -> None:
     found = runtime.queries.changes(0, 100)
     assert [change[0] for change in found] == list(range(1, 13))
     assert runtime.queries.last_seq() == 12
+
+
+@pytest.mark.parametrize(
+    ("count", "length"), [(0, 0), (1, 1), (2, 2), (3, 4), (5, 8), (2000, 2048)]
+)
+def test_lists_of_values_have_few_lengths(count: int, length: int) -> None:
+    """Connections keep a prepared statement for each: a soak's memory grew by that."""
+    values = padded(range(count))
+    assert len(values) == length
+    assert list(dict.fromkeys(values)) == list(range(count))

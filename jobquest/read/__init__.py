@@ -16,7 +16,7 @@ from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import effects, parking, tables
-from jobquest.read.database import Database, inserting
+from jobquest.read.database import Database, inserting, padded
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
 from jobquest.read.projections import Row
@@ -159,7 +159,7 @@ class ReadSide:
         """Forget outgoing records that the log has."""
         with self._database.writing() as connection:
             table = tables.outgoing
-            connection.execute(delete(table).where(table.c.id.in_(list(ids))))
+            connection.execute(delete(table).where(table.c.id.in_(padded(ids))))
 
 
 def _positions(connection: Connection, origins: Sequence[Origin]) -> dict[Origin, int]:
@@ -168,14 +168,14 @@ def _positions(connection: Connection, origins: Sequence[Origin]) -> dict[Origin
     if not origins:
         return {}
     rows = connection.execute(
-        select(*columns, table.c.next).where(tuple_(*columns).in_(list(origins)))
+        select(*columns, table.c.next).where(tuple_(*columns).in_(padded(origins)))
     )
     return {Origin(*row[:3]): row[3] for row in rows}
 
 
 def _check_unknown(connection: Connection, ids: Sequence[str]) -> None:
     table = tables.events
-    counted = table.c.id.in_(ids) & (table.c.outcome == "processed")
+    counted = table.c.id.in_(padded(ids)) & (table.c.outcome == "processed")
     if ids and connection.execute(select(table.c.id).where(counted).limit(1)).first():
         raise PositionMoved("Another consumer has applied some of these events.")
 

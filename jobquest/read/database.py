@@ -8,11 +8,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, insert, inspect, select, text
 from sqlalchemy import event as engine_events
@@ -27,6 +27,7 @@ BUSY_SECONDS = 5.0
 # A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
 _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_T = TypeVar("_T")
 _POOL = {"pool_size": 8, "max_overflow": 56}
 
 
@@ -170,6 +171,17 @@ def _engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def padded(values: Iterable[_T]) -> list[_T]:
+    """Values for an IN, filled up with the last one to a power of two.
+
+    Each length is a statement of its own, which SQLite's and PostgreSQL's connections keep
+    prepared: with 2,000 values that is a hundred kilobytes, for every length that ever came.
+    """
+    found = list(values)
+    room = 1 << (len(found) - 1).bit_length() if found else 0
+    return found + found[-1:] * (room - len(found))
 
 
 def inserting(connection: Connection, table: Table) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table, select, tuple_
 from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
-from jobquest.read.database import inserting, replacing
+from jobquest.read.database import inserting, padded, replacing
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
@@ -33,7 +33,9 @@ def contents(
     """Of those ids that came to one of `outcomes`: the event as JSON."""
     table = into[tables.events]
     query = select(table.c.id, table.c.body)
-    rows = connection.execute(query.where(table.c.id.in_(list(ids)), table.c.outcome.in_(outcomes)))
+    rows = connection.execute(
+        query.where(table.c.id.in_(padded(ids)), table.c.outcome.in_(outcomes))
+    )
     return {row.id: row.body.encode() for row in rows}
 
 
@@ -123,9 +125,9 @@ def _load(
     """The rows of these keys, in the order of the keys, new ones where there are none."""
     columns = list(table.primary_key.columns)
     if len(columns) == 1:
-        chosen = columns[0].in_([key[0] for key in keys])
+        chosen = columns[0].in_(padded(key[0] for key in keys))
     else:
-        chosen = tuple_(*columns).in_(list(keys))
+        chosen = tuple_(*columns).in_(padded(keys))
     rows = {key: projection.new_row(key) for key in sorted(keys)}
     for found in connection.execute(select(table).where(chosen)).mappings():
         row = dict(found)

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, 
 from jobquest.errors import PositionMoved
 from jobquest.log import Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import tables
+from jobquest.read.database import padded
 from jobquest.read.failures import Failure
 
 
@@ -63,7 +64,7 @@ def heads(connection: Connection, partitions: Iterable[Partition]) -> dict[Lane,
     place = tuple_(table.c.topic, table.c.partition)
     rows = connection.execute(
         select(table.c.topic, table.c.partition, table.c.key, table.c.next_ms)
-        .where(table.c.next_ms.is_not(None), place.in_(list(partitions)))
+        .where(table.c.next_ms.is_not(None), place.in_(padded(partitions)))
         .order_by(table.c.next_ms)
     )
     return {Lane(*row[:3]): row[3] for row in rows}
