@@ -53,11 +53,13 @@ def alone_on_each_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterato
 
 @contextmanager
 def settled(made: Service) -> Iterator[Service]:
-    """Start it; its server has the threads that it will need, so that a test can count what is
-    left behind."""
+    """Start it; its server and its log's producer have the threads that they will need, so that a
+    test can count what is left behind."""
     try:
         made.start()
         wait_for(lambda: made.status()["consumerRunning"], 30, made.tail)
+        with Stream(made) as stream:
+            wait_for(lambda: len(stream.answered) >= 10, 30, made.tail)
         at_once = [Upgrade(made.url) for _ in range(30)]
         wait_for(lambda: viewers(made) == 30, 10, made.tail)
         for viewer in at_once:
@@ -157,7 +159,12 @@ def test_a_viewer_that_never_reads_is_cut_and_delays_nobody(alone_on_each_log: S
     assert ninety_nine(late) < 1.0
     assert growth < 60_000_000
     assert watcher.connected
-    wait_for(lambda: threads_of(worker) <= threads - 10, 20)  # each had one beside the server's
+    # Each had one beside the server's.
+    wait_for(
+        lambda: threads_of(worker) <= threads - 10,
+        20,
+        lambda: f"{threads} and now {threads_of(worker)}",
+    )
     for viewer in asleep:
         viewer.close()
     watcher.close()
