@@ -6,8 +6,10 @@ line on the terminal and not a worker that dies again and again.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
 import re
 import signal
 import socket
@@ -25,6 +27,7 @@ MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_M_ARENA_MAX = -8  # glibc's malloc.h
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -44,6 +47,7 @@ def main() -> None:
     logging.getLogger().handlers[0].setFormatter(OneLine(LOG_FORMAT))
     logging.getLogger("kafka").setLevel(logging.WARNING)
     _raise_file_limit()
+    _share_heaps()
     try:
         config = load()
         create_app()  # what it finds wrong, handlers included, is said here, once
@@ -73,6 +77,17 @@ def _raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+
+
+def _share_heaps() -> None:
+    """Let all threads share two heaps.
+
+    By its own rule glibc makes eight for each CPU, and none gives back what another could use: with
+    a hundred threads, memory grew through ten minutes of faults; with two heaps it stayed. One
+    thread runs Python at a time, so sharing costs no time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _end(_number: int, _frame: Any) -> None:

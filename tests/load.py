@@ -12,6 +12,8 @@ import websocket
 
 from tests.service import Service
 
+HEAP_BYTES = 64 << 20
+
 
 class Load:
     """Clients that post numbered XP, and the ledger of what they were answered."""
@@ -92,6 +94,19 @@ def worker_of(service: Service) -> int:
 def threads_of(pid: int) -> int:
     """How many threads a process has."""
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def heaps_of(pid: int) -> int:
+    """How many heaps glibc has made for its threads: 64 MiB each, of which the start is used."""
+    ends: dict[int, int] = {}  # where a piece in use begins, by its end
+    found = 0
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        span, rights, *_ = line.split()
+        begin, end = (int(number, 16) for number in span.split("-"))
+        if rights.startswith("---") and ends.get(begin) == end - HEAP_BYTES:
+            found += 1
+        ends = {end: begin}
+    return found
 
 
 def peak_memory_of(pid: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -26,7 +27,7 @@ import websocket
 from jobquest.server import REQUEST_THREADS
 from jobquest.web.live import MAX_VIEWERS, RECEIVED_BYTES
 from tests.frames import CLOSE, PING, PONG, TEXT, Upgrade, client_frame, client_header
-from tests.load import forget_peak, peak_memory_of, threads_of, worker_of
+from tests.load import forget_peak, heaps_of, peak_memory_of, threads_of, worker_of
 from tests.samples import SAMPLES
 from tests.service import ROOT, Service, wait_for
 
@@ -168,6 +169,13 @@ def test_a_viewer_that_never_reads_is_cut_and_delays_nobody(alone_on_each_log: S
     for viewer in asleep:
         viewer.close()
     watcher.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap per thread")
+def test_the_server_s_many_threads_share_one_heap_beside_the_main_one(alone: Service) -> None:
+    worker = worker_of(alone)
+    assert threads_of(worker) > 30
+    assert heaps_of(worker) == 1
 
 
 def test_a_viewer_whose_process_is_stopped_is_cut(alone: Service) -> None:
