@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import event as engine_events
 
 from jobquest.errors import PositionMoved
 from jobquest.events import Event, from_request
-from jobquest.log import Origin, Record
+from jobquest.log import Origin, Partition, Record
 from jobquest.read import Applied, Batch
 from jobquest.read.database import padded
 from jobquest.runtime import Runtime
+from tests.samples import SAMPLES
 
 ORIGIN = Origin("achievements", 0, "one-life")
 
@@ -19,6 +22,12 @@ ORIGIN = Origin("achievements", 0, "one-life")
 def applied(id: str, offset: int, xp: int = 10) -> Applied:
     event = from_request("xp.earned", "ada", {"xpAmount": xp, "totalXp": 0}, id=id)
     record = Record("achievements", 0, offset, b"ada", event.to_json(), (), event.time_ms)
+    return Applied(event, record)
+
+
+def unlocked(id: str, user: str, offset: int) -> Applied:
+    event = from_request("achievement.unlocked", user, SAMPLES["achievement.unlocked"], id=id)
+    record = Record("achievements", 0, offset, b"k", event.to_json(), (), event.time_ms)
     return Applied(event, record)
 
 
@@ -92,3 +101,24 @@ def test_lists_of_values_have_few_lengths(count: int, length: int) -> None:
     values = padded(range(count))
     assert len(values) == length
     assert list(dict.fromkeys(values)) == list(range(count))
+
+
+def test_batches_of_every_size_need_few_statements(runtime: Runtime) -> None:
+    """Connections keep each statement prepared: one for every size would fill the memory."""
+    texts: set[str] = set()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        texts.add(statement)
+
+    engine_events.listen(runtime.database.engine, "before_cursor_execute", note)
+    offset = 0
+    for size in range(1, 41):
+        batch = [unlocked(f"{size}-{n}", f"user-{n}", offset + n) for n in range(size)]
+        runtime.read_side.contents([entry.event.id for entry in batch])
+        runtime.read_side.apply(Batch(batch, moves={ORIGIN: (offset or None, offset + size)}))
+        runtime.read_side.heads([Partition("achievements", n) for n in range(size)])
+        runtime.read_side.positions([ORIGIN._replace(number=n) for n in range(size)])
+        runtime.read_side.sent([entry.event.id for entry in batch])
+        offset += size
+    of_lists = [text for text in texts if " IN (" in text]
+    assert len(of_lists) <= 60, "for each of eight queries, one for every power of two up to 64"
