@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.errors import KafkaConnectionError
+from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from kafka.record.default_records import DefaultRecordBatch
 
 from jobquest.errors import LogUnavailable, RecordRefused
@@ -172,6 +172,42 @@ def test_a_connection_that_breaks_in_a_poll_harms_no_record(
         with closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat:
             wait_for(lambda: records.extend(seat.poll(0.2, 3)) or len(records) >= 20, 20)
     assert [record.value for record in records] == [b"%d" % n for n in range(20)]
+
+
+def test_a_connection_that_stays_broken_is_not_polled_without_rest(
+    place: OnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_topic(place)
+    calls = itertools.count()
+
+    def poll(consumer: KafkaConsumer, *args: Any, **options: Any) -> Any:
+        next(calls)
+        raise KafkaConnectionError("[Errno 32] Broken pipe")
+
+    with (
+        closing(place.open()) as log,
+        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat,
+    ):
+        monkeypatch.setattr(KafkaConsumer, "poll", poll)
+        assert seat.poll(1.0, 3) == []
+    assert next(calls) <= 12
+
+
+def test_what_kafka_will_never_let_us_read_is_no_damage_but_an_absence(
+    place: OnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_topic(place)
+
+    def poll(consumer: KafkaConsumer, *args: Any, **options: Any) -> Any:
+        raise TopicAuthorizationFailedError("not yours")
+
+    with (
+        closing(place.open()) as log,
+        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat,
+    ):
+        monkeypatch.setattr(KafkaConsumer, "poll", poll)
+        with pytest.raises(LogUnavailable, match="not yours"):
+            seat.poll(1.0, 3)
 
 
 def away(port: int) -> KafkaLog:
