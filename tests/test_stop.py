@@ -173,7 +173,10 @@ def test_start_and_stop_hammered_never_make_a_second_consumer(
         for number in range(50):
             pool.submit(hammer, number)
         threading.Event().wait(5.0)  # of hammering
-        over.set()
+        try:  # those who stop are answered sooner, so they may have had every say until now
+            wait_for(lambda: most and codes[200], 60)
+        finally:
+            over.set()
     counting.join()
     print(f"{dict(codes)}; at most {most} consumers")
     assert most == 1
