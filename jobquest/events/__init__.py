@@ -83,6 +83,12 @@ class Event:
         """Whether this service published it by itself."""
         return self.id.startswith(OUR_PREFIX)
 
+    @property
+    def cause(self) -> str | None:
+        """The id of the event that one of ours follows from."""
+        cause = self.metadata.get("causedBy") if self.is_ours else None
+        return cause if isinstance(cause, str) else None
+
     def to_dict(self) -> dict[str, Any]:
         """The event as it stands on the topic, as plain values."""
         document: dict[str, Any] = orjson.loads(self.to_json())

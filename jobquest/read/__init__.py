@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, tuple_, update
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
-from jobquest.read import effects, parking, tables
+from jobquest.read import effects, history, parking, tables
 from jobquest.read.database import Database, inserting, padded
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
@@ -115,10 +115,17 @@ class ReadSide:
             # A batch that moves nothing is one of further tries.
             again = [] if batch.moves else [letter.origin for letter in batch.dead]
             self._letters.bury(connection, batch.dead, _positions(connection, again))
+            history.note_failures(connection, batch.parked, batch.dead)
+            history.count(connection, len(batch.applied), batch.parked, len(batch.dead))
             caused = effects.project(connection, [entry.event for entry in batch.applied])
             self._queue(connection, caused)
             connection.execute(update(tables.counter).values(seq=seq))
         return seq
+
+    def note_lag(self, messages: int, seconds: float) -> None:
+        """Remember how far the group was behind in this minute."""
+        with self._database.writing() as connection:
+            history.note_lag(connection, messages, seconds)
 
     # --- records of our own: kept here until the log has them ---
 

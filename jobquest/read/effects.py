@@ -80,6 +80,7 @@ def event_row(event: Event, record: Record) -> Row:
         "user_id": event.user_id,
         "time_ms": event.time_ms,
         "received_ms": record.timestamp_ms,
+        "caused_by": event.cause,
         "body": event.to_json().decode(),
     }
 
@@ -105,6 +106,7 @@ def dead_row(letter: Dead) -> Row:
         "user_id": None,
         "time_ms": record.timestamp_ms,
         "received_ms": record.timestamp_ms,
+        "caused_by": None,
         "body": orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
     }
 

@@ -18,6 +18,7 @@ from jobquest.events.levels import level_for_xp
 from jobquest.read import tables
 
 Row = dict[str, Any]
+_FOLLOWS = frozenset({"level"})  # from another column: no event sets it by itself
 Fold = Callable[[Row, Event], None]
 
 
@@ -36,6 +37,50 @@ class Projection:
             for column in self.table.columns
         }
         return row | dict(zip(self.table.primary_key.columns.keys(), key, strict=True))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an event does to one projection's row: to the columns in `added` it adds, those in
+    `given` it sets (where no later event did)."""
+
+    projection: Projection
+    key: tuple[Any, ...]
+    added: Mapping[str, float]
+    given: Mapping[str, Any]
+
+
+def effects_of(event: Event) -> list[Effect]:
+    """Every projection's row that an event changes."""
+    return [
+        _effect(projection, projection.key(event), projection.folds[event.type], event)
+        for projection in PROJECTIONS
+        if event.type in projection.folds
+    ]
+
+
+def _effect(projection: Projection, key: tuple[Any, ...], fold: Fold, event: Event) -> Effect:
+    """Folded twice into a new row, what is added grows twice and what is set stays."""
+    rows = [projection.new_row(key)]
+    for _ in range(2):
+        rows.append(dict(rows[-1]))
+        fold(rows[-1], event)
+    before, once, twice = rows
+    added, given = {}, {}
+    for name in before.keys() - _FOLLOWS:
+        if once[name] == before[name]:
+            continue
+        if twice[name] == once[name]:
+            given[name] = once[name]
+        else:
+            added[name] = once[name] - before[name]
+    order = list(before)
+    return Effect(
+        projection,
+        key,
+        {name: added[name] for name in order if name in added},
+        {name: given[name] for name in order if name in given},
+    )
 
 
 # --- user statistics ---

@@ -5,26 +5,24 @@ Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from jobquest.events import format_time
-from jobquest.events.levels import xp_for_level
 from jobquest.read import tables
+from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of, user_of
 from jobquest.read.database import Database
-from jobquest.read.letters import NOWHERE, LetterFilter
+from jobquest.read.letters import LetterFilter, now_ms
+from jobquest.read.life import life
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
 MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 MAX_GROUPS = 50
-
-Answer = dict[str, Any]
 
 
 class Queries:
@@ -67,7 +65,7 @@ class Queries:
         query = select(table).where(*chosen).order_by(table.c.seq.desc()).limit(limit + 1)
         rows = self._rows(query)
         more = len(rows) > limit
-        items = [_item(row) for row in rows[:limit]]
+        items = [item_of(row) for row in rows[:limit]]
         return {"events": items, "next": items[-1]["seq"] if more else None}
 
     def changes(
@@ -82,7 +80,7 @@ class Queries:
                 row["type"],
                 row["topic"],
                 row["user_id"],
-                orjson.dumps(_item(row, orjson.Fragment)),
+                orjson.dumps(item_of(row, orjson.Fragment)),
             )
             for row in self._rows(query)
         ]
@@ -95,18 +93,8 @@ class Queries:
 
     def event(self, id: str) -> Answer | None:
         """One event's life: where it stands, when it came, what came of it."""
-        rows = self._rows(select(tables.events).where(tables.events.c.id == id))
-        if not rows:
-            return None
-        letters = tables.dead_letters
-        query = select(letters).where(letters.c.event_id == id).order_by(letters.c.id.desc())
-        found = self._rows(query.limit(1))
-        return {
-            **_item(rows[0]),
-            "received": format_time(rows[0]["received_ms"]),
-            "retry": self.retry(id),
-            "deadLetter": _letter(found[0]) if found else None,
-        }
+        with self._database.reading() as connection:
+            return life(connection, id)
 
     def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
         """What is parked: first what has a next try, soonest first, then what waits behind it."""
@@ -114,12 +102,12 @@ class Queries:
         query = select(table).order_by(
             table.c.next_ms.is_(None), table.c.next_ms, table.c.appended_ms, table.c.offset
         )
-        return [_retry(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
+        return [retry_of(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
 
     def retry(self, id: str) -> Answer | None:
         """One parked event."""
         rows = self._rows(select(tables.parked).where(tables.parked.c.event_id == id))
-        return _retry(rows[0]) if rows else None
+        return retry_of(rows[0]) if rows else None
 
     def letters(self, wanted: LetterFilter, after: int | None, limit: int) -> Answer:
         """Dead letters, newest first, their values cut to be listed: `deadLetters`, `next` for
@@ -129,7 +117,7 @@ class Queries:
         if after is not None:
             query = query.where(table.c.id < after)
         rows = self._rows(query.limit(limit + 1))
-        listed = [_letter(row, MAX_LISTED_VALUE) for row in rows[:limit]]
+        listed = [letter_of(row, MAX_LISTED_VALUE) for row in rows[:limit]]
         return {
             "deadLetters": listed,
             "next": listed[-1]["id"] if len(rows) > limit else None,
@@ -142,25 +130,25 @@ class Queries:
         what = (table.c.error_class, table.c.error, table.c.topic)
         query = select(*what, count, newest).where(*wanted.conditions()).group_by(*what)
         query = query.order_by(count.desc(), newest.desc()).limit(MAX_GROUPS)
-        return [_camel(row) for row in self._rows(query)]
+        return [camel(row) for row in self._rows(query)]
 
     def letter(self, id: int) -> Answer | None:
         """One dead letter, whole."""
         rows = self._rows(select(tables.dead_letters).where(tables.dead_letters.c.id == id))
-        return _letter(rows[0]) if rows else None
+        return letter_of(rows[0]) if rows else None
 
     def user(self, user_id: str) -> Answer | None:
         """A user's statistics."""
         table = tables.user_stats
         rows = self._rows(select(table).where(table.c.user_id == user_id))
-        return _user(rows[0]) if rows else None
+        return user_of(rows[0]) if rows else None
 
     def users(self, q: str = "", limit: int = 50) -> list[Answer]:
         """Users whose id contains `q`, most XP first."""
         table = tables.user_stats
         query = select(table).where(table.c.user_id.contains(q, autoescape=True))
         query = query.order_by(table.c.xp.desc(), table.c.user_id).limit(min(limit, MAX_LIMIT))
-        return [_user(row) for row in self._rows(query)]
+        return [user_of(row) for row in self._rows(query)]
 
     def applications(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
         """A user's application pipeline, last moved first."""
@@ -210,6 +198,14 @@ class Queries:
             entry["total"] += int(row["count"])
         return list(windows.values())
 
+    def minutes(self, count: int) -> list[Answer]:
+        """What the consumer did in each of the last `count` minutes of its own clock, oldest first;
+        minutes in which nothing was done are absent."""
+        table = tables.minutes
+        since = now_ms() - count * WINDOWS_MS["minute"]
+        query = select(table).where(table.c.minute_ms > since).order_by(table.c.minute_ms)
+        return [camel(row) for row in self._rows(query)]
+
     def outcomes(self) -> dict[str, int]:
         """How many letters are open, how many records of our own wait for the log and how many
         events for another try: what an operator looks for."""
@@ -229,7 +225,7 @@ class Queries:
         query = query.order_by(func.coalesce(table.c[newest], 0).desc()).limit(
             min(limit, MAX_LIMIT)
         )
-        return [_camel(row) for row in self._rows(query)]
+        return [camel(row) for row in self._rows(query)]
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.reading() as connection:
@@ -241,87 +237,3 @@ def _among(column: Any, wanted: str | Sequence[str] | None) -> list[ColumnElemen
     if wanted is None or not wanted:
         return []
     return [column == wanted if isinstance(wanted, str) else column.in_(list(wanted))]
-
-
-def _item(row: dict[str, Any], event: Callable[[str], Any] = orjson.loads) -> Answer:
-    return {
-        "seq": row["seq"],
-        "topic": row["topic"],
-        "partition": row["partition"],
-        "offset": row["offset"],
-        "outcome": row["outcome"],
-        "event": event(row["body"]),
-    }
-
-
-def _letter(row: dict[str, Any], longest: int | None = None) -> Answer:
-    """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
-    was never in the log has no partition and offset."""
-    in_log = row["partition"] != NOWHERE
-    answer = {
-        "id": row["id"],
-        "topic": row["topic"],
-        "partition": row["partition"] if in_log else None,
-        "offset": row["offset"] if in_log else None,
-        "eventId": row["event_id"],
-        "type": row["type"],
-        "userId": row["user_id"],
-        "error": row["error"],
-        "errorClass": row["error_class"],
-        "path": row["path"],
-        "attempts": row["attempts"],
-        "firstFailedAt": format_time(row["first_failed_ms"]),
-        "diedAt": format_time(row["died_ms"]),
-        "state": row["state"],
-        "reason": row["reason"],
-        "redrives": row["redrives"],
-    }
-    value, answer["encoding"] = _readable(row["value"])
-    answer["value"] = value and value[:longest]
-    answer["truncated"] = answer["value"] != value
-    answer["mended"] = _readable(row["mended"])[0]
-    return answer
-
-
-def _readable(value: bytes | None) -> tuple[str | None, str]:
-    try:
-        return (None if value is None else value.decode()), "text"
-    except UnicodeDecodeError:
-        return base64.b64encode(value or b"").decode(), "base64"
-
-
-def _retry(row: dict[str, Any]) -> Answer:
-    return {
-        "id": row["event_id"],
-        "type": row["type"],
-        "userId": row["user_id"],
-        "topic": row["topic"],
-        "partition": row["partition"],
-        "offset": row["offset"],
-        "error": row["error"],
-        "errorClass": row["error_class"],
-        "path": row["path"],
-        "attempts": row["attempts"],
-        "firstFailedAt": row["first_failed_ms"] and format_time(row["first_failed_ms"]),
-        "nextTry": row["next_ms"] and format_time(row["next_ms"]),
-    }
-
-
-def _user(row: dict[str, Any]) -> Answer:
-    answer = _camel(row)
-    answer["reportedLevel"] = answer["reportedLevel"] or None
-    answer["nextLevelXp"] = xp_for_level(row["level"] + 1)
-    answer["lastSeen"] = answer.pop("lastSeenAt")
-    return answer
-
-
-def _camel(row: dict[str, Any]) -> Answer:
-    """A row with the API's names: `sent_ms` becomes `sentAt`, a time."""
-    answer: Answer = {}
-    for column, value in row.items():
-        name = column[:-3] + "_at" if column.endswith("_ms") else column
-        if column.endswith("_ms") and value is not None:
-            value = format_time(value)
-        head, *rest = name.split("_")
-        answer[head + "".join(word.title() for word in rest)] = value
-    return answer

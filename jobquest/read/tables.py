@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-LAYOUT = 2  # changes with every change of a table: a database of another one is not read
+LAYOUT = 3  # changes with every change of a table: a database of another one is not read
 
 
 def _count(name: str) -> Column[int]:
@@ -47,6 +47,7 @@ events = Table(
     Column("user_id", String(128)),
     Column("time_ms", BigInteger, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
+    Column("caused_by", String(100), index=True),  # of one of ours: the event that it follows from
     Column("body", Text, nullable=False),  # the event as JSON
     Index("events_by_seq", "seq", unique=True),
     Index("events_by_user", "user_id", "seq"),
@@ -228,6 +229,30 @@ outgoing = Table(  # records of our own, waiting to be in the log: follow-ups, d
     Column("value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),
     Index("outgoing_by_time", "created_ms"),
+)
+
+attempts = Table(  # each time that an event failed, see history.py
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("event_id", String(100), nullable=False, index=True),
+    Column("number", Integer, nullable=False),  # which try it was; begins anew with a redrive
+    Column("failed_ms", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("error_class", String(200), nullable=False),
+    Column("path", Text),
+    Column("outcome", String(10), nullable=False),  # retrying | dead
+)
+
+minutes = Table(  # what the consumer did in each minute of its own clock, see history.py
+    "minutes",
+    metadata,
+    Column("minute_ms", BigInteger, primary_key=True),
+    _count("processed"),
+    _count("retrying"),
+    _count("dead"),
+    _count("lag_messages"),  # the most that was seen in it
+    Column("lag_seconds", Float, nullable=False, default=0.0),
 )
 
 counter = Table(  # one row; whoever holds its lock applies

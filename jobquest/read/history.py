@@ -1,0 +1,83 @@
+"""What the log does not tell and a restart must not forget: each failed try, and what was done in
+each minute.
+
+Parts of a batch's transaction (`ReadSide.apply`), so that no batch is counted twice. Operational:
+a rebuild leaves both as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from jobquest.read import tables
+from jobquest.read.database import inserting
+from jobquest.read.failures import Failure
+from jobquest.read.letters import Dead, now_ms
+from jobquest.read.parking import Parked
+
+MINUTE_MS = 60_000
+
+
+def note_failures(connection: Connection, parked: Sequence[Parked], dead: Sequence[Dead]) -> None:
+    """Write down the tries that failed in a batch; what only waits behind another had none."""
+    now = now_ms()
+    rows = [
+        _row(one.event_id, one.attempts, one.failure, "retrying", now)
+        for one in parked
+        if one.failure
+    ]
+    rows += [_row(one.event_id, one.attempts, one.failure, "dead", now) for one in dead]
+    if rows:
+        connection.execute(insert(tables.attempts), rows)
+
+
+def _row(event_id: str, number: int, failure: Failure, outcome: str, now: int) -> dict[str, Any]:
+    return {
+        "event_id": event_id,
+        "number": number,
+        "failed_ms": now,
+        "error": failure.error,
+        "error_class": failure.error_class,
+        "path": failure.path,
+        "outcome": outcome,
+    }
+
+
+def count(connection: Connection, processed: int, parked: Sequence[Parked], dead: int) -> None:
+    """Add a batch to its minute."""
+    retrying = sum(1 for one in parked if one.failure)
+    if processed or retrying or dead:
+        _add(connection, {"processed": processed, "retrying": retrying, "dead": dead})
+
+
+def _add(connection: Connection, counts: dict[str, int]) -> None:
+    table = tables.minutes
+    statement = inserting(connection, table)
+    added = {name: table.c[name] + statement.excluded[name] for name in counts}
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["minute_ms"], set_=added),
+        {"minute_ms": now_ms() // MINUTE_MS * MINUTE_MS, **counts},
+    )
+
+
+def note_lag(connection: Connection, messages: int, seconds: float) -> None:
+    """Remember the most that the group was behind in this minute."""
+    table = tables.minutes
+    statement = inserting(connection, table)
+    given = statement.excluded
+    more = given.lag_messages > table.c.lag_messages
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["minute_ms"],
+            set_={"lag_messages": given.lag_messages, "lag_seconds": given.lag_seconds},
+            where=more,
+        ),
+        {
+            "minute_ms": now_ms() // MINUTE_MS * MINUTE_MS,
+            "lag_messages": messages,
+            "lag_seconds": seconds,
+        },
+    )
