@@ -31,7 +31,8 @@ from jobquest.errors import (
 )
 from jobquest.events import TOPICS, format_time
 from jobquest.feed import Feed
-from jobquest.log import EventLog, NewRecord, Origin, Partition, PartitionInfo
+from jobquest.lag import Lag, next_to_read
+from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox, Waiting
 from jobquest.log.sqlite import SqliteLog
 from jobquest.notifications import Notifications
@@ -53,7 +54,7 @@ DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic t
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
-LAG_FRESH_SECONDS = 1.0
+LAG_NOTED_SECONDS = 5.0
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
 WORKING = frozenset({"running", "idle"})
 # Where processes differ, the service is in the worst of their states.
@@ -108,7 +109,8 @@ class Runtime:
             changed=self._changed,
         )
         load_handlers(config.handlers, self.consumer)
-        self._lag = _Lag(self.log, self.read_side)
+        self._lag = Lag(self.log, self.read_side, TOPICS)
+        self._lag_noted = 0.0
         self._lock = threading.Lock()
         self._started = False
         self._woken = threading.Event()
@@ -213,16 +215,17 @@ class Runtime:
         except ReadSideUnavailable as error:
             processes, counts = [], {}
             state, reason = "disconnected", str(error)
-        lag, lag_error = self._lag.now()
-        if lag_error and state in WORKING:
-            state, reason = "disconnected", lag_error
+        progress = self._lag.now()
+        if progress.error and state in WORKING:
+            state, reason = "disconnected", progress.error
         return {
             "consumerRunning": state in WORKING,
             "state": state,
             "reason": reason,
             "mode": self.log.mode,
             "groupId": self.config.kafka_group_id,
-            "lag": lag,
+            "lag": progress.lag,
+            "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,
             "processes": processes,
@@ -230,16 +233,27 @@ class Runtime:
         }
 
     def topics(self) -> list[dict[str, Any]]:
-        """Every topic with its partitions' offsets and the group's lag. Raises Unavailable."""
+        """Every topic with its partitions' offsets, the group's lag, the records taken a second and
+        the process that reads each partition. Raises Unavailable."""
         found = self.log.describe(TOPICS)
         stored = self.read_side.positions([info.origin for info in found])
+        rates = self._lag.now().topics
+        readers = {
+            place: process["id"] for process in self._processes() for place in process["assignment"]
+        }
         topics: dict[str, dict[str, Any]] = {}
         for info in found:
             topic = topics.setdefault(
                 info.origin.topic,
-                {"name": info.origin.topic, "id": info.origin.identity, "lag": 0, "partitions": []},
+                {
+                    "name": info.origin.topic,
+                    "id": info.origin.identity,
+                    "lag": 0,
+                    "rate": rates.get(info.origin.topic),
+                    "partitions": [],
+                },
             )
-            lag = info.next - _at(info, stored)
+            lag = info.next - next_to_read(info, stored)
             topic["lag"] += lag
             topic["partitions"].append(
                 {
@@ -248,6 +262,7 @@ class Runtime:
                     "next": info.next,
                     "position": stored.get(info.origin),
                     "lag": lag,
+                    "process": readers.get(f"{info.origin.topic}/{info.origin.number}"),
                 }
             )
         return [topics[name] for name in TOPICS if name in topics]
@@ -278,7 +293,7 @@ class Runtime:
     def _supervise(self) -> None:
         """Follow what the operator wants, say that we live, show the status to the viewers."""
         while not self._stop.is_set():
-            for task in (self._follow, self._beat, self._show_status):
+            for task in (self._follow, self._beat, self._show_status, self._note_lag):
                 try:
                     task()
                 except Unavailable as error:
@@ -321,6 +336,16 @@ class Runtime:
             self._shown = news
             self.feed.show_status(orjson.dumps(status))
 
+    def _note_lag(self) -> None:
+        """For the chart of the last hour; whoever consumes writes it."""
+        now = time.monotonic()
+        lag = self._lag.now().lag
+        if not lag["messages"] or not self.consumer.snapshot.assignment:
+            return
+        if now - self._lag_noted >= LAG_NOTED_SECONDS:
+            self._lag_noted = now
+            self.read_side.note_lag(lag["messages"], lag["seconds"])
+
     def _processes(self) -> list[dict[str, Any]]:
         now_ms = time.time_ns() // 1_000_000
         processes = []
@@ -342,55 +367,6 @@ class Runtime:
                 }
             )
         return processes
-
-
-class _Lag:
-    """How far the group is behind the log: in records, and in seconds since the oldest of them
-    was appended. Asked often, so measured at most once a second."""
-
-    def __init__(self, log: EventLog, read_side: ReadSide) -> None:
-        self._log = log
-        self._read_side = read_side
-        self._lock = threading.Lock()
-        self._measured = -LAG_FRESH_SECONDS
-        self._last: tuple[dict[str, Any], str | None] = ({"messages": None, "seconds": None}, None)
-
-    def now(self) -> tuple[dict[str, Any], str | None]:
-        """The lag, and why it is not known where it isn't. Who comes while another measures gets
-        the last answer: a log that is away is waited for by one at a time."""
-        never = self._measured < 0
-        if self._lock.acquire(blocking=never):
-            try:
-                if time.monotonic() - self._measured >= LAG_FRESH_SECONDS:
-                    self._last = self._answer()
-                    self._measured = time.monotonic()
-            finally:
-                self._lock.release()
-        return self._last
-
-    def _answer(self) -> tuple[dict[str, Any], str | None]:
-        try:
-            return self._measure(), None
-        except Unavailable as error:
-            return {"messages": None, "seconds": None}, str(error)
-
-    def _measure(self) -> dict[str, Any]:
-        found = self._log.describe(TOPICS)
-        stored = self._read_side.positions([info.origin for info in found])
-        behind = {info.origin: info.next - _at(info, stored) for info in found}
-        heads = []
-        for info in found:
-            if behind[info.origin] > 0:
-                place = Partition(info.origin.topic, info.origin.number)
-                heads += self._log.read(place, _at(info, stored), 1)
-        oldest_ms = min((record.timestamp_ms for record in heads), default=None)
-        age_ms = 0 if oldest_ms is None else max(0, time.time_ns() // 1_000_000 - oldest_ms)
-        return {"messages": sum(behind.values()), "seconds": round(age_ms / 1000, 3)}
-
-
-def _at(info: PartitionInfo, stored: dict[Origin, int]) -> int:
-    """Where the group reads next, within what the log still has."""
-    return min(max(stored.get(info.origin, info.first), info.first), info.next)
 
 
 def _states(processes: list[dict[str, Any]]) -> set[str]:

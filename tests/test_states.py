@@ -217,7 +217,7 @@ def test_of_two_processes_one_consumes_and_the_other_says_so_and_takes_over(
         second.start()
 
         def standing_by() -> list[str]:
-            return [p["reason"] for p in second.status()["processes"] if p["partitions"] == 0]
+            return [p["reason"] for p in second.status()["processes"] if not p["assignment"]]
 
         wait_for(lambda: standing_by() == [STANDBY], 30, second.tail)
         assert second.status()["state"] in ("idle", "running")
@@ -227,7 +227,7 @@ def test_of_two_processes_one_consumes_and_the_other_says_so_and_takes_over(
         first.kill()
         second.post("user.login", {}, id="after")
         wait_for(lambda: second.get("/api/events/after").code == 200, 20, second.tail)
-        wait_for(lambda: [p["partitions"] for p in second.status()["processes"]] == [8], 20)
+        wait_for(lambda: [len(p["assignment"]) for p in second.status()["processes"]] == [8], 20)
     finally:
         first.kill()
         second.kill()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -46,12 +46,13 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 class Snapshot:
     """How the consumer of this process is; replaced whole, so that readers need no lock.
 
-    `processed`, `retried`, `dead` and `duplicates` count outcomes since the process began.
+    `assignment` names the partitions that it reads (`topic/number`). `processed`, `retried`, `dead`
+    and `duplicates` count outcomes since the process began.
     """
 
     state: State = "stopped"
     reason: str | None = None
-    partitions: int = 0
+    assignment: tuple[str, ...] = ()
     processed: int = 0
     retried: int = 0
     dead: int = 0
@@ -195,14 +196,14 @@ class Consumer:
             count = self.step(POLL_SECONDS)
             now = time.monotonic()
             assert self._seat is not None
-            partitions = len(self._seat.assignment())
+            assignment = _named(self._seat.assignment())
             if count:
                 self._last_record = now
-                self._enter("running", partitions=partitions)
-            elif not partitions and now - joined < JOINING_SECONDS:
+                self._enter("running", assignment=assignment)
+            elif not assignment and now - joined < JOINING_SECONDS:
                 self._enter("starting")
             elif now - self._last_record > IDLE_AFTER_SECONDS:
-                self._enter("idle", None if partitions else STANDBY, partitions)
+                self._enter("idle", None if assignment else STANDBY, assignment)
 
     def step(self, timeout: float = 0.0) -> int:
         """Take one batch through, and what is due for another try: returns how many events that
@@ -332,8 +333,14 @@ class Consumer:
             duplicates=was.duplicates + outcomes - applied - parked - dead,
         )
 
-    def _enter(self, state: State, reason: str | None = None, partitions: int = 0) -> None:
+    def _enter(
+        self, state: State, reason: str | None = None, assignment: tuple[str, ...] = ()
+    ) -> None:
         was = self._snapshot
-        self._snapshot = replace(was, state=state, reason=reason, partitions=partitions)
+        self._snapshot = replace(was, state=state, reason=reason, assignment=assignment)
         if self._snapshot != was:
             self._changed()
+
+
+def _named(partitions: Iterable[Partition]) -> tuple[str, ...]:
+    return tuple(f"{topic}/{number}" for topic, number in sorted(partitions))

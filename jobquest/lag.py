@@ -1,0 +1,126 @@
+"""How far the group is behind the log, and how fast both move. Asked by the runtime."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobquest.errors import Unavailable
+from jobquest.log import EventLog, Origin, Partition, PartitionInfo
+from jobquest.read import ReadSide
+
+FRESH_SECONDS = 1.0
+RATE_SECONDS = 10.0  # over which a rate is taken
+SHORTEST_SECONDS = 0.5  # below that it says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`lag`: `messages`, the `seconds` since the oldest of them was appended, and `caughtUpIn`, the
+    seconds that it takes to catch up at this rate. `rate`: records `taken` by the log and
+    `processed` a second; `topics`: records taken a second by topic. None: not known.
+    """
+
+    lag: dict[str, Any]
+    rate: dict[str, float | None]
+    topics: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Of each partition: the log's next offset, and the group's."""
+
+    at: float
+    offsets: Mapping[Origin, tuple[int, int]]
+
+
+class Lag:
+    """Measured at most once a second, however often it is asked for."""
+
+    def __init__(self, log: EventLog, read_side: ReadSide, topics: Sequence[str]) -> None:
+        self._log = log
+        self._read_side = read_side
+        self._topics = topics
+        self._lock = threading.Lock()
+        self._measured = -FRESH_SECONDS
+        self._samples: deque[_Sample] = deque()
+        self._last = _unknown(None)
+
+    def now(self) -> Progress:
+        """Who comes while another measures gets the last answer: a log that is away is waited for
+        by one at a time."""
+        never = self._measured < 0
+        if self._lock.acquire(blocking=never):
+            try:
+                if time.monotonic() - self._measured >= FRESH_SECONDS:
+                    self._last = self._answer()
+                    self._measured = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._last
+
+    def _answer(self) -> Progress:
+        try:
+            return self._measure()
+        except Unavailable as error:
+            return _unknown(str(error))
+
+    def _measure(self) -> Progress:
+        found = self._log.describe(self._topics)
+        stored = self._read_side.positions([info.origin for info in found])
+        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
+        self._remember(_Sample(time.monotonic(), offsets))
+        heads = []
+        for origin, (end, at) in offsets.items():
+            if end > at:
+                heads += self._log.read(Partition(origin.topic, origin.number), at, 1)
+        oldest_ms = min((record.timestamp_ms for record in heads), default=None)
+        age_ms = 0 if oldest_ms is None else max(0, time.time_ns() // 1_000_000 - oldest_ms)
+        messages = sum(end - at for end, at in offsets.values())
+        taken, processed, topics = self._rates()
+        gain = (processed or 0.0) - (taken or 0.0)
+        return Progress(
+            {
+                "messages": messages,
+                "seconds": round(age_ms / 1000, 3),
+                "caughtUpIn": round(messages / gain, 1) if messages and gain > 0 else None,
+            },
+            {"taken": taken, "processed": processed},
+            topics,
+        )
+
+    def _remember(self, sample: _Sample) -> None:
+        self._samples.append(sample)
+        while len(self._samples) > 2 and sample.at - self._samples[1].at >= RATE_SECONDS:
+            self._samples.popleft()
+
+    def _rates(self) -> tuple[float | None, float | None, dict[str, float]]:
+        first, last = self._samples[0], self._samples[-1]
+        seconds = last.at - first.at
+        if seconds < SHORTEST_SECONDS:
+            return None, None, {}
+        taken = processed = 0.0
+        topics: dict[str, float] = {}
+        for origin, (end, at) in last.offsets.items():
+            # A partition that was not there before begins at its first sight.
+            was_end, was_at = first.offsets.get(origin, (end, at))
+            topics[origin.topic] = topics.get(origin.topic, 0.0) + (end - was_end) / seconds
+            taken += (end - was_end) / seconds
+            processed += (at - was_at) / seconds
+        rounded = {topic: round(rate, 2) for topic, rate in topics.items()}
+        return round(taken, 2), round(processed, 2), rounded
+
+
+def _unknown(error: str | None) -> Progress:
+    nothing = {"messages": None, "seconds": None, "caughtUpIn": None}
+    return Progress(nothing, {"taken": None, "processed": None}, error=error)
+
+
+def next_to_read(info: PartitionInfo, stored: Mapping[Origin, int]) -> int:
+    """Where the group reads next, within what the log still has."""
+    return min(max(stored.get(info.origin, info.first), info.first), info.next)
