@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from jobquest.activity import Activity
+from jobquest.browse import Wanted, browse
 from jobquest.config import Config
 from jobquest.consumer import Consumer
 from jobquest.consumer.handlers import load_handlers
@@ -266,6 +267,15 @@ class Runtime:
                 }
             )
         return [topics[name] for name in TOPICS if name in topics]
+
+    def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
+        """Records of a partition; None where there is no such one. Raises LogUnavailable."""
+        if topic not in LOG_TOPICS:
+            return None
+        for info in self.log.describe([topic]):
+            if info.origin.number == partition:
+                return browse(self.log, info, wanted)
+        return None
 
     def readiness(self) -> dict[str, str | None]:
         """What it needs to work, and what is wrong with each (None: nothing)."""

@@ -14,6 +14,7 @@ from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import EventLog, NewRecord, Origin, Partition, Position, Record, Subscription
 from jobquest.log.sqlite import SqliteLog
 from tests.logs import Embedded, OnKafka
+from tests.service import wait_for
 
 Start = Callable[[Sequence[Origin]], Mapping[Origin, int]]
 
@@ -70,6 +71,23 @@ def test_records_of_one_key_keep_their_order_and_partition(
     assert [position.offset for position in positions] == list(range(100))
     with seat(log, place.topics) as taken:
         assert [record.value for record in read(taken, 100)] == [b"%d" % n for n in range(100)]
+
+
+def test_a_record_is_found_by_when_it_was_appended(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    topic = place.topics[0]
+    partition = Partition(topic, append(log, *numbered(topic, 0))[0].partition)
+    for number in range(1, 8):
+        wait_for(lambda: int(time.time() * 1000) > log.read(partition, 0, 99)[-1].timestamp_ms, 5)
+        append(log, *numbered(topic, number))
+    times = [record.timestamp_ms for record in log.read(partition, 0, 99)]
+    assert times == sorted(set(times))
+    for offset, moment in enumerate(times):
+        assert log.offset_at(partition, moment) == offset
+        assert log.offset_at(partition, moment - 1) == max(0, offset - (moment - 1 in times))
+    assert log.offset_at(partition, 0) == 0
+    assert log.offset_at(partition, times[-1] + 1) is None
 
 
 def test_bytes_come_back_as_they_went(log: EventLog, place: Embedded | OnKafka) -> None:

@@ -156,6 +156,11 @@ class EventLog(Protocol):
         """
         ...
 
+    def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
+        """The offset of the first record appended at `moment_ms` (Unix milliseconds) or later; None
+        where there is none. Raises LogUnavailable."""
+        ...
+
     def close(self, timeout: float = 5.0) -> None:
         """Flush what was appended, within `timeout` seconds, then resolve what is left."""
         ...

@@ -40,6 +40,7 @@ from jobquest.log.sqlite_file import (
     dump_headers,
     errors_of,
     failure,
+    first_since,
     identities,
     select,
 )
@@ -109,6 +110,13 @@ class SqliteLog:
             self._prepare()
             with closing(connect(self._path)) as connection:
                 return select(connection, partition.topic, offset, limit)
+
+    def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
+        """See `EventLog.offset_at`."""
+        with errors_of(self._path, "be read"):
+            self._prepare()
+            with closing(connect(self._path)) as connection:
+                return first_since(connection, partition.topic, moment_ms)
 
     def discard(self, topic: str, offsets: Sequence[int]) -> None:
         """Delete these records, for good. For a log that only keeps what goes on to another."""

@@ -81,6 +81,24 @@ def bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
     return first or 0, following or 0
 
 
+def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> int | None:
+    """The first offset whose record was appended at `moment_ms` or later. Halves the range, as
+    times rise with offsets: no index is written for what is seldom asked."""
+    low, end = bounds(connection, topic)
+    high = end
+    query = (
+        "SELECT timestamp_ms FROM records WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT 1"
+    )
+    while low < high:
+        middle = (low + high) // 2
+        [at_ms] = connection.execute(query, (topic, middle)).fetchone()
+        if at_ms < moment_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end else None
+
+
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
     rows = connection.execute(
         "SELECT offset, key, value, headers, timestamp_ms FROM records"

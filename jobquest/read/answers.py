@@ -48,14 +48,15 @@ def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
         "reason": row["reason"],
         "redrives": row["redrives"],
     }
-    value, answer["encoding"] = _readable(row["value"])
+    value, answer["encoding"] = readable(row["value"])
     answer["value"] = value and value[:longest]
     answer["truncated"] = answer["value"] != value
-    answer["mended"] = _readable(row["mended"])[0]
+    answer["mended"] = readable(row["mended"])[0]
     return answer
 
 
-def _readable(value: bytes | None) -> tuple[str | None, str]:
+def readable(value: bytes | None) -> tuple[str | None, str]:
+    """Bytes as text, or as base64 where they are none; and which of the two it is."""
     try:
         return (None if value is None else value.decode()), "text"
     except UnicodeDecodeError:

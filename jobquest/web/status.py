@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, abort, request
 
+from jobquest.browse import Wanted
 from jobquest.errors import InvalidEvent
-from jobquest.web.answers import json_object, runtime, success
+from jobquest.read.queries import MAX_LIMIT
+from jobquest.web.answers import json_object, runtime, success, time_parameter, whole_parameter
 
 status = Blueprint("status", __name__, url_prefix="/api/kafka")
+
+DEFAULT_RECORDS = 50
+MAX_PARTITION = 2**31 - 1
+MAX_OFFSET = 2**63 - 1
 
 
 @status.get("/status")
@@ -31,3 +37,17 @@ def switch() -> tuple[Response, int]:
 def topics() -> tuple[Response, int]:
     """Partitions, offsets and lag of every topic."""
     return success({"topics": runtime().topics()})
+
+
+@status.get("/topics/<topic>/records")
+def records(topic: str) -> tuple[Response, int]:
+    """Records of one partition, from an offset or a time on; without either, the last ones."""
+    number = whole_parameter("partition", 0, 0, MAX_PARTITION) or 0
+    wanted = Wanted(
+        offset=whole_parameter("offset", None, 0, MAX_OFFSET),
+        moment_ms=time_parameter("timestamp"),
+        limit=whole_parameter("limit", DEFAULT_RECORDS, 1, MAX_LIMIT) or DEFAULT_RECORDS,
+        text=request.args.get("q", ""),
+    )
+    found = runtime().records(topic, number, wanted)
+    return success(found or abort(404, "There is no such partition."))

@@ -76,6 +76,10 @@ class KafkaLog:
         """See `EventLog.read`."""
         return self._cluster.read(partition, offset, limit)
 
+    def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
+        """See `EventLog.offset_at`."""
+        return self._cluster.offset_at(partition, moment_ms)
+
     def close(self, timeout: float = 5.0) -> None:
         """See `EventLog.close`."""
         self._sender.close(timeout)

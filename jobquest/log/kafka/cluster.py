@@ -117,6 +117,16 @@ class Cluster:
         """See `EventLog.read`."""
         return self._ask(lambda: self._read(TopicPartition(*partition), offset, limit))
 
+    def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
+        """See `EventLog.offset_at`."""
+        place = TopicPartition(*partition)
+
+        def ask() -> int | None:
+            found = self._reading().offsets_for_times({place: moment_ms}, timeout_ms=ANSWER_MS)
+            return None if found[place] is None else int(found[place].offset)
+
+        return self._ask(ask)
+
     def close(self) -> None:
         """Give the connections back."""
         with self._lock:
