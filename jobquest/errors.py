@@ -61,5 +61,9 @@ class RecordRefused(JobQuestError):
     """The log will never take this record (too large, say): trying again is useless."""
 
 
+class NotRetryable(JobQuestError):
+    """A handler's word that trying again is useless: its event becomes a dead letter at once."""
+
+
 class PositionMoved(JobQuestError):
     """Another consumer has stored positions for our partitions: ours is out of date."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from jobquest.errors import Unavailable
+from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import Queries
 
 logger = logging.getLogger(__name__)
@@ -40,22 +41,6 @@ _TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcod
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """What a viewer wants to see; an empty set means everything."""
-
-    types: frozenset[str] = frozenset()
-    topics: frozenset[str] = frozenset()
-    users: frozenset[str] = frozenset()
-
-    def takes(self, item: Item) -> bool:
-        return (
-            (not self.types or item.type in self.types)
-            and (not self.topics or item.topic in self.topics)
-            and (not self.users or item.user in self.users)
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Item:
     """A changed event as the ring keeps it: what filters look at, and its JSON."""
 
@@ -64,6 +49,9 @@ class Item:
     topic: str
     user: str | None
     json: bytes
+
+    def passes(self, wanted: EventFilter) -> bool:
+        return wanted.takes(self.type, self.topic, self.user)
 
 
 @dataclass(eq=False, slots=True)
@@ -75,7 +63,7 @@ class Viewer:
     """
 
     socket: socket.socket
-    filter: Filter
+    filter: EventFilter
     backlog: bytearray = field(default_factory=bytearray)
     stalled_since: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -263,7 +251,7 @@ class Feed:
         for item in reversed(self._ring):
             if item.seq <= since:
                 break
-            if viewer.filter.takes(item):
+            if item.passes(viewer.filter):
                 size += len(item.json)
                 if size > MAX_REPLAY_BYTES:
                     gap_to = item.seq
@@ -275,11 +263,11 @@ class Feed:
             viewer.send(_events_frame(missed))
 
     def _send_events(self, items: Sequence[Item]) -> None:
-        frames: dict[Filter, bytes] = {}
+        frames: dict[EventFilter, bytes] = {}
         lost = []
         for viewer in self._viewers:
             if viewer.filter not in frames:
-                chosen = [item for item in items if viewer.filter.takes(item)]
+                chosen = [item for item in items if item.passes(viewer.filter)]
                 frames[viewer.filter] = _events_frame(chosen) if chosen else b""
             if not viewer.send(frames[viewer.filter]):
                 lost.append(viewer)

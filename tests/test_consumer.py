@@ -14,6 +14,7 @@ from jobquest.config import load
 from jobquest.errors import SettingsError
 from jobquest.events import from_request
 from jobquest.log import NewRecord
+from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
 from tests.service import wait_for
@@ -98,7 +99,7 @@ def test_what_can_not_be_read_becomes_a_dead_letter_and_the_next_event_counts(
     write(runtime, "achievements", b"\xff\xfe", b"", b"[" * 100_000, b'{"type": "no.such"}')
     runtime.producer.publish("xp.earned", "u", SAMPLES["xp.earned"])
     consume(runtime)
-    dead = runtime.queries.events(outcome="dead")["events"]
+    dead = runtime.queries.events(EventFilter(outcomes=frozenset({"dead"})))["events"]
     assert len(dead) == 4
     for item in dead:
         life = runtime.queries.event(item["event"]["id"])
@@ -147,7 +148,9 @@ def test_xp_that_reaches_a_level_publishes_it_and_notifies_once(runtime: Runtime
     types = [kind for _, kind in outcomes(runtime)]
     assert types.count("level.up") == 1
     assert types.count("notification.sent") == 1
-    level = next(i for i in runtime.queries.events(type="level.up")["events"])
+    level = next(
+        i for i in runtime.queries.events(EventFilter(types=frozenset({"level.up"})))["events"]
+    )
     assert level["event"]["data"] == {"newLevel": 2, "totalXp": 120}
     assert level["event"]["metadata"] == {"causedBy": "n1"}
     assert [note["title"] for note in runtime.queries.notifications("u")] == ["Level 2"]
@@ -159,7 +162,7 @@ def test_a_level_that_jobquest_reported_is_not_published_again(runtime: Runtime)
         "mission.completed", "u", {**SAMPLES["mission.completed"], "xpEarned": 120}
     )
     consume(runtime)
-    assert len(runtime.queries.events(type="level.up")["events"]) == 1
+    assert len(runtime.queries.events(EventFilter(types=frozenset({"level.up"})))["events"]) == 1
     assert len(runtime.queries.notifications("u")) == 1
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobquest.config import load
+from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from tests.dying_consumer import consume_everything
 from tests.service import ROOT
@@ -69,7 +70,9 @@ def check(runtime: Runtime) -> None:
         found = runtime.queries.user(f"user-{number}")
         assert found
         assert found["xp"] == XP * len(counted)
-        levels = runtime.queries.events(type="level.up", user_id=f"user-{number}")["events"]
+        levels = runtime.queries.events(
+            EventFilter(types=frozenset({"level.up"}), users=frozenset({f"user-{number}"}))
+        )["events"]
         assert len(levels) == found["level"] - 1
         assert len(runtime.queries.notifications(f"user-{number}")) == found["level"] - 1
     assert runtime.queries.outcomes()["followUpsWaiting"] == 0

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from jobquest.feed import MAX_BACKLOG_BYTES, MAX_REPLAY_BYTES, RING_ITEMS, Feed, Filter, Viewer
+from jobquest.feed import MAX_BACKLOG_BYTES, MAX_REPLAY_BYTES, RING_ITEMS, Feed, Viewer
+from jobquest.read.event_filter import EventFilter
+from jobquest.read.queries import EVERY_EVENT
 from jobquest.runtime import Runtime
 from jobquest.web.live import _Wire
 from tests.frames import Frames
@@ -30,7 +32,9 @@ def feed(runtime: Runtime) -> Iterator[Feed]:
 class Screen(Frames):
     """The other end of a viewer's socket."""
 
-    def __init__(self, feed: Feed, wanted: Filter = Filter(), since: int | None = None) -> None:  # noqa: B008
+    def __init__(
+        self, feed: Feed, wanted: EventFilter = EVERY_EVENT, since: int | None = None
+    ) -> None:
         ours, theirs = socket.socketpair()
         ours.settimeout(5)
         super().__init__(ours)
@@ -67,11 +71,15 @@ def test_a_viewer_is_greeted_and_then_sees_what_happens(runtime: Runtime, feed: 
 
 
 def test_a_filter_lets_only_its_own_through(runtime: Runtime, feed: Feed) -> None:
-    ada = Screen(feed, Filter(users=frozenset({"ada"}), types=frozenset({"notification.sent"})))
-    nobody = Screen(feed, Filter(topics=frozenset({"achievements"})))
+    ada = Screen(
+        feed, EventFilter(users=frozenset({"ada"}), types=frozenset({"notification.sent"}))
+    )
+    nobody = Screen(feed, EventFilter(topics=frozenset({"achievements"})))
+    others = Screen(feed, EventFilter(not_users=frozenset({"ada"})))
     publish(runtime, "theirs", user="grace")
     publish(runtime, "hers")
     assert ada.ids(1) == ["hers"]
+    assert others.ids(1) == ["theirs"]
     assert nobody.message()["kind"] == "hello"
     feed.stop()
     assert nobody.frame() == (0x88, struct.pack("!H", 1001))
@@ -119,7 +127,7 @@ def test_a_viewer_that_does_not_read_is_cut_and_delays_nobody(runtime: Runtime, 
 
 def test_a_viewer_that_takes_nothing_for_long_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _theirs = socket.socketpair()
-    viewer = Viewer(ours, Filter())
+    viewer = Viewer(ours, EventFilter())
     assert viewer.send(b"x" * 900_000)  # more than the socket takes, less than the bound
     assert viewer.backlog
     monkeypatch.setattr("jobquest.feed.MAX_STALL_SECONDS", -1.0)
@@ -169,7 +177,7 @@ def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed
 def test_what_a_viewer_is_answered_lines_up_behind_what_it_did_not_take() -> None:
     """A pong in the middle of a frame that went in part would be read as the frame's content."""
     ours, theirs = socket.socketpair()
-    viewer = Viewer(theirs, Filter())
+    viewer = Viewer(theirs, EventFilter())
     payload = json.dumps({"filler": "x" * 900_000}).encode()
     assert viewer.send(b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload)
     assert viewer.backlog

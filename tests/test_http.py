@@ -175,6 +175,11 @@ def test_events_are_listed_newest_first_by_filter_and_page(client: FlaskClient) 
     assert ids("userId=u0&userId=u4") == ["e4", "e0"]
     assert ids("topic=achievements") == []
     assert ids("outcome=dead") == []
+    assert ids("outcome=dead&outcome=processed&userId=u0") == ["e0"]
+    assert ids("notUserId=u0&notUserId=u1&notUserId=u2") == ["e4", "e3"]
+    assert ids("notTopic=system-events") == ids("notOutcome=processed") == []
+    assert ids("notType=user.logout&limit=1") == ["e3"]
+    assert ids("since=3") == ["e4", "e3"]
     assert ids("from=2026-01-02T00:00:00Z&to=2026-01-04T00:00:00Z") == ["e2", "e1"]
     page = data_of(client.get("/api/events?limit=2"))
     assert [item["event"]["id"] for item in page["events"]] == ["e4", "e3"]
@@ -187,7 +192,8 @@ def test_events_are_listed_newest_first_by_filter_and_page(client: FlaskClient) 
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=501", "limit=x", "after=-1", "from=today", "outcome=lost", "limit=%C2%B2"],
+    ["limit=0", "limit=501", "limit=x", "after=-1", "from=today", "outcome=lost", "limit=%C2%B2"]
+    + ["notOutcome=lost", "since=x"],
 )
 def test_a_wrong_parameter_gets_400_by_name(client: FlaskClient, query: str) -> None:
     errors = error_of(client.get(f"/api/events?{query}"), 400)["errors"]
@@ -241,6 +247,49 @@ def test_analytics_are_told_by_window(client: FlaskClient) -> None:
     ]
     assert data_of(client.get("/api/analytics"))["windows"][0]["total"] == 1
     error_of(client.get("/api/analytics?window=week"), 400)
+
+
+def test_analytics_tell_of_users_applications_and_learning(client: FlaskClient) -> None:
+    job = {"jobId": "j1", "companyName": "Acme", "position": "Developer"}
+    moved = {"newStatus": "interview", "previousStatus": "applied"}
+    course = {"resourceId": "r1", "resourceTitle": "Interviewing", "resourceType": "course"}
+    for event_type, user, data in (
+        ("job.applied", "ada", job),
+        ("job.applied", "grace", job),
+        (
+            "job.status.updated",
+            "ada",
+            {**job, "newStatus": "interview", "previousStatus": "applied"},
+        ),
+        ("xp.earned", "ada", {"xpAmount": 70, "totalXp": 0}),
+        ("xp.earned", "grace", {"xpAmount": 20, "totalXp": 0}),
+        ("learning.started", "ada", course),
+        ("learning.completed", "ada", {**course, "progress": 80}),
+    ):
+        body = {"eventType": event_type, "userId": user, "data": data}
+        body["timestamp"] = "2026-01-05T10:00:00Z"
+        assert client.post(EVENTS, json=body).status_code == 201
+    late = {"eventType": "xp.earned", "userId": "ada", "timestamp": "2026-01-03T23:59:59Z"}
+    client.post(EVENTS, json={**late, "data": {"xpAmount": 5, "totalXp": 0}})
+    consume(client)
+    query = "from=2026-01-03T00:00:00Z&to=2026-01-06T00:00:00Z"
+    found = data_of(client.get(f"/api/analytics/overview?{query}"))
+    assert found["applications"] == [
+        {"status": "applied", "count": 1},
+        {"status": "interview", "count": 1},
+    ]
+    assert found["xpPerDay"] == [
+        {"day": "2026-01-03T00:00:00.000Z", "xp": 5},
+        {"day": "2026-01-05T00:00:00.000Z", "xp": 90},
+    ]
+    assert [(user["userId"], user["xp"]) for user in found["topUsers"]] == [
+        ("ada", 75),
+        ("grace", 20),
+    ]
+    assert found["learning"] == [{"resourceType": "course", "started": 1, "completed": 1}]
+
+
+def test_too_many_windows_are_refused(client: FlaskClient) -> None:
     error_of(client.get("/api/analytics?from=2000-01-01T00:00:00Z"), 400)
 
 

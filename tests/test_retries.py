@@ -12,7 +12,7 @@ import pytest
 from jobquest.config import load
 from jobquest.consumer import BrakePulled
 from jobquest.consumer.retries import JITTER, Backoff, Brake
-from jobquest.errors import StateConflict
+from jobquest.errors import NotRetryable, StateConflict
 from jobquest.events import Event
 from jobquest.log import Partition
 from jobquest.read import Batch
@@ -111,6 +111,17 @@ def test_an_event_dies_after_its_last_try_and_the_next_gets_its_own(runtime: Run
     [second] = runtime.queries.retries()
     assert (second["id"], second["attempts"]) == ("a2", 1)
     assert second["nextTry"]
+
+
+def test_a_handler_may_say_that_trying_again_is_useless(runtime: Runtime) -> None:
+    handler = failing(runtime, "ada", error=lambda: NotRetryable("no such account"))
+    publish(runtime, "a1", "ada")
+    publish(runtime, "a2", "ada")
+    consume(runtime)
+    letter = life(runtime, "a1")["deadLetter"]
+    assert (letter["attempts"], letter["errorClass"]) == (1, "NotRetryable")
+    assert handler.seen == ["a1", "a2"], "nobody waits behind it"
+    assert runtime.queries.retries() == []
 
 
 def test_what_waits_survives_a_restart(settings: dict[str, str], runtime: Runtime) -> None:

@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 
 from jobquest import create_app
 from jobquest.consumer import STANDBY
+from jobquest.read.event_filter import EventFilter
 from tests.service import Service, wait_for
 from tests.test_http import data_of, error_of, runtime_of
 from tests.test_retries import Failing, Hanging
@@ -151,7 +152,9 @@ def test_crashed_is_told_and_it_starts_again_by_itself(client: FlaskClient) -> N
     with runtime.database.writing() as connection:
         connection.exec_driver_sql("UPDATE parked SET headers = CAST('[]' AS BLOB)")
     await_state(client, "idle")
-    wait_for(lambda: runtime.queries.events(outcome="processed")["events"], 10)
+    wait_for(
+        lambda: runtime.queries.events(EventFilter(outcomes=frozenset({"processed"})))["events"], 10
+    )
     assert [item["event"]["id"] for item in runtime.queries.events()["events"]] == [id]
 
 

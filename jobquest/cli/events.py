@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import click
 from flask.cli import AppGroup
@@ -12,6 +11,7 @@ from flask.cli import AppGroup
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
+from jobquest.read.event_filter import EventFilter
 
 events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters.")
 
@@ -61,8 +61,8 @@ def tail(
     One JSON object a line; Ctrl-C ends it.
     """
     queries = current_runtime().queries
-    wanted: dict[str, Any] = {"type": event_type, "topic": topic, "user_id": user}
-    found = queries.events(**wanted, limit=max(1, last))["events"]
+    wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
+    found = queries.events(wanted, limit=max(1, last))["events"]
     seq = queries.last_seq()
     while True:
         for item in reversed(found):
@@ -71,8 +71,11 @@ def tail(
         if once:
             return
         time.sleep(LOOK_SECONDS)
-        newest = queries.events(**wanted, limit=500)["events"]
-        found = [item for item in newest if item["seq"] > seq]
+        found = queries.events(wanted, since=seq, limit=500)["events"]
+
+
+def _one(value: str | None) -> frozenset[str]:
+    return frozenset() if value is None else frozenset({value})
 
 
 @events.command()

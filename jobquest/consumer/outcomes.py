@@ -38,10 +38,12 @@ class Outcome:
         """It can't be counted, now or later."""
         return replace(self, verdict="dead", failure=Failure.of(error))
 
-    def failed(self, failure: Failure, now_ms: int, backoff: Backoff) -> Outcome:
-        """One more try failed: it waits for the next, or dies after the last."""
+    def failed(
+        self, failure: Failure, now_ms: int, backoff: Backoff, *, final: bool = False
+    ) -> Outcome:
+        """One more try failed: it waits for the next, or dies after the last or a `final` one."""
         attempts = self.attempts + 1
-        last = attempts >= backoff.max_attempts
+        last = final or attempts >= backoff.max_attempts
         return replace(
             self,
             verdict="dead" if last else "parked",

@@ -14,7 +14,7 @@ from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff, Brake
 from jobquest.consumer.watch import Watch
-from jobquest.errors import IdConflict, InvalidEvent
+from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
 from jobquest.events import Event, from_record
 from jobquest.log import Origin, Partition, Record
 from jobquest.read import Lane, Parked, ReadSide
@@ -121,23 +121,23 @@ class Reactor:
         logger.info("Processing event: %s for user: %s", event.type, event.user_id)
         handlers = self._handlers.of(event.type)
         for handler in handlers:
-            failure = None
+            failure, final = None, False
             self._watch.begin(_name(handler), outcome)
             try:
                 handler(event)
             except BaseException as error:
-                failure = Failure.of(error)
+                failure, final = Failure.of(error), isinstance(error, NotRetryable)
             if noted := self._watch.end():
                 outcome = replace(outcome, was=noted, first_failed_ms=noted.first_failed_ms)
             if failure:
-                return self._failed(outcome, event, failure)
+                return self._failed(outcome, event, failure, final)
         if handlers:
             self._brake.succeeded()
         return outcome
 
-    def _failed(self, outcome: Outcome, event: Event, failure: Failure) -> Outcome:
+    def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
         self._brake.failed(event.id, failure)
-        return outcome.failed(failure, now_ms(), self._backoff)
+        return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
     def _tell(self, outcome: Outcome) -> None:
         if not outcome.failure:

@@ -215,7 +215,15 @@ def _of_user(field: str) -> Callable[[Event], tuple[Any, ...]]:
     return lambda event: (event.user_id, event.data[field])
 
 
+def _xp_of(field: str) -> Fold:
+    def fold(row: Row, event: Event) -> None:
+        row["xp"] += event.data[field]
+
+    return fold
+
+
 _MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
 
 USER_STATS = Projection(
     tables.user_stats,
@@ -253,5 +261,10 @@ PROJECTIONS: tuple[Projection, ...] = (
         tables.minute_counts,
         lambda event: (event.time_ms // _MINUTE_MS * _MINUTE_MS, event.type),
         dict.fromkeys(CATALOGUE, _add("count")),
+    ),
+    Projection(
+        tables.daily_xp,
+        lambda event: (event.time_ms // _DAY_MS * _DAY_MS,),
+        {name: _xp_of(row.xp) for name, row in CATALOGUE.items() if row.xp},
     ),
 )

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, Table, func, select
+from sqlalchemy import Select, Table, func, select
 
 from jobquest.events import format_time
 from jobquest.read import tables
 from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of, user_of
 from jobquest.read.database import Database
+from jobquest.read.event_filter import EventFilter
 from jobquest.read.letters import LetterFilter, now_ms
 from jobquest.read.life import life
 
@@ -23,6 +24,8 @@ WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
 MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 MAX_GROUPS = 50
+TOP_USERS = 10
+EVERY_EVENT = EventFilter()
 
 
 class Queries:
@@ -39,31 +42,24 @@ class Queries:
 
     def events(
         self,
+        wanted: EventFilter = EVERY_EVENT,
         *,
-        type: str | Sequence[str] | None = None,
-        topic: str | Sequence[str] | None = None,
-        user_id: str | Sequence[str] | None = None,
-        outcome: str | None = None,
-        from_ms: int | None = None,
-        to_ms: int | None = None,
         after: int | None = None,
+        since: int | None = None,
         limit: int = 50,
     ) -> Answer:
-        """Events, newest change first: `events` (items) and `next` for `after`, None at the end."""
+        """Events, newest change first: `events` (items) and `next` for `after`, None at the end.
+
+        `since`: only what changed after this one.
+        """
         table = tables.events
-        chosen: list[ColumnElement[bool]] = []
-        for column, wanted in ((table.c.type, type), (table.c.topic, topic)):
-            chosen += _among(column, wanted)
-        chosen += _among(table.c.user_id, user_id) + _among(table.c.outcome, outcome)
-        if from_ms is not None:
-            chosen.append(table.c.time_ms >= from_ms)
-        if to_ms is not None:
-            chosen.append(table.c.time_ms < to_ms)
+        query = select(table).where(*wanted.conditions())
         if after is not None:
-            chosen.append(table.c.seq < after)
+            query = query.where(table.c.seq < after)
+        if since is not None:
+            query = query.where(table.c.seq > since)
         limit = min(limit, MAX_LIMIT)
-        query = select(table).where(*chosen).order_by(table.c.seq.desc()).limit(limit + 1)
-        rows = self._rows(query)
+        rows = self._rows(query.order_by(table.c.seq.desc()).limit(limit + 1))
         more = len(rows) > limit
         items = [item_of(row) for row in rows[:limit]]
         return {"events": items, "next": items[-1]["seq"] if more else None}
@@ -185,10 +181,11 @@ class Queries:
         query = (
             select(start, table.c.type, func.sum(table.c.count).label("count"))
             .where(table.c.minute_ms >= from_ms - from_ms % size, table.c.minute_ms < to_ms)
-            .where(*_among(table.c.type, types or None))
             .group_by(start, table.c.type)
             .order_by(start, table.c.type)
         )
+        if types:
+            query = query.where(table.c.type.in_(types))
         windows: dict[int, Answer] = {}
         for row in self._rows(query):
             entry = windows.setdefault(
@@ -197,6 +194,33 @@ class Queries:
             entry["counts"][row["type"]] = int(row["count"])
             entry["total"] += int(row["count"])
         return list(windows.values())
+
+    def overview(self, from_ms: int, to_ms: int) -> Answer:
+        """Applications by status, XP per day (UTC) between two times of events, the users with the
+        most XP, learning by type of resource."""
+        jobs, days, learnt = tables.applications, tables.daily_xp, tables.learning
+        count = func.count().label("count")
+        by_status = select(jobs.c.status, count).group_by(jobs.c.status)
+        of_days = select(days).where(days.c.day_ms >= from_ms - from_ms % WINDOWS_MS["day"])
+        by_kind = select(
+            learnt.c.resource_type,
+            func.count(learnt.c.started_ms).label("started"),
+            func.count(learnt.c.completed_ms).label("completed"),
+        ).group_by(learnt.c.resource_type)
+        return {
+            "applications": self._rows(
+                by_status.order_by(count.desc(), jobs.c.status).limit(MAX_GROUPS)
+            ),
+            "xpPerDay": [
+                {"day": format_time(row["day_ms"]), "xp": row["xp"]}
+                for row in self._rows(of_days.where(days.c.day_ms < to_ms).order_by(days.c.day_ms))
+            ],
+            "topUsers": self.users(limit=TOP_USERS),
+            "learning": [
+                camel(row)
+                for row in self._rows(by_kind.order_by(learnt.c.resource_type).limit(MAX_GROUPS))
+            ],
+        }
 
     def minutes(self, count: int) -> list[Answer]:
         """What the consumer did in each of the last `count` minutes of its own clock, oldest first;
@@ -230,10 +254,3 @@ class Queries:
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _among(column: Any, wanted: str | Sequence[str] | None) -> list[ColumnElement[bool]]:
-    """The condition that `column` is (one of) `wanted`; nothing where nothing is wanted."""
-    if wanted is None or not wanted:
-        return []
-    return [column == wanted if isinstance(wanted, str) else column.in_(list(wanted))]

@@ -143,6 +143,13 @@ minute_counts = Table(
     _count("count"),
 )
 
+daily_xp = Table(
+    "daily_xp",
+    metadata,
+    Column("day_ms", BigInteger, primary_key=True),  # UTC, of event time
+    _count("xp"),
+)
+
 DERIVED = (
     events,
     user_stats,
@@ -152,6 +159,7 @@ DERIVED = (
     challenges,
     learning,
     minute_counts,
+    daily_xp,
 )
 
 # --- operational ---

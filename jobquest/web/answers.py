@@ -8,8 +8,20 @@ from flask import Response, current_app, jsonify, request
 
 from jobquest.errors import InvalidEvent
 from jobquest.events import parse_time, strict_json
+from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 
+OUTCOMES = ("processed", "retrying", "dead")
+_FILTERS = {
+    "types": "type",
+    "topics": "topic",
+    "users": "userId",
+    "outcomes": "outcome",
+    "not_types": "notType",
+    "not_topics": "notTopic",
+    "not_users": "notUserId",
+    "not_outcomes": "notOutcome",
+}
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
 
@@ -86,3 +98,19 @@ def choice_parameter(name: str, choices: tuple[str, ...], default: str | None) -
             "A parameter is not valid.", {name: [f"Must be one of {', '.join(choices)}."]}
         )
     return word
+
+
+def event_filter(**fixed: Any) -> EventFilter:
+    """Which events the query string asks for: `type`, `topic`, `userId` and `outcome`, each
+    repeatable, the same with `not` before it (`notType`), `from` and `to`. Raises InvalidEvent."""
+    sets = {
+        column: frozenset(value for value in request.args.getlist(name) if value)
+        for column, name in _FILTERS.items()
+    }
+    for name in ("outcome", "notOutcome"):
+        for word in request.args.getlist(name):
+            if word and word not in OUTCOMES:
+                line = f"Must be one of {', '.join(OUTCOMES)}."
+                raise InvalidEvent("A parameter is not valid.", {name: [line]})
+    times = {"from_ms": time_parameter("from"), "to_ms": time_parameter("to")}
+    return EventFilter(**{**sets, **times, **fixed})

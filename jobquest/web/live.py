@@ -19,8 +19,8 @@ from simple_websocket import ConnectionClosed
 from werkzeug.exceptions import ServiceUnavailable
 from wsproto.utilities import RemoteProtocolError
 
-from jobquest.feed import Filter, Viewer
-from jobquest.web.answers import failure, runtime, whole_parameter
+from jobquest.feed import Viewer
+from jobquest.web.answers import event_filter, failure, runtime, whole_parameter
 from jobquest.web.errors import RETRY_AFTER_SECONDS
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
@@ -95,6 +95,7 @@ def register(app: Flask) -> None:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             abort(400, "This is a WebSocket: connect with ws://.")
         whole_parameter("since", None, 0, MAX_SEQ)
+        g.filter = event_filter()
         if not seats.acquire(blocking=False):  # a burst must not overrun it: no look before a leap
             raise ServiceUnavailable(
                 f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
@@ -133,12 +134,7 @@ def _prepare(environ: dict[str, Any]) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
-    wanted = Filter(
-        frozenset(request.args.getlist("type")),
-        frozenset(request.args.getlist("topic")),
-        frozenset(request.args.getlist("userId")),
-    )
-    g.viewer = Viewer(connection, wanted)
+    g.viewer = Viewer(connection, g.filter)
     environ[name] = _Wire(g.viewer)
     # Compression is only the client's offer. Taken, 4 KB from the wire become 4 MB here before
     # the library looks at the size.

@@ -11,6 +11,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import (
     choice_parameter,
+    event_filter,
     runtime,
     success,
     time_parameter,
@@ -21,6 +22,7 @@ reads = Blueprint("reads", __name__, url_prefix="/api")
 
 DEFAULT_LIMIT = 50
 DEFAULT_WINDOWS = 60
+DEFAULT_DAYS = 30
 MAX_SEQ = 2**53
 
 
@@ -53,7 +55,7 @@ def user(user_id: str) -> tuple[Response, int]:
 def user_events(user_id: str) -> tuple[Response, int]:
     """A user's events, newest change first."""
     _known_user(user_id)
-    return success(_events(user_id=user_id))
+    return success(_events(users=frozenset({user_id})))
 
 
 @reads.get("/users/<path:user_id>/applications")
@@ -95,29 +97,43 @@ def user_learning(user_id: str) -> tuple[Response, int]:
 def analytics() -> tuple[Response, int]:
     """Counts by type and window of event time; the last 60 windows, unless told."""
     window = choice_parameter("window", tuple(WINDOWS_MS), "minute") or "minute"
-    size = WINDOWS_MS[window]
-    until = time_parameter("to") or int(time.time() * 1000) + size
-    start = time_parameter("from")
-    start = until - DEFAULT_WINDOWS * size if start is None else start
-    if (until - start) // size > MAX_WINDOWS:
-        line = f"More than {MAX_WINDOWS} windows: choose a longer window or a later start."
-        raise InvalidEvent("A parameter is not valid.", {"from": [line]})
+    start, until = _span(window, DEFAULT_WINDOWS)
     windows = runtime().queries.analytics(window, start, until, request.args.getlist("type"))
     return success({"window": window, "windows": windows})
 
 
+@reads.get("/analytics/overview")
+def overview() -> tuple[Response, int]:
+    """Applications, XP per day, the first users, learning; the last 30 days, unless told."""
+    return success(runtime().queries.overview(*_span("day", DEFAULT_DAYS)))
+
+
+@reads.get("/analytics/minutes")
+def minutes() -> tuple[Response, int]:
+    """What the consumer did in each of the last minutes; 60, unless told."""
+    count = whole_parameter("count", DEFAULT_WINDOWS, 1, MAX_WINDOWS) or DEFAULT_WINDOWS
+    return success({"minutes": runtime().queries.minutes(count)})
+
+
+def _span(window: str, count: int) -> tuple[int, int]:
+    """`from` and `to`, or the last `count` windows. Raises InvalidEvent."""
+    size = WINDOWS_MS[window]
+    until = time_parameter("to") or int(time.time() * 1000) + size
+    start = time_parameter("from")
+    start = until - count * size if start is None else start
+    if (until - start) // size > MAX_WINDOWS:
+        line = f"More than {MAX_WINDOWS} windows: choose a longer window or a later start."
+        raise InvalidEvent("A parameter is not valid.", {"from": [line]})
+    return start, until
+
+
 def _events(**fixed: Any) -> dict[str, Any]:
-    chosen = {
-        "type": request.args.getlist("type"),
-        "topic": request.args.getlist("topic"),
-        "user_id": request.args.getlist("userId"),
-        "outcome": choice_parameter("outcome", ("processed", "retrying", "dead"), None),
-        "from_ms": time_parameter("from"),
-        "to_ms": time_parameter("to"),
-        "after": whole_parameter("after", None, 0, MAX_SEQ),
-        "limit": _limit(),
-    }
-    return runtime().queries.events(**{**chosen, **fixed})
+    return runtime().queries.events(
+        event_filter(**fixed),
+        after=whole_parameter("after", None, 0, MAX_SEQ),
+        since=whole_parameter("since", None, 0, MAX_SEQ),
+        limit=_limit(),
+    )
 
 
 def _limit(default: int = DEFAULT_LIMIT) -> int:

@@ -1,0 +1,70 @@
+"""Which events are meant: one filter for lists of events and for the live feed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, or_
+
+from jobquest.read import tables
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """What is to be seen, and what is not; an empty set says nothing. Times are the event's own,
+    Unix milliseconds."""
+
+    types: frozenset[str] = _NOTHING
+    topics: frozenset[str] = _NOTHING
+    users: frozenset[str] = _NOTHING
+    outcomes: frozenset[str] = _NOTHING
+    not_types: frozenset[str] = _NOTHING
+    not_topics: frozenset[str] = _NOTHING
+    not_users: frozenset[str] = _NOTHING
+    not_outcomes: frozenset[str] = _NOTHING
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        table = tables.events.c
+        found: list[ColumnElement[bool]] = []
+        for column, wanted, unwanted in (
+            (table.type, self.types, self.not_types),
+            (table.topic, self.topics, self.not_topics),
+            (table.user_id, self.users, self.not_users),
+            (table.outcome, self.outcomes, self.not_outcomes),
+        ):
+            found += _among(column, wanted, unwanted)
+        if self.from_ms is not None:
+            found.append(table.time_ms >= self.from_ms)
+        if self.to_ms is not None:
+            found.append(table.time_ms < self.to_ms)
+        return found
+
+    def takes(self, type: str | None, topic: str, user: str | None) -> bool:
+        """Whether a change is shown live. Outcomes and times are left to the viewer: an event that
+        changes to another outcome has to leave a list that shows it."""
+        return (
+            _passes(type, self.types, self.not_types)
+            and _passes(topic, self.topics, self.not_topics)
+            and _passes(user, self.users, self.not_users)
+        )
+
+
+def _passes(value: str | None, wanted: frozenset[str], unwanted: frozenset[str]) -> bool:
+    return (not wanted or value in wanted) and value not in unwanted
+
+
+def _among(
+    column: Any, wanted: frozenset[str], unwanted: frozenset[str]
+) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if wanted:
+        found.append(column.in_(sorted(wanted)))
+    if unwanted:  # SQL's NOT IN leaves out what has no value
+        found.append(or_(column.is_(None), column.not_in(sorted(unwanted))))
+    return found
