@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
 from jobquest.consumer.retries import Backoff, Brake
+from jobquest.demo import Demo
 from jobquest.errors import (
     JobQuestError,
     LogUnavailable,
@@ -110,6 +112,9 @@ class Runtime:
             changed=self._changed,
         )
         load_handlers(config.handlers, self.consumer)
+        self.demo = Demo(
+            self.consumer.register_event_handler, self.consumer.unregister_event_handler
+        )
         self._lag = Lag(self.log, self.read_side, TOPICS)
         self._lag_noted = 0.0
         self._lock = threading.Lock()
@@ -183,7 +188,7 @@ class Runtime:
         Raises StateNotReached, ReadSideUnavailable.
         """
         self.state.want("running")
-        return self._await("running", lambda states: states <= WORKING and bool(states))
+        return self._await("running", lambda found: bool(found) and _states(found) <= WORKING)
 
     def stop_consumer(self) -> dict[str, Any]:
         """Stop consuming everywhere; returns the status once it has stopped. Idempotent.
@@ -191,15 +196,27 @@ class Runtime:
         Raises StateNotReached, ReadSideUnavailable.
         """
         self.state.want("stopped")
-        return self._await("stopped", lambda states: states <= {"stopped"})
+        return self._await("stopped", lambda found: _states(found) <= {"stopped"})
 
-    def _await(self, wanted: str, reached: Any) -> dict[str, Any]:
+    def switch_demo(self, failing: bool) -> dict[str, Any]:
+        """Have the demo's handler fail on demand, everywhere, or not; returns the status once it is
+        so. Raises StateNotReached, ReadSideUnavailable."""
+        self.state.want_demo(failing)
+
+        def reached(processes: list[dict[str, Any]]) -> bool:
+            return all(process["demo"] == failing for process in processes)
+
+        return self._await("as wanted for the demo", reached)
+
+    def _await(
+        self, wanted: str, reached: Callable[[list[dict[str, Any]]], bool]
+    ) -> dict[str, Any]:
         self._woken.set()
         deadline = time.monotonic() + CHANGE_SECONDS
         while True:
-            if reached(_states(self._processes())):
+            if reached(self._processes()):
                 status = self.service_status()
-                if reached(_states(status["processes"])):  # another's wish may have come since
+                if reached(status["processes"]):  # another's wish may have come since
                     return status
             if time.monotonic() > deadline or self._stop.is_set():
                 status = self.service_status()
@@ -229,6 +246,7 @@ class Runtime:
             "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,
+            "demo": any(process["demo"] for process in processes),
             "processes": processes,
             "timestamp": format_time(time.time_ns() // 1_000_000),
         }
@@ -321,10 +339,12 @@ class Runtime:
 
     def _how_we_are(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
-        return {**asdict(self.consumer.snapshot), "outbox": waiting._asdict()}
+        how = asdict(self.consumer.snapshot)
+        return {**how, "outbox": waiting._asdict(), "demo": self.demo.failing}
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
+        self.demo.switch(self.state.demo_wanted())
         wanted, generation = self.state.wanted()
         if wanted is None:
             wanted = "running" if self.config.consumer_autostart else "stopped"

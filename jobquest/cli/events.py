@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import islice
 
 import click
 from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
+from jobquest.demo import Traffic
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
 from jobquest.read.event_filter import EventFilter
@@ -16,6 +18,8 @@ from jobquest.read.event_filter import EventFilter
 events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters.")
 
 LOOK_SECONDS = 0.5
+MAX_RATE = 1_000
+REPORT_EVENTS = 100
 
 
 @events.command()
@@ -88,6 +92,43 @@ def types() -> None:
     for row in CATALOGUE.values():
         fields = [*row.required, *(f"[{name}]" for name in row.optional)]
         click.echo(f"{row.name:<26} {row.topic:<18} {' '.join(fields)}")
+
+
+@events.command()
+@click.option("--rate", default=5.0, show_default=True, help="Events a second.")
+@click.option("--failures", default=0.0, show_default=True, help="Share of events that fail.")
+@click.option("--users", default=10, show_default=True, help="How many people there are.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many events.")
+@click.option("--seed", type=int, help="The same people do the same things each time.")
+@one_line
+def demo(rate: float, failures: float, users: int, count: int | None, seed: int | None) -> None:
+    """Publish believable traffic, until Ctrl-C.
+
+    With --failures the demo's handler is switched on in the running service, and stays on: the
+    page "Publish" has its switch.
+    """
+    if not (0 < rate <= MAX_RATE and 0 <= failures <= 1 and users >= 1):
+        raise InvalidEvent(
+            f"--rate must lie above 0 and up to {MAX_RATE}, --failures between 0 and 1."
+        )
+    runtime = current_runtime()
+    if failures:
+        runtime.state.want_demo(True)
+    traffic = Traffic(users, failures, seed)
+    published, began = 0, time.monotonic()
+    try:
+        for happening in islice(traffic, count):
+            time.sleep(max(0.0, began + published / rate - time.monotonic()))
+            data, metadata = happening.data, happening.metadata
+            runtime.producer.publish(happening.type, happening.user_id, data, metadata=metadata)
+            published += 1
+            if published % REPORT_EVENTS == 0:
+                click.echo(f"{published} events published")
+    except KeyboardInterrupt:
+        click.echo()
+    finally:
+        runtime.close_log()
+    click.echo(f"{published} events published in all")
 
 
 @events.command()

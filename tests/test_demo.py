@@ -1,0 +1,100 @@
+"""The demo: believable traffic, and a handler that fails on demand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from jobquest.demo import Traffic
+from jobquest.events import CATALOGUE, from_request
+from jobquest.runtime import Runtime
+from tests.service import ROOT, Service, wait_for
+from tests.test_consumer import consume
+from tests.test_retries import life
+
+STREAK = {"streakDays": 3}
+
+
+def publish(runtime: Runtime, id: str, wish: str | None) -> None:
+    metadata = {"demo": wish} if wish else {}
+    runtime.producer.publish("streak.milestone", id, STREAK, id=id, metadata=metadata)
+
+
+def test_events_fail_that_ask_for_it_while_it_is_switched_on(runtime: Runtime) -> None:
+    publish(runtime, "before", "fail")
+    consume(runtime)
+    runtime.demo.switch(True)
+    runtime.demo.switch(True)
+    for id, wish in (("fails", "fail"), ("dies", "refuse"), ("passes", None), ("odd", "other")):
+        publish(runtime, id, wish)
+    consume(runtime)
+    outcomes = {id: life(runtime, id)["outcome"] for id in ("before", "fails", "dies", "passes")}
+    assert outcomes == {
+        "before": "processed",
+        "fails": "retrying",
+        "dies": "dead",
+        "passes": "processed",
+    }
+    assert life(runtime, "odd")["outcome"] == "processed"
+    runtime.demo.switch(False)
+    runtime.read_side.try_now("fails")
+    consume(runtime)
+    assert life(runtime, "fails")["outcome"] == "processed"
+    runtime.redrive.redrive([life(runtime, "dies")["deadLetter"]["id"]])
+    consume(runtime)
+    assert life(runtime, "dies")["outcome"] == "processed"
+
+
+def test_everything_that_the_people_of_the_demo_do_is_valid() -> None:
+    happenings = list(islice(Traffic(12, 0.0, 1), 3_000))
+    for one in happenings:
+        from_request(one.type, one.user_id, one.data, metadata=one.metadata)
+    types = Counter(one.type for one in happenings)
+    ours = {"level.up", "notification.sent", "notification.read", "system.error", "xp.earned"}
+    assert CATALOGUE.keys() - types.keys() <= ours
+    assert len({one.user_id for one in happenings}) == 12
+
+
+def test_the_same_seed_brings_the_same_traffic_and_the_share_of_failures_holds() -> None:
+    first, second = (list(islice(Traffic(5, 0.2, 7), 2_000)) for _ in range(2))
+    assert first == second
+    failing = sum("demo" in one.metadata for one in first)
+    assert 300 < failing < 500
+
+
+@pytest.mark.parametrize("wrong", [["--rate", "0"], ["--failures", "2"], ["--count", "0"]])
+def test_wrong_options_are_refused_with_one_line(tmp_path: Path, wrong: list[str]) -> None:
+    done = run(tmp_path, "--count", "1", *wrong)
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flask", "events", "demo", *options]
+    environment = {"JOBQUEST_DATA_DIR": str(folder), "PATH": ""}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_command_fills_an_empty_install(tmp_path: Path) -> None:
+    service = Service(tmp_path).start()
+    try:
+        done = run(tmp_path, "--rate", "500", "--count", "200", "--failures", "0.1", "--seed", "3")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "200 events published in all"
+        wait_for(lambda: service.status()["demo"], 5)
+        service.wait_until_caught_up()
+        status = service.status()
+        assert status["retrying"] + status["deadLetters"] > 0
+        assert len(service.get("/api/users").json["data"]["users"]) == 10
+        assert service.request("POST", "/api/kafka/demo", b'{"failing": false}').code == 200
+        assert service.status()["demo"] is False
+        assert service.request("POST", "/api/kafka/demo", b'{"failing": 1}').code == 400
+    finally:
+        service.kill()
