@@ -281,14 +281,17 @@ def test_a_letter_is_mended_redriven_and_discarded_over_the_api(client: FlaskCli
     assert (
         "value.data.xpAmount" in error_of(client.patch(f"{PATH}/{id}", json=wrong), 400)["errors"]
     )
+    error_of(client.patch(f"{PATH}/{id}?dryRun=1", json=wrong), 400)
     sound = {"value": event | {"data": {"xpAmount": 3, "totalXp": 3}}}
+    assert data_of(client.patch(f"{PATH}/{id}?dryRun=1", json=sound))["mended"] is None
     assert json.loads(data_of(client.patch(f"{PATH}/{id}", json=sound))["mended"]) == sound["value"]
     result = data_of(client.post(f"{PATH}/redrive", json={"ids": [id, 999]}))
     assert result == {
         "redriven": [id],
         "refused": [{"id": 999, "reason": "There is no letter 999."}],
     }
-    error_of(client.patch(f"{PATH}/{id}", json=sound), 409)
+    for dry in ("", "?dryRun=1"):
+        error_of(client.patch(f"{PATH}/{id}{dry}", json=sound), 409)
     error_of(client.post(f"{PATH}/{other}/discard", json={}), 400)
     answer = data_of(client.post(f"{PATH}/{other}/discard", json={"reason": "no use"}))
     assert answer["state"] == "discarded"

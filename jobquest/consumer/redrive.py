@@ -66,6 +66,11 @@ class Redrive:
 
         Raises StateConflict, and InvalidEvent where it would die again.
         """
+        self.check(id, value)
+        self._letters.mend(id, value)
+
+    def check(self, id: int, value: bytes) -> None:
+        """Whether `mend` would take it: raises what that does, and changes nothing."""
         letter = self._known(id)
         event = from_record(value, now_ms())
         errors = {}
@@ -78,7 +83,8 @@ class Redrive:
             errors["id"] = [f"Must stay {letter.event_id}."]
         if errors:
             raise InvalidEvent("The value is not valid.", errors)
-        self._letters.mend(id, value)
+        if letter.state != "open":
+            raise StateConflict(f"It is {letter.state} already.")
 
     def discard(self, id: int, reason: str) -> None:
         """Give a letter up. Raises StateConflict, InvalidEvent."""

@@ -13,6 +13,7 @@ from jobquest.read.letters import LetterFilter
 from jobquest.read.queries import MAX_LIMIT
 from jobquest.web.answers import (
     choice_parameter,
+    flag_parameter,
     json_object,
     runtime,
     success,
@@ -54,8 +55,9 @@ def one(id: int) -> tuple[Response, int]:
 
 @dead_letters.patch("/dead-letters/<int:id>")
 def mend(id: int) -> tuple[Response, int]:
-    """Replace the value that is redriven."""
+    """Replace the value that is redriven; with `dryRun`, only check the new one."""
     _letter(id)
+    dry = flag_parameter("dryRun")
     body = json_object()
     value = body.get("value")
     if set(body) != {"value"} or not isinstance(value, dict | str):
@@ -63,11 +65,11 @@ def mend(id: int) -> tuple[Response, int]:
         raise InvalidEvent("The body is not valid.", {"value": [line]})
     text = value.encode() if isinstance(value, str) else orjson.dumps(value)
     try:
-        runtime().redrive.mend(id, text)
+        (runtime().redrive.check if dry else runtime().redrive.mend)(id, text)
     except InvalidEvent as error:
         errors = {f"value.{path}": lines for path, lines in error.errors.items()}
         raise InvalidEvent(error.args[0], errors or {"value": [str(error)]}) from None
-    return success(_letter(id), "The letter is mended; redrive it")
+    return success(_letter(id), "The value is valid" if dry else "The letter is mended; redrive it")
 
 
 @dead_letters.post("/dead-letters/<int:id>/discard")
