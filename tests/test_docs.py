@@ -71,7 +71,7 @@ def test_the_journey_names_files_that_are_there() -> None:
 
 
 def test_every_fault_has_its_test() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", RELIABILITY)
+    named = re.findall(r"`((?:pages/)?test_\w+\.py)::(test_\w+)`", RELIABILITY)
     assert len(named) > 50
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
@@ -87,7 +87,7 @@ def test_every_link_and_picture_is_there() -> None:
 
 
 def test_the_api_reference_lists_every_route(client: FlaskClient) -> None:
-    told = {row[0].strip("`") for row in table(API, "route")}
+    told = {row[0].strip("`") for head in ("route", "page") for row in table(API, head)}
     served = {
         f"{method} {rule.rule}"
         for rule in client.application.url_map.iter_rules()

@@ -11,10 +11,10 @@ from flask import Flask
 
 from jobquest.runtime import Runtime
 from jobquest.web import errors, live, metrics, security
-from jobquest.web.dashboard import dashboard
 from jobquest.web.dead_letters import dead_letters
 from jobquest.web.events import events
 from jobquest.web.health import health
+from jobquest.web.pages import pages
 from jobquest.web.reads import reads
 from jobquest.web.status import status
 
@@ -29,7 +29,7 @@ def register(app: Flask, runtime: Runtime) -> None:
     security.register(app, runtime.config)
     errors.register(app)
     metrics.register(app, runtime)
-    for blueprint in (events, status, dead_letters, reads, health, dashboard):
+    for blueprint in (events, status, dead_letters, reads, health, pages):
         app.register_blueprint(blueprint)
     live.register(app)
 

@@ -1,11 +1,12 @@
-"""Every error of every route in the API's one shape, with the code that says whose turn it is."""
+"""Every error of every route in the API's one shape, with the code that says whose turn it is; the
+same as a page for a browser that asks for one."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from jobquest.errors import (
@@ -49,17 +50,15 @@ def _ours(error: JobQuestError) -> Response:
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 500)
     errors = error.errors if isinstance(error, InvalidEvent) else None
     more: dict[str, Any] = {"data": error.status} if isinstance(error, StateNotReached) else {}
-    response = jsonify(failure(error.args[0], errors, **more))
-    response.status_code = code
+    response = _shaped(code, failure(error.args[0], errors, **more))
     if code == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
 
 def _not_json(_error: Exception) -> Response:
-    response = jsonify(failure("The body must be JSON: send Content-Type: application/json."))
-    response.status_code = 415
-    return response
+    line = "The body must be JSON: send Content-Type: application/json."
+    return _shaped(415, failure(line))
 
 
 def _http(error: HTTPException) -> Response:
@@ -67,8 +66,7 @@ def _http(error: HTTPException) -> Response:
     if (error.code or 500) < 400:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
     message = _MESSAGES.get(error.code or 500) or error.description or error.name
-    answer = jsonify(failure(message))
-    answer.status_code = error.code or 500
+    answer = _shaped(error.code or 500, failure(message))
     for name in ("Allow", "Retry-After"):
         if name in response.headers:
             answer.headers[name] = response.headers[name]
@@ -77,6 +75,21 @@ def _http(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     logger.exception("A request failed", exc_info=error)
-    response = jsonify(failure("Something failed here; the log says what."))
-    response.status_code = 500
+    return _shaped(500, failure("Something failed here; the log says what."))
+
+
+def _shaped(code: int, answer: dict[str, Any]) -> Response:
+    if _wants_page():
+        response = make_response(render_template("error.html", code=code, **answer))
+    else:
+        response = jsonify(answer)
+    response.status_code = code
     return response
+
+
+def _wants_page() -> bool:
+    """Whether a person looks: a browser that opens a page says so, programs take anything."""
+    if request.path.startswith(("/api/", "/ws/")):
+        return False
+    offered = ["application/json", "text/html"]
+    return request.accept_mimetypes.best_match(offered) == "text/html"

@@ -1,7 +1,10 @@
-// The dashboard's live part: follows /ws/events and keeps the served page up to date.
-//
-// Everything that it needs to know stands in data attributes; whatever an event says is set as
-// text, never as markup. The words are those of jobquest/web/dashboard.py.
+// The live page: follows /ws/events and keeps the served page up to date. The words are those of
+// jobquest/web/pages/live.py.
+
+import {
+  announce, ask, byId, eventUrl, jsonText, many, number, part, setOrRemove, setText, showTime,
+  shown, span, userUrl, visible,
+} from "./common.js";
 
 const RENDER_MS = 200; // between two changes of the list
 const RENDER_SHARE = 4; // a change that took 100 ms is followed by 400 ms of rest
@@ -12,45 +15,12 @@ const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
 const OFFLINE_AFTER_TRIES = 5;
 const RELOAD_MS = 10_000; // the page reloads itself at most this often
-const SWITCH_MS = 25_000; // the service answers within 15 s, with the reason where it can't
 
 const page = document.getElementById("dashboard");
 const words = JSON.parse(page.dataset.words);
 const limits = JSON.parse(page.dataset.limits);
-const personal = new Set(words.personal);
-
-const byId = (id) => document.getElementById(id);
-const part = (element, name) => element.querySelector(`[data-part="${name}"]`);
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-// What a screen reader is told: changes of state, not each event.
-function announce(text) {
-  setText(byId("announcer"), text);
-}
 
 // --- words ---
-
-const number = new Intl.NumberFormat("en-US");
-const count = (n, noun) => `${number.format(n)} ${noun}${n === 1 ? "" : "s"}`;
-
-// Characters that nobody sees but that reorder or split what stands around them.
-const UNSEEN = /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-
-function visible(text) {
-  return text.replace(UNSEEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-}
-
-function masked(value) {
-  if (Array.isArray(value)) return value.map(masked);
-  if (value === null || typeof value !== "object") return value;
-  const members = Object.entries(value);
-  return Object.fromEntries(
-    members.map(([name, member]) => [name, personal.has(name) ? words.mask : masked(member)]),
-  );
-}
 
 function summary(data) {
   const pairs = Object.entries(data).map(
@@ -64,24 +34,13 @@ function summary(data) {
 function lagWords({ messages, seconds }) {
   if (messages === null) return "not known";
   if (messages === 0) return "caught up";
-  const many = count(messages, "message");
-  return seconds === null ? `${many} behind` : `${many}, ${span(seconds)} behind`;
+  const behind = many(messages, "message");
+  return seconds === null ? `${behind} behind` : `${behind}, ${span(seconds)} behind`;
 }
 
 function outboxWords(outbox) {
   if (!outbox?.events) return "empty";
-  return `${count(outbox.events, "event")}, the oldest ${span(outbox.seconds)} old`;
-}
-
-function span(seconds) {
-  const units = [[86_400, "d", 3_600, "h"], [3_600, "h", 60, "min"], [60, "min", 1, "s"]];
-  for (const [size, unit, smaller, smallerUnit] of units) {
-    if (seconds >= size) {
-      const rest = Math.floor((Math.floor(seconds) % size) / smaller);
-      return `${Math.floor(seconds / size)} ${unit} ${rest} ${smallerUnit}`;
-    }
-  }
-  return `${seconds.toFixed(1)} s`;
+  return `${many(outbox.events, "event")}, the oldest ${span(outbox.seconds)} old`;
 }
 
 // --- the list ---
@@ -158,24 +117,25 @@ const list = {
     const id = item.event.id;
     const row = this.rows.get(id) ?? byId("row").content.firstElementChild.cloneNode(true);
     this.rows.set(id, row);
-    const event = masked(item.event);
+    const event = shown(item.event);
     row.dataset.id = id;
     row.dataset.outcome = item.outcome;
-    const time = row.querySelector("time");
-    if (event.timestamp) time.dateTime = event.timestamp;
-    else time.removeAttribute("datetime");
     const texts = {
-      time: event.timestamp ? event.timestamp.slice(11, -1) : "unknown",
-      date: event.timestamp ? event.timestamp.slice(0, 10) : "",
       type: visible(event.type ?? "unreadable"),
-      user: visible(event.userId ?? "unknown"),
+      "user-id": visible(event.userId ?? "unknown"),
       outcome: item.outcome,
       topic: visible(item.topic),
       place: `partition ${item.partition}, offset ${item.offset}`,
       summary: summary(event.data),
-      document: JSON.stringify(event, null, 2).split("\n").map(visible).join("\n"),
+      document: jsonText(event),
     };
+    if (!event.timestamp) Object.assign(texts, { time: "unknown", date: "" });
     for (const [name, text] of Object.entries(texts)) setText(part(row, name), text);
+    part(row, "outcome").dataset.word = item.outcome;
+    part(row, "type").href = eventUrl(id);
+    setOrRemove(part(row, "user"), "href", event.userId ? userUrl(event.userId) : null);
+    setOrRemove(row.querySelector("time"), "datetime", event.timestamp);
+    showTime(row.querySelector("time"));
     return row;
   },
 
@@ -189,14 +149,14 @@ const list = {
   },
 
   note() {
-    const shown = this.rows.size;
-    let text = shown ? `${count(shown, "event")}.` : "";
-    if (this.more) text = `The latest ${shown}; older ones are not listed.`;
-    if (this.more && shown === limits.rows) {
-      text = `The latest ${shown}, the most that this page keeps; older ones are not listed.`;
+    const rows = this.rows.size;
+    let text = rows ? `${many(rows, "event")}.` : "";
+    if (this.more) text = `The latest ${rows}; older ones are not listed.`;
+    if (this.more && rows === limits.rows) {
+      text = `The latest ${rows}, the most that this page keeps; older ones are not listed.`;
     }
     const waiting = this.waiting.size + this.dropped;
-    if (this.held && waiting) text += ` ${count(waiting, "newer change")} waiting.`;
+    if (this.held && waiting) text += ` ${many(waiting, "newer change")} waiting.`;
     setText(byId("list-note"), text.trim());
   },
 };
@@ -233,7 +193,7 @@ const consumer = {
     setText(byId("outbox"), outboxWords(status.outbox));
     for (const [id, many] of [["retrying", status.retrying], ["dead-letters", status.deadLetters]]) {
       byId(id).hidden = many === undefined;
-      setText(byId(id).lastElementChild, number.format(many ?? 0));
+      setText(byId(id).lastElementChild, number(many ?? 0));
     }
     if (this.status.state !== status.state) {
       announce(`Consumer: ${word}. ${status.reason ?? meaning}`);
@@ -262,32 +222,13 @@ const consumer = {
     this.pending = button.dataset.action;
     this.showButtons();
     this.complain("");
-    try {
-      await this.ask(this.pending);
-    } catch (error) {
-      const late = error.name === "TimeoutError";
-      const what = late ? "The service did not answer in time" : "The service can't be reached";
-      this.complain(`Could not ${this.pending} the consumer. ${what}; try again.`);
-    }
-    this.pending = null;
-    this.showButtons();
-  },
-
-  async ask(action) {
-    const response = await fetch(page.dataset.switch, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ action }),
-      signal: AbortSignal.timeout(SWITCH_MS),
-    });
-    const answer = await response.json().catch(() => ({}));
+    const { ok, data, message } = await ask("POST", page.dataset.switch, { action: this.pending });
     // The live status is the newest about the lag, and says when that changes.
     const lag = connection.isLive && this.status.lag;
-    if (answer.data?.state) this.show(lag ? { ...answer.data, lag } : answer.data);
-    if (!response.ok) {
-      const what = answer.message ?? `The service answered ${response.status}.`;
-      this.complain(`Could not ${action} the consumer. ${what}`);
-    }
+    if (data?.state) this.show(lag ? { ...data, lag } : data);
+    if (!ok) this.complain(`Could not ${this.pending} the consumer. ${message}`);
+    this.pending = null;
+    this.showButtons();
   },
 
   complain(text) {
@@ -383,7 +324,7 @@ const connection = {
   gap({ from, to }) {
     this.missed += to - from + 1;
     this.since = Math.max(this.since, to);
-    const text = `${count(this.missed, "event")} not shown: more happened than could be sent again.`;
+    const text = `${many(this.missed, "event")} not shown: more happened than could be sent again.`;
     setText(part(byId("gap"), "text"), text);
     byId("gap").hidden = false;
     announce(text);

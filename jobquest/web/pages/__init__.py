@@ -1,0 +1,57 @@
+"""The dashboard's pages, one module each: they read what the API reads and render it.
+
+To add a page: a module with a blueprint `page`, a line in `_PAGES`, and, if it is an entrance, one
+in `ENTRANCES`. Filters stand in the query string, so that every view can be shared.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from flask import Blueprint, Response, request, send_from_directory
+
+from jobquest.events import PERSONAL_FIELDS
+from jobquest.web.pages import live
+from jobquest.web.pages.words import FILTERS, MASK, personal_shown
+
+pages = Blueprint("pages", __name__)
+
+_PAGES = (live.page,)
+# What the navigation offers: endpoint, word.
+ENTRANCES = (("pages.live.show", "Live"),)
+
+for _page in _PAGES:
+    pages.register_blueprint(_page)
+for _name, _filter in FILTERS.items():
+    pages.add_app_template_filter(_filter, _name)
+
+
+@pages.app_context_processor
+def _for_every_page() -> dict[str, Any]:
+    personal = personal_shown()
+    hidden = [] if personal else sorted(PERSONAL_FIELDS)
+    return {
+        "entrances": ENTRANCES,
+        "here": here,
+        "personal_shown": personal,
+        "page_words": {"mask": MASK, "personal": hidden},
+    }
+
+
+def here(**changes: Any) -> str:
+    """This view's address with some of its query changed; None takes a parameter away."""
+    values: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
+    query = urlencode({name: value for name, value in values.items() if value is not None}, True)
+    return quote(request.script_root + request.path) + (f"?{query}" if query else "")
+
+
+@pages.get("/chart/<any('uPlot.iife.js', 'uPlot.min.css'):name>")
+def chart_file(name: str) -> Response:
+    """The chart library's own files, from its installed package (which is not imported)."""
+    found = find_spec("uplot")
+    assert found
+    assert found.origin
+    return send_from_directory(Path(found.origin).parent / "static", name, max_age=3_600)

@@ -1,0 +1,163 @@
+"""What every page says in the same words: values masked and made visible, counts, times, links.
+
+Called by the pages and, as filters, by their templates. `static/common.js` says the same for what
+comes live; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from flask import request
+
+from jobquest.events import PERSONAL_FIELDS
+
+MASK = "[masked]"
+MAX_SUMMARY = 160
+
+# Characters that nobody sees but that reorder or split what stands around them.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
+_UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
+_UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent leaves as it is
+
+
+def personal_shown() -> bool:
+    """Whether this view was asked to show personal data."""
+    return request.args.get("personal") == "shown"
+
+
+def shown(value: Any) -> Any:
+    """`value` with personal data masked, at any depth, unless this view shows it; numbers as a
+    browser spells them."""
+    hidden = frozenset() if personal_shown() else PERSONAL_FIELDS
+    return _shown(value, hidden)
+
+
+def _shown(value: Any, hidden: frozenset[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: MASK if name in hidden else _shown(member, hidden)
+            for name, member in value.items()
+        }
+    if isinstance(value, list):
+        return [_shown(member, hidden) for member in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def shown_text(text: str) -> str:
+    """JSON text as it stands, or, where it holds personal data, as a document with that masked;
+    text that is no JSON and names a personal field is masked as a whole."""
+    if personal_shown() or not any(name in text for name in PERSONAL_FIELDS | {"\\u"}):
+        return visible_lines(text)
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return f"{MASK} It may hold personal data, and is no JSON in which that could be masked."
+    return json_text(document)
+
+
+def json_text(value: Any) -> str:
+    """`value` as a JSON document to read: masked, indented, nothing unseen in it."""
+    return visible_lines(json.dumps(shown(value), indent=2, ensure_ascii=False))
+
+
+def summary(data: dict[str, Any]) -> str:
+    """An event's data in one line; `data` is masked already."""
+    pairs = [
+        f"{name}: {value if isinstance(value, str) else _compact(value)}"
+        for name, value in data.items()
+    ]
+    text = visible(" · ".join(pairs) or "no data")
+    return text if len(text) <= MAX_SUMMARY else text[: MAX_SUMMARY - 1] + "…"
+
+
+def event_row(item: dict[str, Any]) -> dict[str, Any]:
+    """What `_event_row.html` places, of an event as the API lists it."""
+    event = shown(item["event"])
+    timestamp = event["timestamp"]
+    return {
+        "id": event["id"],
+        "href": event_url(event["id"]),
+        "user_href": user_url(event["userId"]) if event["userId"] else None,
+        "outcome": item["outcome"],
+        "timestamp": timestamp,
+        "time": timestamp[11:-1] if timestamp else "unknown",
+        "date": timestamp[:10] if timestamp else "",
+        "type": visible(event["type"] or "unreadable"),
+        "user": visible(event["userId"] or "unknown"),
+        "topic": visible(item["topic"]),
+        "place": f"partition {item['partition']}, offset {item['offset']}",
+        "summary": summary(event["data"]),
+        "document": json_text(item["event"]),
+    }
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def visible(text: Any) -> str:
+    """A text in one line, with what nobody would see spelled out."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
+
+
+def visible_lines(text: str) -> str:
+    """The same, line breaks kept."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def number(value: float) -> str:
+    """12,345; 0.25."""
+    return f"{value:,}"
+
+
+def many(count: int, noun: str) -> str:
+    """1 event; 2 events."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units."""
+    for size, unit, part, part_unit in _UNITS:
+        if seconds >= size:
+            whole = int(seconds)
+            return f"{whole // size} {unit} {whole % size // part} {part_unit}"
+    return f"{seconds:.1f} s"
+
+
+def event_url(id: str) -> str:
+    """The page of an event."""
+    return _url("events", id)
+
+
+def user_url(id: str) -> str:
+    """The page of a user."""
+    return _url("users", id)
+
+
+def _url(kind: str, id: str) -> str:
+    """A path where one can carry the id: browsers fold dots and servers slashes."""
+    text = quote(id, safe=_UNQUOTED)
+    folded = id in (".", "..") or "/" in id or "\\" in id
+    return f"{request.script_root}/{kind}{'?id=' if folded else '/'}{text}"
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "event_url": event_url,
+    "json_text": json_text,
+    "many": many,
+    "number": number,
+    "shown": shown,
+    "shown_text": shown_text,
+    "span": span,
+    "summary": summary,
+    "user_url": user_url,
+    "visible": visible,
+    "visible_lines": visible_lines,
+}

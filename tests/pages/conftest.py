@@ -1,0 +1,52 @@
+"""Fixtures for the pages: a real browser over the real service on the embedded log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+from tests.service import Service
+
+Visit = Callable[..., Page]
+
+# A service that is away or refuses is the test's doing; at its end its good-bye may cross the
+# page's.
+_EXPECTED = ("net::ERR_", "Failed to load resource", "Close received after close")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A running service of this test's own."""
+    made = Service(tmp_path).start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def visit(browser: Browser, service: Service) -> Iterator[Visit]:
+    """Opens one of the service's pages: path, then the window's width (900 high) and a context's
+    other options. Whatever the page's console complains of fails the test."""
+    contexts, complaints = [], []
+
+    def listen(message: ConsoleMessage) -> None:
+        bad = message.type in ("error", "warning")
+        if bad and not any(line in message.text for line in _EXPECTED):
+            complaints.append(message.text)
+
+    def open_it(path: str = "/", width: int = 1440, **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", listen)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(service.url + path)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert complaints == []

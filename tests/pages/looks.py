@@ -1,0 +1,80 @@
+"""What tests of pages do again and again: make events, look at a page as a whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from jobquest.events import TOPICS
+from jobquest.log import NewRecord
+from jobquest.log.sqlite import SqliteLog
+from tests.samples import SAMPLES
+from tests.service import Service
+
+HOSTILE = [
+    "<img src=x onerror=\"document.title='hacked'\">",
+    "</script><script>document.title='hacked'</script>",
+    "</td></tr></table><h1>hacked</h1>",
+    '"><svg onload=document.title="hacked">',
+    "{{ 7 * 7 }} ${7 * 7} javascript:document.title='hacked'",
+    "\u202eright to left\u202c \u2066isolated\u2069 \u200b\ufeff\u0085",
+    "a\nb\tc  d",
+    "W" * 500,
+    "😀" * 250,
+    "Zażółć שלום العربية",
+]
+
+
+def publish(service: Service, event_type: str = "streak.milestone", **more: Any) -> str:
+    """Publish a sample; the event's id."""
+    answer = service.post(event_type, more.pop("data", SAMPLES[event_type]), **more)
+    assert answer.code == 201, answer.json
+    id: str = answer.json["data"]["id"]
+    return id
+
+
+def write(service: Service, values: list[bytes], topic: str = "achievements") -> None:
+    """Append to the service's log directly, as another producer would."""
+    log = SqliteLog(service.folder / "log.db", TOPICS)
+    try:
+        for future in log.append([NewRecord(topic, b"u", value) for value in values]):
+            future.result(10)
+    finally:
+        log.close()
+
+
+def streaks(count: int, prefix: str = "s") -> list[bytes]:
+    """Records of that many events, with the ids `prefix`0, `prefix`1, …"""
+    event = {"type": "streak.milestone", "userId": "u", "timestamp": "2026-11-24T06:00:00.000Z"}
+    event |= {"metadata": {}, "data": {"streakDays": 7}}
+    return [json.dumps({**event, "id": f"{prefix}{number}"}).encode() for number in range(count)]
+
+
+def switch_demo(service: Service, failing: bool) -> None:
+    """Have events with `metadata={"demo": "fail"}` or `"refuse"` fail, or not any more."""
+    body = json.dumps({"failing": failing}).encode()
+    assert service.request("POST", "/api/kafka/demo", body).code == 200
+
+
+def button(page: Page, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def overflow(page: Page) -> int:
+    """By how many pixels the page is wider than its window."""
+    width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return width
+
+
+def faults(page: Page) -> list[str]:
+    """What axe-core finds that is serious or worse: rule and element."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:200]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
