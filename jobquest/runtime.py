@@ -1,5 +1,5 @@
 """The runtime: builds log, read side, producer, consumer and feed from the settings; starts and
-stops them; speaks for the whole service. No Flask here.
+stops them, and the consumer of the whole service. No Flask here.
 
 Building opens no connection and starts no thread (the command line and the reloader build one too,
 and servers fork); `start` does.
@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 from jobquest.activity import Activity
-from jobquest.browse import Wanted, browse
 from jobquest.config import Config
 from jobquest.consumer import Consumer
 from jobquest.consumer.handlers import load_handlers
@@ -25,16 +24,10 @@ from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
 from jobquest.consumer.retries import Backoff, Brake
 from jobquest.demo import Demo
-from jobquest.errors import (
-    JobQuestError,
-    LogUnavailable,
-    ReadSideUnavailable,
-    RecordRefused,
-    Unavailable,
-)
-from jobquest.events import TOPICS, format_time
+from jobquest.errors import JobQuestError, RecordRefused, Unavailable
+from jobquest.events import TOPICS
 from jobquest.feed import Feed
-from jobquest.lag import Lag, next_to_read
+from jobquest.lag import Lag
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox, Waiting
 from jobquest.log.sqlite import SqliteLog
@@ -47,30 +40,17 @@ from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
 from jobquest.read.rebuild import Rebuild
 from jobquest.read.service_state import ServiceState
+from jobquest.report import LOG_TOPICS, WORKING, Report
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
-SILENT_AFTER_MS = 5_000
 CHANGE_SECONDS = 15.0
 DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic takes
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
 LAG_NOTED_SECONDS = 5.0
-LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
-WORKING = frozenset({"running", "idle"})
-# Where processes differ, the service is in the worst of their states.
-WORST_FIRST = (
-    "stalled",
-    "crashed",
-    "disconnected",
-    "paused",
-    "starting",
-    "running",
-    "idle",
-    "stopped",
-)
 
 
 class StateNotReached(JobQuestError):
@@ -116,6 +96,15 @@ class Runtime:
             self.consumer.register_event_handler, self.consumer.unregister_event_handler
         )
         self._lag = Lag(self.log, self.read_side, TOPICS)
+        self.report = Report(
+            self.log,
+            self.read_side,
+            self.queries,
+            self.state,
+            self._lag,
+            group=config.kafka_group_id,
+            how_we_are=self._how_we_are,
+        )
         self._lag_noted = 0.0
         self._lock = threading.Lock()
         self._started = False
@@ -214,102 +203,15 @@ class Runtime:
         self._woken.set()
         deadline = time.monotonic() + CHANGE_SECONDS
         while True:
-            if reached(self._processes()):
-                status = self.service_status()
+            if reached(self.report.processes()):
+                status = self.report.status()
                 if reached(status["processes"]):  # another's wish may have come since
                     return status
             if time.monotonic() > deadline or self._stop.is_set():
-                status = self.service_status()
+                status = self.report.status()
                 line = f"The consumer is not {wanted} after {CHANGE_SECONDS:.0f} s"
                 raise StateNotReached(f"{line}: it is {status['state']}.", status)
             self._stop.wait(0.05)
-
-    def service_status(self) -> dict[str, Any]:
-        """How the service is, as `GET /api/kafka/status` tells it. Never raises."""
-        try:
-            processes = self._processes()
-            state, reason = _worst(processes)
-            counts = self.queries.outcomes()
-        except ReadSideUnavailable as error:
-            processes, counts = [], {}
-            state, reason = "disconnected", str(error)
-        progress = self._lag.now()
-        if progress.error and state in WORKING:
-            state, reason = "disconnected", progress.error
-        return {
-            "consumerRunning": state in WORKING,
-            "state": state,
-            "reason": reason,
-            "mode": self.log.mode,
-            "groupId": self.config.kafka_group_id,
-            "lag": progress.lag,
-            "rate": progress.rate,
-            "outbox": _waiting(processes),
-            **counts,
-            "demo": any(process["demo"] for process in processes),
-            "processes": processes,
-            "timestamp": format_time(time.time_ns() // 1_000_000),
-        }
-
-    def topics(self) -> list[dict[str, Any]]:
-        """Every topic with its partitions' offsets, the group's lag, the records taken a second and
-        the process that reads each partition. Raises Unavailable."""
-        found = self.log.describe(TOPICS)
-        stored = self.read_side.positions([info.origin for info in found])
-        rates = self._lag.now().topics
-        readers = {
-            place: process["id"] for process in self._processes() for place in process["assignment"]
-        }
-        topics: dict[str, dict[str, Any]] = {}
-        for info in found:
-            topic = topics.setdefault(
-                info.origin.topic,
-                {
-                    "name": info.origin.topic,
-                    "id": info.origin.identity,
-                    "lag": 0,
-                    "rate": rates.get(info.origin.topic),
-                    "partitions": [],
-                },
-            )
-            lag = info.next - next_to_read(info, stored)
-            topic["lag"] += lag
-            topic["partitions"].append(
-                {
-                    "partition": info.origin.number,
-                    "first": info.first,
-                    "next": info.next,
-                    "position": stored.get(info.origin),
-                    "lag": lag,
-                    "process": readers.get(f"{info.origin.topic}/{info.origin.number}"),
-                }
-            )
-        return [topics[name] for name in TOPICS if name in topics]
-
-    def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
-        """Records of a partition; None where there is no such one. Raises LogUnavailable."""
-        if topic not in LOG_TOPICS:
-            return None
-        for info in self.log.describe([topic]):
-            if info.origin.number == partition:
-                return browse(self.log, info, wanted)
-        return None
-
-    def readiness(self) -> dict[str, str | None]:
-        """What it needs to work, and what is wrong with each (None: nothing)."""
-        wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
-        try:
-            self.queries.last_seq()
-        except ReadSideUnavailable as error:
-            wrong["readSide"] = str(error)
-        try:
-            self.log.describe(TOPICS)
-        except LogUnavailable as error:
-            wrong["log"] = str(error)
-        status = self.service_status()
-        if status["state"] not in WORKING | {"stopped"}:  # stopped is what the operator wants
-            wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
-        return wrong
 
     # --- the supervisor's thread ---
 
@@ -355,7 +257,7 @@ class Runtime:
         self._generation = generation
 
     def _show_status(self) -> None:
-        status = self.service_status()
+        status = self.report.status()
         # Heartbeats and the time of day change all the time: they are no news.
         news = {key: value for key, value in status.items() if key != "timestamp"}
         news["processes"] = [
@@ -376,49 +278,9 @@ class Runtime:
             self._lag_noted = now
             self.read_side.note_lag(lag["messages"], lag["seconds"])
 
-    def _processes(self) -> list[dict[str, Any]]:
-        now_ms = time.time_ns() // 1_000_000
-        processes = []
-        for row in self.state.processes():
-            consumer = row["consumer"]
-            if row["id"] == self.state.process_id:  # known here, and the database may be read-only
-                row["heartbeat_ms"], consumer = now_ms, self._how_we_are()
-            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
-            if silent and consumer["state"] != "stopped":
-                seconds = (now_ms - row["heartbeat_ms"]) // 1000
-                consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
-            processes.append(
-                {
-                    "id": row["id"],
-                    "host": row["host"],
-                    "pid": row["pid"],
-                    "heartbeat": format_time(row["heartbeat_ms"]),
-                    **consumer,
-                }
-            )
-        return processes
-
 
 def _states(processes: list[dict[str, Any]]) -> set[str]:
     return {process["state"] for process in processes}
-
-
-def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
-    found = sorted(processes, key=lambda process: WORST_FIRST.index(process["state"]))
-    if not found:
-        return "stopped", None
-    state = found[0]["state"]
-    # One that stands by beside one that works has its own reason, not the service's.
-    return state, None if state in WORKING else found[0]["reason"]
-
-
-def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What waits in the outboxes of all processes, and since when the oldest does."""
-    found = [process["outbox"] for process in processes if "outbox" in process]
-    return {
-        "events": sum(outbox["events"] for outbox in found),
-        "seconds": max((outbox["seconds"] for outbox in found), default=0.0),
-    }
 
 
 def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None:

@@ -57,7 +57,7 @@ def is_left(runtime: Runtime) -> bool:
     session), for another try, or to be relayed."""
     found = runtime.queries.outcomes()
     waiting = found["retrying"] + found["followUpsWaiting"]
-    return bool(waiting or sum(topic["lag"] for topic in runtime.topics()))
+    return bool(waiting or sum(topic["lag"] for topic in runtime.report.topics()))
 
 
 def main() -> None:

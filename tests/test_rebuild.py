@@ -288,7 +288,7 @@ def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
         wait_for(lambda seen=seen: taken() > seen or not flowing.is_alive(), 30)
         rebuilt.append(runtime.rebuild.run())
     flowing.join()
-    wait_for(lambda: not any(topic["lag"] for topic in runtime.topics()), 20)
+    wait_for(lambda: not any(topic["lag"] for topic in runtime.report.topics()), 20)
     for waiting in runtime.queries.retries():
         if waiting["nextTry"]:
             runtime.read_side.try_now(waiting["id"])
@@ -610,6 +610,6 @@ def test_a_rebuild_from_kafka(settings: dict[str, str], empty_kafka: str) -> Non
 def _is_drained(runtime: Runtime) -> bool:
     runtime.relay.step()
     return (
-        not any(t["lag"] for t in runtime.topics())
+        not any(t["lag"] for t in runtime.report.topics())
         and not runtime.queries.outcomes()["followUpsWaiting"]
     )

@@ -138,7 +138,7 @@ def test_a_topic_deleted_and_made_anew_is_consumed_from_its_start(
         wait_for(lambda: outcome(service, "before-2"), 30, service.tail)
         delete_topics(empty_kafka, ["system-events"])
         other = beside(service)  # makes what is missing, as a restarted process does
-        assert len(other.topics()) == 8
+        assert len(other.report.topics()) == 8
         for n in range(5):
             other.producer.publish("user.login", "ada", {}, id=f"after-{n}")
         other.log.close()

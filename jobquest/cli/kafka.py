@@ -12,7 +12,8 @@ from jobquest import compose
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import Unavailable
 from jobquest.events import TOPICS
-from jobquest.runtime import WORKING, Runtime
+from jobquest.report import WORKING
+from jobquest.runtime import Runtime
 
 kafka = AppGroup("kafka", short_help="The log: Kafka's containers, topics, groups, health.")
 
@@ -77,7 +78,7 @@ def ui() -> None:
 def topics() -> None:
     """List the topics with their partitions, records and lag."""
     click.echo(f"{'TOPIC':<20} {'PARTITIONS':>10} {'RECORDS':>10} {'LAG':>8}")
-    for topic in current_runtime().topics():
+    for topic in current_runtime().report.topics():
         parts = topic["partitions"]
         records = sum(part["next"] - part["first"] for part in parts)
         click.echo(f"{topic['name']:<20} {len(parts):>10} {records:>10} {topic['lag']:>8}")
@@ -87,7 +88,7 @@ def topics() -> None:
 @one_line
 def groups() -> None:
     """Show the consumer group, its processes and its lag."""
-    status = current_runtime().service_status()
+    status = current_runtime().report.status()
     lag = status["lag"]["messages"]
     click.echo(f"{status['groupId']}: {status['state']}, lag {'unknown' if lag is None else lag}")
     for process in status["processes"]:
@@ -119,7 +120,7 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
     brokers = ", ".join(runtime.config.kafka_broker)
     log = f"Kafka at {brokers}" if brokers else "the embedded log (KAFKA_BROKER is not set)"
     try:
-        found = {topic["name"] for topic in runtime.topics()}
+        found = {topic["name"] for topic in runtime.report.topics()}
     except Unavailable as error:
         yield log, str(error)
     else:
@@ -131,7 +132,7 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
         yield "the read side", None
     except Unavailable as error:
         yield "the read side", str(error)
-    status = runtime.service_status()
+    status = runtime.report.status()
     state = status["state"]
     hint = status["reason"] or "no process consumes; start the service, or its consumer"
     yield f"the consumer is {state}", None if state in WORKING else hint

@@ -113,7 +113,7 @@ def view(ws: Any) -> None:
     """Serve one viewer until either side ends it."""
     viewer, feed = g.viewer, runtime().feed
     since = whole_parameter("since", None, 0, MAX_SEQ)
-    if not feed.join(viewer, since, orjson.dumps(runtime().service_status())):
+    if not feed.join(viewer, since, orjson.dumps(runtime().report.status())):
         ws.close(TRY_AGAIN_LATER, "not ready")
         return
     try:

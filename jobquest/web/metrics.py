@@ -10,7 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from jobquest.runtime import WORST_FIRST, Runtime
+from jobquest.report import WORST_FIRST
+from jobquest.runtime import Runtime
 
 
 def register(app: Flask, runtime: Runtime) -> None:
@@ -43,7 +44,7 @@ class _Service(Collector):
         self._runtime = runtime
 
     def collect(self) -> Iterator[Metric]:
-        status = self._runtime.service_status()
+        status = self._runtime.report.status()
         state = GaugeMetricFamily(
             "jobquest_consumer_state", "1 for the state that the consumer is in.", labels=["state"]
         )

@@ -19,7 +19,7 @@ MAX_OFFSET = 2**63 - 1
 @status.get("/status")
 def show() -> tuple[Response, int]:
     """How the service is."""
-    return success(runtime().service_status())
+    return success(runtime().report.status())
 
 
 @status.post("/status")
@@ -46,7 +46,7 @@ def switch_demo() -> tuple[Response, int]:
 @status.get("/topics")
 def topics() -> tuple[Response, int]:
     """Partitions, offsets and lag of every topic."""
-    return success({"topics": runtime().topics()})
+    return success({"topics": runtime().report.topics()})
 
 
 @status.get("/topics/<topic>/records")
@@ -59,5 +59,5 @@ def records(topic: str) -> tuple[Response, int]:
         limit=whole_parameter("limit", DEFAULT_RECORDS, 1, MAX_LIMIT) or DEFAULT_RECORDS,
         text=request.args.get("q", ""),
     )
-    found = runtime().records(topic, number, wanted)
+    found = runtime().report.records(topic, number, wanted)
     return success(found or abort(404, "There is no such partition."))

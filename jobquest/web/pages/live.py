@@ -36,7 +36,7 @@ MODES = {"embedded": "Embedded log", "kafka": "Apache Kafka"}
 def show() -> tuple[str, int]:
     """The page; 503 where the events can't be read, with everything else in its place."""
     service = runtime()
-    status, epoch, problem = service.service_status(), service.feed.epoch, None
+    status, epoch, problem = service.report.status(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}
     try:
         epoch = epoch or service.queries.epoch()

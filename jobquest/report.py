@@ -1,0 +1,186 @@
+"""How the service is, all of its processes together: its status, its topics, whether it is ready.
+
+Made by the runtime, asked by it and by the web side; changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobquest.browse import Wanted, browse
+from jobquest.errors import LogUnavailable, ReadSideUnavailable
+from jobquest.events import TOPICS, format_time
+from jobquest.lag import Lag, next_to_read
+from jobquest.log import EventLog
+from jobquest.read import ReadSide
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.queries import Queries
+from jobquest.read.service_state import ServiceState
+
+SILENT_AFTER_MS = 5_000
+LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
+WORKING = frozenset({"running", "idle"})
+# Where processes differ, the service is in the worst of their states.
+WORST_FIRST = (
+    "stalled",
+    "crashed",
+    "disconnected",
+    "paused",
+    "starting",
+    "running",
+    "idle",
+    "stopped",
+)
+
+
+class Report:
+    """Speaks for the whole service; `how_we_are` tells what this process would say of itself."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        read_side: ReadSide,
+        queries: Queries,
+        state: ServiceState,
+        lag: Lag,
+        *,
+        group: str,
+        how_we_are: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._log = log
+        self._read_side = read_side
+        self._queries = queries
+        self._state = state
+        self._lag = lag
+        self._group = group
+        self._how_we_are = how_we_are
+
+    def status(self) -> dict[str, Any]:
+        """How the service is, as `GET /api/kafka/status` tells it. Never raises."""
+        try:
+            processes = self.processes()
+            state, reason = _worst(processes)
+            counts = self._queries.outcomes()
+        except ReadSideUnavailable as error:
+            processes, counts = [], {}
+            state, reason = "disconnected", str(error)
+        progress = self._lag.now()
+        if progress.error and state in WORKING:
+            state, reason = "disconnected", progress.error
+        return {
+            "consumerRunning": state in WORKING,
+            "state": state,
+            "reason": reason,
+            "mode": self._log.mode,
+            "groupId": self._group,
+            "lag": progress.lag,
+            "rate": progress.rate,
+            "outbox": _waiting(processes),
+            **counts,
+            "demo": any(process["demo"] for process in processes),
+            "processes": processes,
+            "timestamp": format_time(time.time_ns() // 1_000_000),
+        }
+
+    def topics(self) -> list[dict[str, Any]]:
+        """Every topic with its partitions' offsets, the group's lag, the records taken a second and
+        the process that reads each partition. Raises Unavailable."""
+        found = self._log.describe(TOPICS)
+        stored = self._read_side.positions([info.origin for info in found])
+        rates = self._lag.now().topics
+        readers = {
+            place: process["id"] for process in self.processes() for place in process["assignment"]
+        }
+        topics: dict[str, dict[str, Any]] = {}
+        for info in found:
+            topic = topics.setdefault(
+                info.origin.topic,
+                {
+                    "name": info.origin.topic,
+                    "id": info.origin.identity,
+                    "lag": 0,
+                    "rate": rates.get(info.origin.topic),
+                    "partitions": [],
+                },
+            )
+            lag = info.next - next_to_read(info, stored)
+            topic["lag"] += lag
+            topic["partitions"].append(
+                {
+                    "partition": info.origin.number,
+                    "first": info.first,
+                    "next": info.next,
+                    "position": stored.get(info.origin),
+                    "lag": lag,
+                    "process": readers.get(f"{info.origin.topic}/{info.origin.number}"),
+                }
+            )
+        return [topics[name] for name in TOPICS if name in topics]
+
+    def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
+        """Records of a partition; None where there is no such one. Raises LogUnavailable."""
+        if topic not in LOG_TOPICS:
+            return None
+        for info in self._log.describe([topic]):
+            if info.origin.number == partition:
+                return browse(self._log, info, wanted)
+        return None
+
+    def readiness(self) -> dict[str, str | None]:
+        """What it needs to work, and what is wrong with each (None: nothing)."""
+        wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
+        try:
+            self._queries.last_seq()
+        except ReadSideUnavailable as error:
+            wrong["readSide"] = str(error)
+        try:
+            self._log.describe(TOPICS)
+        except LogUnavailable as error:
+            wrong["log"] = str(error)
+        status = self.status()
+        if status["state"] not in WORKING | {"stopped"}:  # stopped is what the operator wants
+            wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
+        return wrong
+
+    def processes(self) -> list[dict[str, Any]]:
+        """Each process that lives, as its last heartbeat told. Raises ReadSideUnavailable."""
+        now_ms = time.time_ns() // 1_000_000
+        processes = []
+        for row in self._state.processes():
+            consumer = row["consumer"]
+            if row["id"] == self._state.process_id:  # known here, and the database may be read-only
+                row["heartbeat_ms"], consumer = now_ms, self._how_we_are()
+            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
+            if silent and consumer["state"] != "stopped":
+                seconds = (now_ms - row["heartbeat_ms"]) // 1000
+                consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
+            processes.append(
+                {
+                    "id": row["id"],
+                    "host": row["host"],
+                    "pid": row["pid"],
+                    "heartbeat": format_time(row["heartbeat_ms"]),
+                    **consumer,
+                }
+            )
+        return processes
+
+
+def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
+    found = sorted(processes, key=lambda process: WORST_FIRST.index(process["state"]))
+    if not found:
+        return "stopped", None
+    state = found[0]["state"]
+    # One that stands by beside one that works has its own reason, not the service's.
+    return state, None if state in WORKING else found[0]["reason"]
+
+
+def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What waits in the outboxes of all processes, and since when the oldest does."""
+    found = [process["outbox"] for process in processes if "outbox" in process]
+    return {
+        "events": sum(outbox["events"] for outbox in found),
+        "seconds": max((outbox["seconds"] for outbox in found), default=0.0),
+    }
