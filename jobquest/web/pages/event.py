@@ -149,7 +149,7 @@ def _received(life: Life) -> Step:
         return Step("alarm", "Received, but refused by the log", at, "It has no position.")
     text = f"Partition {life['partition']} of {life['topic']} has it at offset {life['offset']}"
     late = (_moment(at) - _moment(happened)).total_seconds() if happened else 0
-    if late > 0 and not again:
+    if late >= 1 and not again:
         text += f", {span(late)} after it happened"
     return Step("quiet", "Received again, redriven" if again else "Received", at, f"{text}.")
 

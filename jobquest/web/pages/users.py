@@ -33,7 +33,7 @@ TILES = (
     ("focusMinutes", "Focus minutes"),
     ("applications", "Applications"),
     ("achievements", "Achievements"),
-    ("challengesCompleted", "Challenges completed"),
+    ("challengesCompleted", "Challenges done"),
     ("learningStarted", "Learning started"),
     ("learningCompleted", "Learning completed"),
     ("notebookEntries", "Notebook entries"),
