@@ -1,0 +1,230 @@
+"""One event's page: its life as a story, from how it happened to what came of it.
+
+Places what `Queries.event` tells; `static/event.js` follows an event that is not at its end yet.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from flask import Blueprint, render_template, request, url_for
+
+from jobquest.events import OUR_PREFIX
+from jobquest.read.life import MAX_FOLLOW_UPS
+from jobquest.web.answers import runtime
+from jobquest.web.pages.words import many, number, shown, span
+
+page = Blueprint("event", __name__)
+
+FRESH_SECONDS = 10  # what follows from an event may still come
+MAX_VALUE = 200
+UNREAD = f"{OUR_PREFIX}dead:"  # ids of records that are no event
+
+TABLES = {
+    "user_stats": "Statistics of the user",
+    "applications": "Application",
+    "notifications": "Inbox",
+    "achievements": "Achievement",
+    "challenges": "Daily challenge",
+    "learning": "Learning",
+    "minute_counts": "Events per minute",
+    "daily_xp": "XP per day",
+}
+# State of a dead letter → what it means.
+LETTERS = {
+    "open": "It waits for a decision: redrive or discard it.",
+    "redriven": "It was redriven: its record was appended to its topic again.",
+    "discarded": "It was discarded.",
+}
+_HUMP = re.compile(r"(?=[A-Z])")
+
+Life = dict[str, Any]
+
+
+class Step(NamedTuple):
+    """A point of the story. `failure` has the error of a try, `letter` the dead letter that it
+    became; `waits`: an operator can have the next try made at once."""
+
+    look: str  # as a colour: good, busy, alarm, quiet
+    title: str
+    at: str | None = None
+    text: str = ""
+    failure: Mapping[str, Any] | None = None
+    letter: Mapping[str, Any] | None = None
+    waits: bool = False
+
+
+@page.get("/events")
+def find() -> tuple[str, int]:
+    """The same for an id that no path can carry."""
+    return show(request.args.get("id", ""))
+
+
+@page.get("/events/<path:id>")
+def show(id: str) -> tuple[str, int]:
+    """The page; for an event that is not known (yet), one that waits or says so."""
+    life = runtime().queries.event(id)
+    if life is None:
+        return _unknown(id)
+    shown_page = render_template(
+        "event.html",
+        life=life,
+        event=life["event"],
+        sender=_sender(life["event"]),
+        steps=list(_story(life)),
+        effects=[_effect(effect) for effect in life["effects"]],
+        max_follow_ups=MAX_FOLLOW_UPS,
+        source=_source(id),
+        follow=_follow(life),
+    )
+    return shown_page, 200
+
+
+def _unknown(id: str) -> tuple[str, int]:
+    place = {name: request.args.get(name, "") for name in ("topic", "partition", "offset")}
+    is_new = bool(id) and request.args.get("new") == "1"
+    shown_page = render_template(
+        "event_unknown.html",
+        id=id,
+        is_new=is_new,
+        place=place,
+        in_log=bool(place["offset"] or not place["topic"]),
+        status=runtime().service_status() if is_new else None,
+        source=_source(id),
+    )
+    return shown_page, 200 if is_new else 404
+
+
+def _source(id: str) -> str | None:
+    """Where the same stands as JSON; None for an id that a browser would fold away."""
+    return url_for("reads.event", id=id) if id not in ("", ".", "..") and "/" not in id else None
+
+
+def _sender(event: Mapping[str, Any]) -> str:
+    if event["id"].startswith(UNREAD):
+        return "Not known: the record could not be read as an event of its own."
+    if event["id"].startswith(OUR_PREFIX):
+        return "This service, because of another event"
+    source = event["metadata"].get("source")
+    return source if isinstance(source, str) else "Not said: its metadata name no source"
+
+
+def _follow(life: Life) -> str | None:
+    """Why the page looks for news: it is not at its `end`, or just came and may have `effects`."""
+    letter = life["deadLetter"]
+    redriven = life["outcome"] == "dead" and letter and letter["state"] == "redriven"
+    if life["outcome"] == "retrying" or redriven:
+        return "end"
+    fresh = time.time() - _moment(life["received"]).timestamp() < FRESH_SECONDS
+    return "effects" if fresh else None
+
+
+# --- the story ---
+
+
+def _story(life: Life) -> Iterator[Step]:
+    """Its points in the order of time; what it waits for, or its end, comes last."""
+    happened = life["event"]["timestamp"]
+    if happened:
+        yield Step("quiet", "Happened", happened, "By the clock of whoever published it.")
+    tries = [_failed(one) for one in life["attempts"] if one["outcome"] == "retrying"]
+    letters = [_dead(letter) for letter in reversed(life["deadLetters"])]
+    yield from sorted([_received(life), *tries, *letters], key=lambda step: step.at or "")
+    if life["outcome"] == "retrying":
+        yield _waiting(life["retry"])
+    elif life["outcome"] == "processed":
+        yield Step("good", "Processed", text=_counted(life["effects"]))
+    elif life["deadLetter"] and life["deadLetter"]["state"] == "redriven":
+        yield Step("busy", "On its way again", text="It is redriven, and not processed yet.")
+
+
+def _received(life: Life) -> Step:
+    at, happened = life["received"], life["event"]["timestamp"]
+    again = any(letter["diedAt"] < at for letter in life["deadLetters"])
+    if life["offset"] < 0:
+        return Step("alarm", "Received, but refused by the log", at, "It has no position.")
+    text = f"Partition {life['partition']} of {life['topic']} has it at offset {life['offset']}"
+    late = (_moment(at) - _moment(happened)).total_seconds() if happened else 0
+    if late >= 1 and not again:
+        text += f", {span(late)} after it happened"
+    return Step("quiet", "Received again, redriven" if again else "Received", at, f"{text}.")
+
+
+def _failed(attempt: Mapping[str, Any]) -> Step:
+    return Step("busy", f"Try {attempt['attempt']} failed", attempt["failedAt"], failure=attempt)
+
+
+def _dead(letter: Mapping[str, Any]) -> Step:
+    tries = "1 try" if letter["attempts"] == 1 else f"{letter['attempts']} tries"
+    text = LETTERS[letter["state"]]
+    if letter["reason"]:
+        text = f"It was discarded: {letter['reason']}"
+    if letter["mended"] is not None:
+        text += " Its value is mended."
+    if letter["redrives"]:
+        text += f" It had been redriven {many(letter['redrives'], 'time')} before."
+    look = "alarm" if letter["state"] == "open" else "quiet"
+    return Step(look, f"Dead letter after {tries}", letter["diedAt"], text, letter, letter)
+
+
+def _waiting(retry: Mapping[str, Any] | None) -> Step:
+    if retry is None:
+        return Step("busy", "It is tried now")
+    if retry["nextTry"] is None:
+        text = "An earlier event of the same key is tried again first."
+        return Step("busy", "It waits behind another event", text=text)
+    title = f"It waits for try {retry['attempts'] + 1}"
+    return Step("busy", title, retry["nextTry"], waits=True)
+
+
+def _counted(effects: Sequence[Mapping[str, Any]]) -> str:
+    return f"Counted once; it changed {many(len(effects), 'row')}."
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+# --- what it changed ---
+
+
+def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that it changed: which one, and for each column what it did and how that is now."""
+    added, given, now = shown(effect["added"]), shown(effect["given"]), shown(effect["now"] or {})
+    changes = [
+        {"name": words_of(name), "change": f"+{number(value)}", "now": _value(name, now)}
+        for name, value in added.items()
+    ]
+    changes += [
+        {"name": words_of(name), "given": _value(name, given), "now": _value(name, now)}
+        for name in given
+    ]
+    key = dict(effect["key"])
+    return {
+        "title": TABLES.get(effect["table"], effect["table"]),
+        "user": key.pop("userId", None),
+        "key": [{"name": words_of(name), **_value(name, key)} for name in key],
+        "changes": changes,
+        "gone": effect["now"] is None,
+    }
+
+
+def _value(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A column's value to be placed: as a `time`, or as a `text`, cut where it is long."""
+    value = row.get(name)
+    if value is None:
+        return {"text": "–"}
+    if name.endswith("At"):
+        return {"time": value}
+    text = number(value) if isinstance(value, int | float) else str(value)
+    return {"text": text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"}
+
+
+def words_of(name: str) -> str:
+    """A column of the API in words: `lastSeenAt` → last seen."""
+    words = _HUMP.sub(" ", name.removesuffix("At")).lower().split()
+    return " ".join({"xp": "XP", "id": "ID"}.get(word, word) for word in words)

@@ -1,0 +1,164 @@
+"""The users' pages: a search, and one user with what they have and the events that made it so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, abort, render_template, request, url_for
+
+from jobquest.events import CATALOGUE
+from jobquest.events.levels import xp_for_level
+from jobquest.read.event_filter import EventFilter
+from jobquest.web.answers import choice_parameter, runtime, whole_parameter
+from jobquest.web.pages.words import number, shown, summary
+
+page = Blueprint("users", __name__)
+
+LISTED_USERS = 100
+LISTED_EVENTS = 50
+LISTED_APPLICATIONS = 100
+LISTED = 20  # of each other thing that a user has
+MAX_SEQ = 2**53
+GIVES_XP = frozenset(name for name, row in CATALOGUE.items() if row.xp)
+
+# The usual way of an application; other statuses come after these.
+PIPELINE = ("applied", "screening", "interview", "offer", "accepted", "rejected", "withdrawn")
+# Statistics, as tiles: the API's name, the page's.
+TILES = (
+    ("missionsCompleted", "Missions completed"),
+    ("missionsStarted", "Missions started"),
+    ("missionsFailed", "Missions failed"),
+    ("focusMinutes", "Focus minutes"),
+    ("applications", "Applications"),
+    ("achievements", "Achievements"),
+    ("challengesCompleted", "Challenges done"),
+    ("learningStarted", "Learning started"),
+    ("learningCompleted", "Learning completed"),
+    ("notebookEntries", "Notebook entries"),
+    ("bestStreakDays", "Best streak, days"),
+    ("logins", "Logins"),
+    ("eventCount", "Events"),
+)
+
+User = dict[str, Any]
+
+
+@page.get("/users")
+def search() -> str:
+    """Users whose id contains `q`; with `id`, that user's page, for an id that no path carries."""
+    if "id" in request.args:
+        return show(request.args["id"])
+    q = request.args.get("q", "")
+    found = runtime().queries.users(q, LISTED_USERS + 1)
+    return render_template(
+        "users.html",
+        q=q,
+        users=found[:LISTED_USERS],
+        cut=len(found) > LISTED_USERS,
+        source=url_for("reads.users", q=q or None, limit=LISTED_USERS),
+    )
+
+
+@page.get("/users/<path:user_id>")
+def show(user_id: str) -> str:
+    """One user; of one whose events are all unprocessed there is only the timeline."""
+    queries = runtime().queries
+    of_user = EventFilter(users=frozenset({user_id}))
+    only = choice_parameter("only", ("xp",), None)
+    after = whole_parameter("after", None, 0, MAX_SEQ)
+    wanted = replace(of_user, types=GIVES_XP) if only else of_user
+    found = queries.events(wanted, after=after, limit=LISTED_EVENTS)
+    user = queries.user(user_id)
+    if user is None and not queries.events(of_user, limit=1)["events"]:
+        abort(404, "Nothing is known of this user.")
+    has = _belongings(user_id)
+    return render_template(
+        "user.html",
+        user_id=user_id,
+        user=user,
+        tiles=_tiles(user) if user else [],
+        level=_level(user) if user else None,
+        reported=_reported(user) if user else None,
+        has=has,
+        pipeline=_pipeline(has["applications"]["rows"]),
+        happened=[_happened(item) for item in found["events"]],
+        next=found["next"],
+        after=after,
+        only=only,
+        sources=_sources(user_id),
+    )
+
+
+def _belongings(user_id: str) -> dict[str, Any]:
+    """What a user has, by kind: the `rows` that are shown, and whether there are more (`cut`)."""
+    queries = runtime().queries
+    kinds = {
+        "applications": (queries.applications, LISTED_APPLICATIONS),
+        "notifications": (queries.notifications, LISTED),
+        "achievements": (queries.achievements, LISTED),
+        "challenges": (queries.challenges, LISTED),
+        "learning": (queries.learning, LISTED),
+    }
+    found = {kind: (query(user_id, most + 1), most) for kind, (query, most) in kinds.items()}
+    return {
+        kind: {"rows": rows[:most], "cut": len(rows) > most} for kind, (rows, most) in found.items()
+    }
+
+
+def _tiles(user: User) -> list[tuple[str, str]]:
+    return [(word, number(shown(user[name]))) for name, word in TILES]
+
+
+def _level(user: User) -> dict[str, Any]:
+    """How far the user is on the way to the next level."""
+    begins, ends = xp_for_level(user["level"]), user["nextLevelXp"]
+    return {
+        "done": user["xp"] - begins,
+        "of": ends - begins,
+        "left": ends - user["xp"],
+        "next": user["level"] + 1,
+        "ends": ends,
+    }
+
+
+def _reported(user: User) -> dict[str, Any] | None:
+    """What JobQuest said of the user's XP, where that is not what the events come to."""
+    total = user["reportedTotalXp"]
+    if total is None or total == user["xp"]:
+        return None
+    more = "more" if total > user["xp"] else "fewer"
+    return {"total": total, "at": user["reportedAt"], "by": abs(total - user["xp"]), "more": more}
+
+
+def _pipeline(applications: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Applications by status, in the usual order of statuses."""
+    columns: dict[str, list[Any]] = {status: [] for status in PIPELINE}
+    for application in applications:
+        columns.setdefault(application["status"] or "no status", []).append(application)
+    return [(status, held) for status, held in columns.items() if held]
+
+
+def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An event of the timeline; `xp` is what it gave."""
+    event = item["event"]
+    known = CATALOGUE.get(event["type"])
+    counts = item["outcome"] == "processed" and known and known.xp
+    return {
+        "id": event["id"],
+        "type": event["type"],
+        "outcome": item["outcome"],
+        "timestamp": event["timestamp"],
+        "summary": summary(shown(event["data"])),
+        "xp": event["data"][known.xp] if known and counts else None,
+    }
+
+
+def _sources(user_id: str) -> dict[str, str]:
+    """Where the same stands as JSON; nothing for an id that a browser or a server would fold."""
+    if "/" in user_id or user_id in (".", ".."):
+        return {}
+    kinds = ("events", "applications", "notifications", "achievements", "challenges", "learning")
+    below = {kind: url_for(f"reads.user_{kind}", user_id=user_id) for kind in kinds}
+    return {"user": url_for("reads.user", user_id=user_id), **below}
