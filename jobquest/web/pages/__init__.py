@@ -14,16 +14,18 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, request, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import live, topics
+from jobquest.web.pages import analytics, catalogue, live, topics
 from jobquest.web.pages.words import FILTERS, MASK, personal_shown
 
 pages = Blueprint("pages", __name__)
 
-_PAGES = (live.page, topics.page)
+_PAGES = (live.page, topics.page, analytics.page, catalogue.page)
 # What the navigation offers: endpoint, word.
 ENTRANCES = (
     ("pages.live.show", "Live"),
     ("pages.topics.show", "Topics"),
+    ("pages.analytics.show", "Analytics"),
+    ("pages.catalogue.show", "Catalogue"),
 )
 
 for _page in _PAGES:
