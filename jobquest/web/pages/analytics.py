@@ -76,6 +76,7 @@ def _parts() -> dict[str, Any]:
     xp = {line["day"]: line["xp"] for line in overview["xpPerDay"]}
     span: dict[str, Any] = {"from": format_time(start), "to": format_time(until), "type": types}
     return {
+        "last": last,
         "counts": list(reversed(found)),
         "chart": _filled({line["start"]: line["total"] for line in found}, window, start, until),
         "totals": totals,
