@@ -85,7 +85,7 @@ def test_events_are_counted_where_they_happened(service: Service, visit: Visit) 
         ["job.applied", "1"],
     ]
     expect(page.get_by_text("75.0 %")).to_be_visible()
-    page.get_by_label("Per").select_option("hour")
+    page.get_by_label("Per", exact=True).select_option("hour")
     button(page, "Show").click()
     page.get_by_text("Each hour as a table").click()
     assert rows(page, "Events by hour") == [
