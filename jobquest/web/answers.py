@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from flask import Response, current_app, jsonify, request
 
 from jobquest.errors import InvalidEvent
-from jobquest.events import parse_time, strict_json
+from jobquest.events import format_time, parse_time, strict_json
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 
@@ -22,6 +23,8 @@ _FILTERS = {
     "not_users": "notUserId",
     "not_outcomes": "notOutcome",
 }
+# What a field for a time sends where no script adds the zone, which is UTC then.
+_ZONELESS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d(?:\.\d{1,3})?)?")
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
 
@@ -59,9 +62,9 @@ def json_object() -> dict[str, Any]:
 
 
 def whole_parameter(name: str, default: int | None, low: int, high: int) -> int | None:
-    """A whole number from the query string. Raises InvalidEvent."""
+    """A whole number from the query string; empty is absent. Raises InvalidEvent."""
     text = request.args.get(name)
-    if text is None:
+    if not text:  # forms send their empty fields too
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
         raise InvalidEvent(
@@ -79,15 +82,27 @@ def flag_parameter(name: str) -> bool:
 
 
 def time_parameter(name: str) -> int | None:
-    """A time from the query string, as Unix milliseconds. Raises InvalidEvent."""
+    """A time from the query string, as Unix milliseconds; empty is absent. Raises InvalidEvent."""
     text = request.args.get(name)
-    if text is None:
+    if not text:
         return None
+    zoneless = _ZONELESS.fullmatch(text)
+    if zoneless:
+        text = f"{zoneless[1]}{zoneless[2] or ':00'}Z"
     try:
         # A "+" that was not escaped arrives as a blank.
         return int(parse_time(text.replace(" ", "+")).timestamp() * 1000)
     except ValueError as error:
         raise InvalidEvent("A parameter is not valid.", {name: [str(error)]}) from None
+
+
+def time_value(name: str) -> str:
+    """The same as RFC 3339, for the form that sent it; empty where it is absent or no time."""
+    try:
+        moment = time_parameter(name)
+    except InvalidEvent:
+        moment = None
+    return "" if moment is None else format_time(moment)
 
 
 def choice_parameter(name: str, choices: tuple[str, ...], default: str | None) -> str | None:

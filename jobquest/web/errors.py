@@ -65,8 +65,8 @@ def _http(error: HTTPException) -> Response:
     response = error.get_response()  # keeps Allow, Retry-After and the like
     if (error.code or 500) < 400:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
-    of_ours = error.description != type(error).description  # a view said what is missing
-    message = (not of_ours and _MESSAGES.get(error.code or 500)) or error.description or error.name
+    said = error.description if error.description != type(error).description else None
+    message = said or _MESSAGES.get(error.code or 500) or error.description or error.name
     answer = _shaped(error.code or 500, failure(message))
     for name in ("Allow", "Retry-After"):
         if name in response.headers:

@@ -97,7 +97,7 @@ def user_learning(user_id: str) -> tuple[Response, int]:
 def analytics() -> tuple[Response, int]:
     """Counts by type and window of event time; the last 60 windows, unless told."""
     window = choice_parameter("window", tuple(WINDOWS_MS), "minute") or "minute"
-    start, until = _span(window, DEFAULT_WINDOWS)
+    start, until = time_span(window, DEFAULT_WINDOWS)
     windows = runtime().queries.analytics(window, start, until, request.args.getlist("type"))
     return success({"window": window, "windows": windows})
 
@@ -105,7 +105,7 @@ def analytics() -> tuple[Response, int]:
 @reads.get("/analytics/overview")
 def overview() -> tuple[Response, int]:
     """Applications, XP per day, the first users, learning; the last 30 days, unless told."""
-    return success(runtime().queries.overview(*_span("day", DEFAULT_DAYS)))
+    return success(runtime().queries.overview(*time_span("day", DEFAULT_DAYS)))
 
 
 @reads.get("/analytics/minutes")
@@ -115,7 +115,7 @@ def minutes() -> tuple[Response, int]:
     return success({"minutes": runtime().queries.minutes(count)})
 
 
-def _span(window: str, count: int) -> tuple[int, int]:
+def time_span(window: str, count: int) -> tuple[int, int]:
     """`from` and `to`, or the last `count` windows. Raises InvalidEvent."""
     size = WINDOWS_MS[window]
     until = time_parameter("to") or int(time.time() * 1000) + size

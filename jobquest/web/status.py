@@ -52,12 +52,16 @@ def topics() -> tuple[Response, int]:
 @status.get("/topics/<topic>/records")
 def records(topic: str) -> tuple[Response, int]:
     """Records of one partition, from an offset or a time on; without either, the last ones."""
+    found = runtime().report.records(topic, *wanted_records())
+    return success(found or abort(404, "There is no such partition."))
+
+
+def wanted_records() -> tuple[int, Wanted]:
+    """Which partition the query string asks for, and what of it. Raises InvalidEvent."""
     number = whole_parameter("partition", 0, 0, MAX_PARTITION) or 0
-    wanted = Wanted(
+    return number, Wanted(
         offset=whole_parameter("offset", None, 0, MAX_OFFSET),
         moment_ms=time_parameter("timestamp"),
         limit=whole_parameter("limit", DEFAULT_RECORDS, 1, MAX_LIMIT) or DEFAULT_RECORDS,
         text=request.args.get("q", ""),
     )
-    found = runtime().report.records(topic, number, wanted)
-    return success(found or abort(404, "There is no such partition."))

@@ -14,14 +14,20 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, request, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import event, live, users
+from jobquest.web.pages import analytics, catalogue, event, live, topics, users
 from jobquest.web.pages.words import FILTERS, MASK, personal_shown
 
 pages = Blueprint("pages", __name__)
 
-_PAGES = (live.page, event.page, users.page)
+_PAGES = (live.page, event.page, users.page, topics.page, analytics.page, catalogue.page)
 # What the navigation offers: endpoint, word.
-ENTRANCES = (("pages.live.show", "Live"), ("pages.users.search", "Users"))
+ENTRANCES = (
+    ("pages.live.show", "Live"),
+    ("pages.users.search", "Users"),
+    ("pages.topics.show", "Topics"),
+    ("pages.analytics.show", "Analytics"),
+    ("pages.catalogue.show", "Catalogue"),
+)
 
 for _page in _PAGES:
     pages.register_blueprint(_page)

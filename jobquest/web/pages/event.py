@@ -93,7 +93,7 @@ def _unknown(id: str) -> tuple[str, int]:
         is_new=is_new,
         place=place,
         in_log=bool(place["offset"] or not place["topic"]),
-        status=runtime().service_status() if is_new else None,
+        status=runtime().report.status() if is_new else None,
         source=_source(id),
     )
     return shown_page, 200 if is_new else 404

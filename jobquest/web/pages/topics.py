@@ -1,0 +1,144 @@
+"""The topics: how far each partition is read and by whom; and a look at the records of one.
+
+`static/topics.js` keeps the first page's numbers fresh; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from flask import Blueprint, abort, render_template, request, url_for
+
+from jobquest.browse import MAX_SCANNED, MAX_SECONDS
+from jobquest.errors import InvalidEvent, Unavailable
+from jobquest.events import PERSONAL_FIELDS, format_time
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.letters import now_ms
+from jobquest.report import LOG_TOPICS
+from jobquest.web.answers import runtime, time_value
+from jobquest.web.pages.words import MASK, json_text, many, number, shown, shown_text, summary
+from jobquest.web.status import DEFAULT_RECORDS, wanted_records
+
+page = Blueprint("topics", __name__)
+
+PARAMETERS = ("partition", "offset", "timestamp", "q", "limit")
+LIMITS = (10, 50, 100, 500)
+
+# Why a look ended, in words; what is left is named by the page.
+STOPPED = {
+    "end": "the partition ends there",
+    "limit": "that is as many as were asked for",
+    "scanned": f"{number(MAX_SCANNED)} records are the most for one look",
+    "time": f"{MAX_SECONDS:.0f} seconds are the most for one look",
+}
+
+
+@page.get("/topics")
+def show() -> tuple[str, int]:
+    """Every topic with its partitions, and the processes; 503 where the topics can't be read."""
+    service = runtime()
+    topics, problem = [], None
+    status = service.report.status()
+    try:
+        topics = service.report.topics()
+    except Unavailable as error:
+        problem = str(error)
+    shown_page = render_template(
+        "topics.html",
+        topics=topics,
+        status=status,
+        pids={process["id"]: f"pid {process['pid']}" for process in status["processes"]},
+        problem=problem,
+        dead_letters=DEAD_LETTERS,
+        now=format_time(now_ms()),
+    )
+    return shown_page, 503 if problem else 200
+
+
+@page.get("/topics/<topic>")
+def records(topic: str) -> tuple[str, int]:
+    """Records of one partition, raw and decoded; what was looked at, and why it stopped."""
+    if topic not in LOG_TOPICS:
+        abort(404, "There is no such topic.")
+    service, look, errors, limit = runtime(), None, {}, DEFAULT_RECORDS
+    partitions = [info.origin.number for info in service.log.describe([topic])]
+    try:
+        partition, wanted = wanted_records()
+        limit = wanted.limit
+        if wanted.offset is not None and wanted.moment_ms is not None:
+            line = "Give an offset or a time, not both."
+            raise InvalidEvent("A parameter is not valid.", {"timestamp": [line]})
+        found = service.report.records(topic, partition, wanted)
+        look = _look(found or abort(404, "There is no such partition."), limit, wanted.text)
+    except InvalidEvent as error:
+        errors = error.errors
+    asked: dict[str, Any] = {name: request.args.get(name) or None for name in PARAMETERS}
+    shown_page = render_template(
+        "topic.html",
+        topic=topic,
+        partitions=partitions,
+        look=look,
+        errors=errors,
+        moment=time_value("timestamp"),
+        limit=limit,
+        limits=sorted({*LIMITS, limit}),
+        json=url_for("status.records", topic=topic, **asked),
+    )
+    return shown_page, 400 if errors else 200
+
+
+def _look(found: dict[str, Any], limit: int, text: str) -> dict[str, Any]:
+    """What `browse` found, as the page tells it."""
+    first, last = found["scanned"]["from"], found["scanned"]["to"] - 1
+    # Backwards as far as one look goes: searching takes more records to find some.
+    earlier = max(found["first"], first - (MAX_SCANNED if text else limit))
+    return {
+        **found,
+        "records": [_record(record) for record in found["records"]],
+        "scanned": _scanned(found, last),
+        "going_on": found["stopped"] != "end",
+        "earlier": earlier if earlier < first else None,
+    }
+
+
+def _scanned(found: dict[str, Any], last: int) -> str:
+    count, first = found["scanned"]["records"], found["scanned"]["from"]
+    if not count:
+        if found["stopped"] == "time":
+            return f"The log gave no record from offset {number(first)} on in its time."
+        if found["first"] == found["end"]:
+            return "The partition holds no records."
+        return f"Nothing stands at offset {number(first)} or after it: the partition ends there."
+    place = (
+        f"offset {number(first)}" if count == 1 else f"offsets {number(first)} to {number(last)}"
+    )
+    return f"Looked at {many(count, 'record')}, {place}, and stopped: {STOPPED[found['stopped']]}."
+
+
+def _record(record: dict[str, Any]) -> dict[str, Any]:
+    event = shown(record["event"])
+    return {
+        **record,
+        "key": None if record["key"] is None else shown_text(record["key"]),
+        "value": _value(record),
+        "headers": [_header(**header) for header in record["headers"]],
+        "event": event,
+        "document": event and json_text(event),
+        "summary": summary(event["data"]) if event else None,
+    }
+
+
+def _header(name: str, value: str | None) -> tuple[str, str]:
+    if name in PERSONAL_FIELDS:
+        value = shown({name: value})[name]
+    return name, shown_text(value or "")
+
+
+def _value(record: dict[str, Any]) -> str | None:
+    """The raw value as text or base64, masked."""
+    value: str | None = record["value"]
+    if value is None or record["encoding"] == "text":
+        return None if value is None else shown_text(value)
+    readable = shown_text(base64.b64decode(value).decode(errors="replace"))
+    return readable if readable.startswith(MASK) else value
