@@ -39,7 +39,7 @@ _KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "list of texts": ("list", f"one text a line, up to {MAX_TAGS}", {}),
 }
 _JSON = "JSON, else taken as a text"
-_TIME = re.compile(r"[\d-]{10}T[\d:]{8}(\.\d{1,3})?Z")  # what a browser's input for it can hold
+_TIME = re.compile(r"[\d-]{10}T[\d:]{8}\.\d{3}Z")  # what a browser's input for it can hold
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -87,11 +87,11 @@ def event_form(event_type: str, event: Mapping[str, Any], *, as_request: bool) -
     """
     type_member = "eventType" if as_request else "type"
     rest = {name: value for name, value in event.items() if name != type_member}
-    stamped = "; without: {}" if as_request else ""
+    stamped = "; empty: {}" if as_request else ""
 
-    def own(name: str, control: str, hint: str, without: str, optional: bool = as_request) -> Field:
+    def own(name: str, control: str, hint: str, empty: str, optional: bool = as_request) -> Field:
         value = rest.pop(name, _MISSING)
-        return _field("", name, control, value, hint + stamped.format(without), not optional)
+        return _field("", name, control, value, hint + stamped.format(empty), not optional)
 
     data = rest.pop("data", {})
     user = own("userId", "text", f"text, up to {MAX_USER_ID} characters", "demo-user")
