@@ -204,7 +204,7 @@ def test_an_older_answer_never_replaces_a_newer_one(service: Service, visit: Vis
     for text in ("-1", "8"):
         with page.expect_request("**/api/kafka/events?dryRun=1"):
             field(page, "streakDays").fill(text)
-    assert len(held) == 2
+    wait_for(lambda: page.title() and len(held) == 2, 10)  # the driver is listened to meanwhile
     for route in reversed(held):
         with page.expect_response("**/api/kafka/events?dryRun=1") as answered:
             route.continue_()

@@ -40,7 +40,6 @@ _KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 _JSON = "JSON, else taken as a text"
 _TIME = re.compile(r"[\d-]{10}T[\d:]{8}\.\d{3}Z")  # what a browser's input for it can hold
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Field:
 
     @property
     def label(self) -> str:
-        return _without_halves(visible(self.name))
+        return visible(self.name)
 
     @property
     def lines(self) -> int:
@@ -142,12 +141,11 @@ def _field(
 
 
 def _line_text(value: Any) -> str | None:
-    return value if isinstance(value, str) and _without_halves(visible(value)) == value else None
+    return value if isinstance(value, str) and visible(value) == value else None
 
 
 def _lines_text(value: Any) -> str | None:
-    plain = isinstance(value, str) and _without_halves(visible_lines(value)) == value
-    return value if plain else None
+    return value if isinstance(value, str) and visible_lines(value) == value else None
 
 
 def _number_text(value: Any) -> str | None:
@@ -172,11 +170,7 @@ def _time_text(value: Any) -> str | None:
 
 def _json_text(value: Any) -> str:
     """`value` as JSON in which nothing is unseen: what is escaped stays JSON."""
-    return _without_halves(visible_lines(json.dumps(value, indent=2, ensure_ascii=False)))
-
-
-def _without_halves(text: str) -> str:
-    return _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return visible_lines(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 # Input → the text in it, None where it can't hold the value as it is; then, before JSON, another.
