@@ -169,7 +169,8 @@ function showFate() {
   byId("fate").disabled = found === null;
   byId("fate").value = chosen;
   let note = "Works only while the demo handler is on.";
-  if (isOn()) note = chosen ? "Its metadata ask for it." : "The demo handler is on.";
+  if (found === null) note = "Its metadata are no object to ask in.";
+  else if (isOn()) note = chosen ? "Its metadata ask for it." : "The demo handler is on.";
   else if (chosen) note = "The demo handler is off: as it is, this event goes through.";
   setText(byId("fate-note"), note);
 }
