@@ -3,7 +3,7 @@
 //   readEvent(form)                  the event as it is typed: { eventType or type, userId, data, … }
 //   showErrors(form, errors, rest)   `errors` (path → lines, as the API answers) at their fields,
 //                                    those of no field and the line `rest` on top; {} clears them
-//   firstWrong(form)                 the first input that is wrong, to focus it; null
+//   firstWrong(form)                 the first input that is wrong, uncovered, to focus it; null
 //   inputOf(form, path)              a field's input, "userId", "data.xpEarned"; undefined
 //   type(input, text)                has an input say something, as if it were typed
 //   checkAsTyped(form, check, told)  calls check(event), which answers what ask() does, once now
@@ -113,10 +113,11 @@ export function showErrors(form, errors, rest = "") {
   for (const field of fields) {
     const lines = found.get(pathOf(field));
     const wrong = part(field, "wrong");
+    if (lines.length && wrong.hidden) uncover(field); // the operator may cover it again
+
     setText(wrong, lines.join(" "));
     wrong.hidden = !lines.length;
     setOrRemove(part(field, "input"), "aria-invalid", lines.length ? "true" : null);
-    if (lines.length) field.closest("details")?.setAttribute("open", "");
   }
   const problems = part(form, "problems");
   const lines = [...(rest ? [rest] : []), ...others];
@@ -125,7 +126,13 @@ export function showErrors(form, errors, rest = "") {
   count(form, Object.keys(errors).length + (rest ? 1 : 0));
 }
 
-export const firstWrong = (form) => form.querySelector('[aria-invalid="true"]');
+const uncover = (element) => element.closest("details")?.setAttribute("open", "");
+
+export function firstWrong(form) {
+  const found = form.querySelector('[aria-invalid="true"]');
+  if (found) uncover(found);
+  return found;
+}
 
 // Told where the number changes, not at each key.
 function count(form, errors) {
