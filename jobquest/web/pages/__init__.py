@@ -14,18 +14,27 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, request, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import analytics, catalogue, event, live, topics, users
+from jobquest.web.pages import analytics, catalogue, event, live, publish, topics, users
 from jobquest.web.pages.words import FILTERS, MASK, personal_shown
 
 pages = Blueprint("pages", __name__)
 
-_PAGES = (live.page, event.page, users.page, topics.page, analytics.page, catalogue.page)
+_PAGES = (
+    live.page,
+    event.page,
+    users.page,
+    topics.page,
+    analytics.page,
+    publish.page,
+    catalogue.page,
+)
 # What the navigation offers: endpoint, word.
 ENTRANCES = (
     ("pages.live.show", "Live"),
     ("pages.users.search", "Users"),
     ("pages.topics.show", "Topics"),
     ("pages.analytics.show", "Analytics"),
+    ("pages.publish.show", "Publish"),
     ("pages.catalogue.show", "Catalogue"),
 )
 
