@@ -1,0 +1,235 @@
+"""What holds on every page: nobody is shut out, nothing is cut off, what events say is inert."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask.testing import FlaskClient
+from playwright.sync_api import Page, expect
+
+from jobquest.events import CATALOGUE, PERSONAL_FIELDS
+from tests.pages.conftest import Visit
+from tests.pages.looks import HOSTILE, faults, overflow, publish, switch_demo, write
+from tests.samples import SAMPLES
+from tests.service import Service, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+
+PATHS = (
+    "/",
+    "/?type=mission.completed&notUserId=bob&outcome=processed",
+    "/?type=nothing.like.this",
+    "/events/{event}",
+    "/events/{retrying}",
+    "/events/{dead}",
+    "/events/not-there?new=1&topic=achievements&partition=0&offset=9",
+    "/events/not-there",
+    "/users",
+    "/users?q=nobody-like-this",
+    "/users/ada",
+    "/topics",
+    "/topics/mission-events",
+    "/topics/dead-letters",
+    "/topics/mission-events?q=nothing-like-this",
+    "/failures",
+    "/failures?state=discarded",
+    "/dead-letters/{letter}?personal=shown",
+    "/dead-letters/{unreadable}",
+    "/analytics",
+    "/analytics?window=day",
+    "/publish",
+    "/publish?type=mission.completed",
+    "/catalogue",
+    "/nowhere",
+)
+SECRETS = {"userEmail": "secret@example.org", "userAgent": "SecretAgent", "ipAddress": "192.0.2.99"}
+
+
+def furnish(service: Service) -> dict[str, str]:
+    """Some of everything that pages show; the names in PATHS and what they stand for."""
+    switch_demo(service, True)
+    for event_type in SAMPLES:
+        publish(service, event_type, user_id="ada")
+    found = {"event": publish(service, "mission.completed", user_id="ada")}
+    found["retrying"] = publish(service, user_id="bob", metadata={"demo": "fail"})
+    found["dead"] = publish(service, "job.applied", user_id="cy", metadata={"demo": "refuse"})
+    write(service, [b"no JSON"])
+
+    def letters() -> list[dict[str, Any]]:
+        answer = service.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
+        return sorted(answer, key=lambda letter: letter["type"] or "")
+
+    wait_for(lambda: len(letters()) == 2, 20, service.tail)
+    wait_for(lambda: service.status()["retrying"] == 1, 20, service.tail)
+    found["unreadable"], found["letter"] = (str(letter["id"]) for letter in letters())
+    return found
+
+
+def settle(page: Page) -> None:
+    """Until what scripts load has come."""
+    page.wait_for_function("document.documentElement.classList.contains('scripted')")
+    for chart in page.locator(".chart").all():
+        expect(chart.locator("canvas")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nobody_is_shut_out_and_nothing_is_cut_off(
+    service: Service, visit: Visit, width: int, scheme: str
+) -> None:
+    ids = furnish(service)
+    page = visit("/", width, color_scheme=scheme)
+    wrong: dict[str, Any] = {}
+    for path in PATHS:
+        page.goto(service.url + path.format(**ids))
+        settle(page)
+        expect(page.get_by_role("heading", level=1)).to_have_count(1)
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        found = faults(page) + ([f"{overflow(page)} px too wide"] if overflow(page) > 0 else [])
+        if found:
+            wrong[path] = found
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_a_page_of_nothing_says_so(service: Service, visit: Visit, width: int) -> None:
+    page = visit("/", width)
+    for path in ("/", "/users", "/topics", "/failures", "/analytics", "/publish", "/catalogue"):
+        page.goto(service.url + path)
+        settle(page)
+        assert overflow(page) <= 0, path
+        assert faults(page) == [], path
+
+
+def attacks(event_type: str) -> list[dict[str, Any]]:
+    """Data of this type, each with one attack in every text."""
+    fields = CATALOGUE[event_type].example
+
+    def attacked(value: Any, text: str) -> Any:
+        if isinstance(value, list):
+            return [text]
+        return text if isinstance(value, str) else value
+
+    return [{name: attacked(value, text) for name, value in fields.items()} for text in HOSTILE]
+
+
+def attackers() -> list[str]:
+    """Users' ids that attack; no control characters pass the door."""
+    found = (text.replace("\n", "").replace("\t", "").replace("\u0085", "") for text in HOSTILE)
+    return [text[:128] for text in found]
+
+
+MARKUP = """() => [
+  document.title.includes("hacked") && "the title",
+  window.hacked && "a script",
+  ...[...document.querySelectorAll("img[src=x], svg[onload], [onerror], [onload]")]
+    .map((one) => one.outerHTML),
+  ...[...document.querySelectorAll("script:not([src])")].map((one) => one.outerHTML),
+  ...[...document.querySelectorAll("[href^='javascript:' i]")].map((one) => one.outerHTML),
+  ...[...document.querySelectorAll("h1")].map((one) => one.textContent)
+    .filter((one) => one === "hacked"),
+  ...(document.body.innerText.match(/[\\u202a-\\u202e\\u2066-\\u2069\\u200b\\ufeff]/g) ?? []),
+].filter(Boolean)"""
+
+
+def test_what_events_say_is_inert_on_every_page(service: Service, visit: Visit) -> None:
+    switch_demo(service, True)
+    events: dict[str, str] = {}
+    users = attackers()
+    for event_type in CATALOGUE:
+        for user, text, data in zip(users, HOSTILE, attacks(event_type), strict=True):
+            metadata = {text[:50]: text, "source": text, "causedBy": text}
+            events[event_type] = publish(
+                service, event_type, data=data, user_id=user, metadata=metadata
+            )
+    fails = [
+        publish(
+            service,
+            "xp.earned",
+            data={**SAMPLES["xp.earned"], "source": text},
+            user_id=user,
+            metadata={"demo": wish},
+        )
+        for user, text in zip(users, HOSTILE, strict=True)
+        for wish in ("fail", "refuse")
+    ]
+    broken = {"id": "broken", "type": HOSTILE[0], "userId": HOSTILE[3], "timestamp": HOSTILE[1]}
+    write(service, [json.dumps({**broken, "data": {HOSTILE[2]: HOSTILE[4]}}).encode()])
+    write(service, [text.encode() for text in HOSTILE])
+    service.wait_until_caught_up(60)
+    letters = service.get("/api/kafka/dead-letters?limit=100").json["data"]["deadLetters"]
+    assert len(letters) == 21
+    reason = json.dumps({"reason": HOSTILE[0]}).encode()
+    service.request("POST", f"/api/kafka/dead-letters/{letters[0]['id']}/discard", reason)
+    page = visit("/")
+    paths = [path for path in PATHS if "{" not in path]
+    paths += [f"/events/{id}?personal=shown" for id in (*events.values(), *fails)]
+    paths += [f"/users?id={quote(user)}" for user in users]
+    paths += [f"/dead-letters/{letter['id']}?personal=shown" for letter in letters]
+    paths += [f"/topics/{topic}?personal=shown" for topic in ("achievements", "dead-letters")]
+    paths += ["/failures?state=discarded", f"/?type={quote(HOSTILE[0])}&userId={quote(HOSTILE[3])}"]
+    paths += [f"/failures?error={quote(text)}" for text in HOSTILE[:4]]
+    paths += [f"/publish?type={quote(HOSTILE[0])}", f"/users?q={quote(HOSTILE[3])}"]
+    paths += [f"/topics/achievements?q={quote(HOSTILE[0])}&offset={quote(HOSTILE[3])}"]
+    for path in paths:
+        page.goto(service.url + path)
+        settle(page)
+        assert page.evaluate(MARKUP) == [], path
+        assert overflow(page) <= 0, path
+
+
+def test_personal_data_is_masked_until_the_view_is_asked_to_show_it(
+    service: Service, visit: Visit
+) -> None:
+    switch_demo(service, True)
+    ids = {"event": publish(service, "user.login", data=SECRETS, user_id="ada")}
+    refused = {"user_id": "ada", "metadata": {"demo": "refuse", **SECRETS}}
+    ids["dead"] = publish(service, "user.login", data=SECRETS, **refused)
+    ids["retrying"] = publish(
+        service, "user.login", data=SECRETS, user_id="bob", metadata={"demo": "fail"}
+    )
+    broken = json.dumps({"id": "x", "type": "user.login", "data": {**SECRETS, "more": 1}})
+    write(service, [broken.encode(), broken[:-1].encode()], "system-events")
+    service.wait_until_caught_up()
+    letters = service.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
+    assert len(letters) == 3
+    assert set(SECRETS) == PERSONAL_FIELDS
+    page = visit("/")
+    paths = ["/", "/users", "/users/ada", "/topics/system-events", "/topics/dead-letters"]
+    paths += ["/failures", "/catalogue", *(f"/events/{id}" for id in ids.values())]
+    paths += [f"/dead-letters/{letter['id']}" for letter in letters]
+    for path in paths:
+        page.goto(service.url + path)
+        settle(page)
+        content = page.content()
+        assert [secret for secret in SECRETS.values() if secret in content] == [], path
+    for path in ("/", f"/events/{ids['event']}", "/topics/system-events", paths[-1]):
+        page.goto(f"{service.url}{path}?personal=shown")
+        settle(page)
+        assert SECRETS["userEmail"] in page.content(), path
+
+
+def test_a_view_links_only_within_the_service(service: Service, visit: Visit) -> None:
+    page = visit("/")
+    for path in PATHS:
+        if "{" in path:
+            continue
+        more = "&" if "?" in path else "?"
+        page.goto(f"{service.url}{path}{more}_scheme=javascript&_external=1&_anchor=x&endpoint=y")
+        hrefs = page.locator("a[href]").evaluate_all("all => all.map(one => one.href)")
+        assert [href for href in hrefs if not href.startswith(service.url + "/")] == [], path
+
+
+def test_every_page_is_visited_here(client: FlaskClient) -> None:
+    urls = client.application.url_map
+    visited = {urls.bind("").match(path.split("?")[0].format_map(_Any()))[0] for path in PATHS[:-1]}
+    served = {rule.endpoint for rule in urls.iter_rules() if rule.endpoint.startswith("pages.")}
+    assert served - {"pages.chart_file"} == visited
+
+
+class _Any(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return "1"
