@@ -114,7 +114,6 @@ export function showErrors(form, errors, rest = "") {
     const lines = found.get(pathOf(field));
     const wrong = part(field, "wrong");
     if (lines.length && wrong.hidden) uncover(field); // the operator may cover it again
-
     setText(wrong, lines.join(" "));
     wrong.hidden = !lines.length;
     setOrRemove(part(field, "input"), "aria-invalid", lines.length ? "true" : null);
