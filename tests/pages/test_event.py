@@ -24,8 +24,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """One whose events wait a minute for their second try, which is their last."""
     waits = {"JOBQUEST_RETRY_BASE_SECONDS": "60", "JOBQUEST_RETRY_MAX_ATTEMPTS": "2"}
     made = Service(tmp_path, **waits).start()
+    wait_until_running(made)
     yield made
     made.kill()
+
+
+def wait_until_running(service: Service) -> None:
+    """Before that, nobody is there yet to be switched."""
+    wait_for(lambda: service.status()["consumerRunning"], 20, service.tail)
 
 
 def life(service: Service, id: str) -> dict[str, Any]:
