@@ -24,8 +24,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """One whose events wait a minute for their second try, which is their last."""
     waits = {"JOBQUEST_RETRY_BASE_SECONDS": "60", "JOBQUEST_RETRY_MAX_ATTEMPTS": "2"}
     made = Service(tmp_path, **waits).start()
+    wait_until_running(made)
     yield made
     made.kill()
+
+
+def wait_until_running(service: Service) -> None:
+    """Before that, nobody is there yet to be switched."""
+    wait_for(lambda: service.status()["consumerRunning"], 20, service.tail)
 
 
 def life(service: Service, id: str) -> dict[str, Any]:
@@ -176,9 +182,13 @@ def test_a_dead_event_leads_to_its_letter_and_comes_back(service: Service, visit
     expect(page.get_by_text("Nothing: it was not processed")).to_be_visible()
     assert (overflow(page), faults(page)) == (0, [])
     switch_demo(service, False)
+    service.switch("stop")
     body = json.dumps({"ids": [letter]}).encode()
     service.request("POST", "/api/kafka/dead-letters/redrive", body)
     page.reload()
+    expect(steps(page).last).to_contain_text("On its way again")
+    expect(page.get_by_text("This page follows the event")).to_be_visible()
+    service.switch("start")
     expect(page.locator(".page-head .badge")).to_have_text("processed", timeout=20_000)
     again = ["Dead letter after 1 try", "Received again, redriven", "Processed"]
     assert titles(page) == ["Happened", *again]

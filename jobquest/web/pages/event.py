@@ -162,7 +162,7 @@ def _dead(letter: Mapping[str, Any]) -> Step:
     tries = "1 try" if letter["attempts"] == 1 else f"{letter['attempts']} tries"
     text = LETTERS[letter["state"]]
     if letter["reason"]:
-        text = f"It was discarded: {letter['reason']}"
+        text = f"It was discarded: {letter['reason'].rstrip('.')}."
     if letter["mended"] is not None:
         text += " Its value is mended."
     if letter["redrives"]:
