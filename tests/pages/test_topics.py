@@ -196,6 +196,7 @@ def test_records_are_shown_raw_and_decoded(service: Service, visit: Visit) -> No
     )
     first = record(page, 0)
     expect(first.locator(".key")).to_have_text("key ada")
+    expect(first.locator(".key a")).to_have_attribute("href", "/users/ada")
     expect(first.get_by_role("link", name="mission.completed")).to_have_attribute(
         "href", f"/events/{id}"
     )

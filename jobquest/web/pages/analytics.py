@@ -80,7 +80,7 @@ def _parts() -> dict[str, Any]:
         "chart": _filled({line["start"]: line["total"] for line in found}, window, start, until),
         "totals": totals,
         "total": sum(totals.values()),
-        "start": span["from"],
+        "start": format_time(start - start % WINDOWS_MS[window]),
         "funnel": _funnel(overview["applications"]),
         "xp": xp,
         "xp_chart": _filled(xp, "day", *days),
