@@ -84,6 +84,7 @@ def test_numbers_stay_fresh_and_a_service_that_is_away_is_said(
     expect(problem).to_have_text(
         "These numbers are old. The service can't be reached; try again.", timeout=15_000
     )
+    expect(problem).to_be_visible()
     expect(cell(page, "achievements", "position")).to_have_text("3")
     service.start()
     expect(problem).to_be_hidden(timeout=15_000)
@@ -104,7 +105,7 @@ def test_a_fresh_row_is_the_one_that_the_server_renders(service: Service, visit:
     assert page.locator("[data-row], [data-part=assignment]").evaluate_all(texts) == came
 
 
-def test_partitions_of_their_own_have_rows_of_their_own(service: Service, visit: Visit) -> None:
+def test_a_page_whose_partitions_have_changed_says_so(service: Service, visit: Visit) -> None:
     page = visit("/topics")
     expect(cell(page, "achievements", "records")).to_have_text("0")
 
@@ -122,6 +123,39 @@ def test_partitions_of_their_own_have_rows_of_their_own(service: Service, visit:
     page.unroute_all()
     changed.get_by_role("link", name="Reload the page").click()
     expect(changed).to_be_hidden()
+
+
+@pytest.mark.kafka
+def test_on_kafka_each_partition_has_its_row_reader_and_records(
+    empty_kafka: str, tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
+) -> None:
+    settings = {"KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "2", "JOBQUEST_WORKERS": "1"}
+    service = Service(tmp_path, **settings)
+    request.addfinalizer(service.kill)
+    page = browser.new_page()
+    request.addfinalizer(page.close)
+    service.start()
+    assert service.post("user.login", SECRETS, user_id="ada").code in (201, 202)
+    wait_for(lambda: service.get("/api/events").json["data"]["events"], 60, service.tail)
+    partition = service.get("/api/events").json["data"]["events"][0]["partition"]
+    page.goto(service.url + "/topics")
+    expect(page.locator("[data-row]")).to_have_count(8 * 3)
+    here, other = (f"system-events/{number}" for number in (partition, 1 - partition))
+    expect(cell(page, here, "records")).to_have_text("1")
+    expect(cell(page, here, "reader")).to_contain_text("pid ", timeout=15_000)
+    expect(cell(page, other, "records")).to_have_text("0")
+    expect(cell(page, "system-events", "records")).to_have_text("1")
+    assert service.post("user.login", SECRETS, user_id="ada").code in (201, 202)
+    expect(cell(page, here, "next")).to_have_text("2", timeout=15_000)
+    expect(cell(page, "system-events", "records")).to_have_text("2")
+    line(page, here).get_by_role("link", name=f"system-events, partition {here[-1]}").click()
+    assert offsets(page) == [0, 1]
+    expect(page.get_by_label("Partition")).to_have_value(here[-1])
+    page.get_by_label("Partition").select_option(other[-1])
+    button(page, "Look").click()
+    expect(page.get_by_text("No records yet")).to_be_visible()
+    page.goto(f"{service.url}/topics/system-events?partition={here[-1]}&timestamp=2999-01-01T00:00")
+    expect(page.get_by_text("Nothing stands at offset 2 or after it")).to_be_visible()
 
 
 def test_a_log_that_is_away_is_said_and_seen_to_come_back(
@@ -162,6 +196,7 @@ def test_records_are_shown_raw_and_decoded(service: Service, visit: Visit) -> No
     )
     first = record(page, 0)
     expect(first.locator(".key")).to_have_text("key ada")
+    expect(first.locator(".key a")).to_have_attribute("href", "/users/ada")
     expect(first.get_by_role("link", name="mission.completed")).to_have_attribute(
         "href", f"/events/{id}"
     )

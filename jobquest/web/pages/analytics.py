@@ -11,8 +11,7 @@ from typing import Any
 from flask import Blueprint, render_template, request, url_for
 
 from jobquest.errors import InvalidEvent
-from jobquest.events import CATALOGUE, format_time
-from jobquest.events import parse_time as moment_of
+from jobquest.events import CATALOGUE, format_time, parse_time
 from jobquest.read.letters import now_ms
 from jobquest.read.queries import MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import choice_parameter, runtime, time_value, whole_parameter
@@ -81,7 +80,7 @@ def _parts() -> dict[str, Any]:
         "chart": _filled({line["start"]: line["total"] for line in found}, window, start, until),
         "totals": totals,
         "total": sum(totals.values()),
-        "start": span["from"],
+        "start": format_time(start - start % WINDOWS_MS[window]),
         "funnel": _funnel(overview["applications"]),
         "xp": xp,
         "xp_chart": _filled(xp, "day", *days),
@@ -115,7 +114,7 @@ def _filled(found: dict[str, int], window: str, start: int, until: int) -> dict[
 
 
 def _milliseconds(time: str) -> int:
-    return round(moment_of(time).timestamp() * 1000)
+    return round(parse_time(time).timestamp() * 1000)
 
 
 def _funnel(applications: list[dict[str, Any]]) -> list[dict[str, Any]]:
