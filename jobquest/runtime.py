@@ -200,12 +200,17 @@ class Runtime:
     def _await(
         self, wanted: str, reached: Callable[[list[dict[str, Any]]], bool]
     ) -> dict[str, Any]:
+        def all_are_so(processes: list[dict[str, Any]]) -> bool:
+            # A process that has just begun may follow an older wish before it is on the list.
+            listed = {process["id"] for process in processes}
+            return (not self._started or self.state.process_id in listed) and reached(processes)
+
         self._woken.set()
         deadline = time.monotonic() + CHANGE_SECONDS
         while True:
-            if reached(self.report.processes()):
+            if all_are_so(self.report.processes()):
                 status = self.report.status()
-                if reached(status["processes"]):  # another's wish may have come since
+                if all_are_so(status["processes"]):  # another's wish may have come since
                     return status
             if time.monotonic() > deadline or self._stop.is_set():
                 status = self.report.status()

@@ -434,3 +434,10 @@ def test_a_dry_run_is_asked_for_by_0_1_true_or_false(client: FlaskClient, flag: 
     errors = error_of(client.post(f"{EVENTS}?dryRun={flag}", json=LOGIN), 400)["errors"]
     assert list(errors) == ["dryRun"]
     assert runtime_of(client).consumer.step() == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/events/a%00b", "/api/users/%00", "/api/users?q=%00", "/api/events?userId=a%00"]
+)
+def test_an_address_with_nul_is_refused(client: FlaskClient, path: str) -> None:
+    assert "NUL" in error_of(client.get(path), 400)["message"]

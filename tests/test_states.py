@@ -234,3 +234,10 @@ def test_of_two_processes_one_consumes_and_the_other_says_so_and_takes_over(
     finally:
         first.kill()
         second.kill()
+
+
+def test_a_switch_at_the_very_start_is_answered_once_this_process_follows_it(
+    client: FlaskClient,
+) -> None:
+    body = data_of(client.post(STATUS, json={"action": "stop"}))  # the first request starts it
+    assert [process["state"] for process in body["processes"]] == ["stopped"]

@@ -29,6 +29,12 @@ def register(app: Flask, config: Config) -> None:
     allowed = frozenset(config.cors_origins)
 
     @app.before_request
+    def _check_address() -> None:
+        # No id has it, and PostgreSQL can't be asked for it.
+        if "\0" in request.path or any("\0" in text for _, text in request.args.items(multi=True)):
+            abort(400, "The address must not contain NUL.")
+
+    @app.before_request
     def _check_origin() -> None:
         origin = request.headers.get("Origin")
         reads = request.method in ("GET", "HEAD", "OPTIONS") and "Upgrade" not in request.headers
