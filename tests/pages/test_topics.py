@@ -161,11 +161,13 @@ def test_on_kafka_each_partition_has_its_row_reader_and_records(
 def test_a_log_that_is_away_is_said_and_seen_to_come_back(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = Service(tmp_path, KAFKA_BROKER="127.0.0.1:1")
+    service = Service(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)
-    answer = page.goto(service.start().url + "/topics")
+    service.start()
+    wait_for(lambda: service.status()["processes"], 30, service.tail)
+    answer = page.goto(service.url + "/topics")
     assert answer
     assert answer.status == 503
     expect(page.get_by_role("heading", name="The topics can't be read now")).to_be_visible()
