@@ -122,7 +122,9 @@ class Cluster:
         place = TopicPartition(*partition)
 
         def ask() -> int | None:
-            found = self._reading().offsets_for_times({place: moment_ms}, timeout_ms=ANSWER_MS)
+            found = self._reading().offsets_for_times(
+                {place: max(0, moment_ms)}, timeout_ms=ANSWER_MS
+            )
             return None if found[place] is None else int(found[place].offset)
 
         return self._ask(ask)
