@@ -1,0 +1,191 @@
+"""The form for one event, made from its type's schema: an input per field, filled from an event.
+
+Called by the pages that publish and mend. `_event_form.html` places it, `static/event_form.js`
+reads it back: what does not fit its field's input is kept as JSON. Nothing in it is masked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobquest.events import CATALOGUE, PERSONAL_FIELDS, parse_time
+from jobquest.events.fields import (
+    FIELDS,
+    MAX_COUNT,
+    MAX_LONG_TEXT,
+    MAX_TAGS,
+    MAX_TEXT,
+    MAX_USER_ID,
+)
+from jobquest.web.pages.words import visible, visible_lines
+
+_MISSING = object()
+# Kind of field → its input, how it is told, what else the input is told.
+_KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "text": ("text", f"text, up to {MAX_TEXT:,} characters", {}),
+    "long text": ("lines", f"text, up to {MAX_LONG_TEXT:,} characters", {}),
+    "whole number": (
+        "number",
+        f"whole number, 0 to {MAX_COUNT:,}",
+        {"most": MAX_COUNT, "step": "1"},
+    ),
+    "number": ("number", f"number, 0 to {MAX_COUNT:,}", {"most": MAX_COUNT}),
+    "percent": ("number", "percent, 0 to 100", {"most": 100}),
+    "list of texts": ("list", f"one text a line, up to {MAX_TAGS}", {}),
+}
+_JSON = "JSON, else taken as a text"
+_TIME = re.compile(r"[\d-]{10}T[\d:]{8}(\.\d{1,3})?Z")  # what a browser's input for it can hold
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One member of the event, in its data or its envelope. `control` says which input it has:
+    text, lines, number, list, time, json."""
+
+    inside: str  # "data" or ""
+    name: str
+    control: str
+    value: str
+    hint: str
+    required: bool = False
+    personal: bool = False
+    most: int | None = None
+    step: str = "any"
+
+    @property
+    def label(self) -> str:
+        return _without_halves(visible(self.name))
+
+    @property
+    def lines(self) -> int:
+        """How many lines its input shows."""
+        return min(12, max(self.value.count("\n") + 1, 3 if self.control != "json" else 2))
+
+
+@dataclass(frozen=True, slots=True)
+class EventForm:
+    """`fields` are the user and the data, `more` the rest of the envelope; `type_member` is what
+    the type is called where the event is sent."""
+
+    type: str
+    type_member: str
+    fields: tuple[Field, ...]
+    more: tuple[Field, ...]
+
+
+def event_form(event_type: str, event: Mapping[str, Any], *, as_request: bool) -> EventForm:
+    """The form for an event of `event_type`, filled from `event`, whose values may be of any kind.
+
+    `as_request`: it goes to the API, which adds what is missing; else it is a whole event as it
+    stands on a topic. A type that nobody knows has no fields but those that `event` has.
+    """
+    type_member = "eventType" if as_request else "type"
+    rest = {name: value for name, value in event.items() if name != type_member}
+    stamped = "; without: {}" if as_request else ""
+
+    def own(name: str, control: str, hint: str, without: str, optional: bool = as_request) -> Field:
+        value = rest.pop(name, _MISSING)
+        return _field("", name, control, value, hint + stamped.format(without), not optional)
+
+    data = rest.pop("data", {})
+    user = own("userId", "text", f"text, up to {MAX_USER_ID} characters", "demo-user")
+    envelope = (
+        own("metadata", "json", "a JSON object", "{}", optional=True),
+        own("id", "text", "1 to 100 of A-Z a-z 0-9 _ . : -", "a new one"),
+        own("timestamp", "time", "when it happened", "now"),
+    )
+    unknown = tuple(_field("", name, "json", value, _JSON) for name, value in rest.items())
+    fields = (user, *_data_fields(event_type, data))
+    return EventForm(event_type, type_member, fields, envelope + unknown)
+
+
+def _data_fields(event_type: str, data: Any) -> list[Field]:
+    if not isinstance(data, Mapping):
+        return [_field("", "data", "json", data, "a JSON object", True)]
+    row = CATALOGUE.get(event_type)
+    known, required = (row.fields, row.required) if row else ((), ())
+    fields = []
+    for name in known:
+        control, hint, more = _KINDS[FIELDS[name][0].word]
+        value = data.get(name, _MISSING)
+        fields.append(_field("data", name, control, value, hint, name in required, **more))
+    hint = f"no field of this type · {_JSON}" if row else _JSON
+    unknown = [name for name in data if name not in known]
+    return fields + [_field("data", name, "json", data[name], hint) for name in unknown]
+
+
+def _field(
+    inside: str,
+    name: str,
+    control: str,
+    value: Any,
+    hint: str,
+    required: bool = False,
+    **more: Any,
+) -> Field:
+    """With the first input that holds `value` unchanged."""
+    personal = name in PERSONAL_FIELDS
+    if value is _MISSING:
+        return Field(inside, name, control, "", hint, required, personal, **more)
+    for fitting in (control, *_INSTEAD.get(control, ())):
+        text = _WRITERS[fitting](value)
+        if text is not None:
+            return Field(inside, name, fitting, text, hint, required, personal, **more)
+    hint = f"{hint} · as JSON"
+    return Field(inside, name, "json", _json_text(value), hint, required, personal, **more)
+
+
+def _line_text(value: Any) -> str | None:
+    return value if isinstance(value, str) and _without_halves(visible(value)) == value else None
+
+
+def _lines_text(value: Any) -> str | None:
+    plain = isinstance(value, str) and _without_halves(visible_lines(value)) == value
+    return value if plain else None
+
+
+def _number_text(value: Any) -> str | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return json.dumps(value) if fits else None
+
+
+def _list_text(value: Any) -> str | None:
+    fits = isinstance(value, list) and all(_line_text(one) and one.strip() for one in value)
+    return "\n".join(value) if fits else None
+
+
+def _time_text(value: Any) -> str | None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        return None
+    try:
+        parse_time(value)
+    except ValueError:
+        return None
+    return value
+
+
+def _json_text(value: Any) -> str:
+    """`value` as JSON in which nothing is unseen: what is escaped stays JSON."""
+    return _without_halves(visible_lines(json.dumps(value, indent=2, ensure_ascii=False)))
+
+
+def _without_halves(text: str) -> str:
+    return _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+# Input → the text in it, None where it can't hold the value as it is; then, before JSON, another.
+_WRITERS: dict[str, Callable[[Any], str | None]] = {
+    "text": _line_text,
+    "lines": _lines_text,
+    "number": _number_text,
+    "list": _list_text,
+    "time": _time_text,
+    "json": _json_text,
+}
+_INSTEAD = {"text": ("lines",), "time": ("text",)}
