@@ -51,7 +51,7 @@ class Run {
     this.letters = []; // {id, eventId}, oldest first
     this.asked = 0;
     this.redriven = [];
-    this.refused = 0;
+    this.reasons = []; // why others are not
     this.came = { processed: 0, retrying: 0, dead: 0 };
     this.listed = 0;
     this.last = null; // the life of the event that was heard of last
@@ -91,7 +91,7 @@ class Run {
     const taken = new Set(redriven);
     this.asked += chunk.length;
     this.redriven.push(...chunk.filter(({ id }) => taken.has(id)));
-    this.refused += refused.length;
+    this.reasons.push(...refused.map(({ reason }) => reason));
     for (const { id, reason } of refused) this.list(id, `refused: ${reason}`, "Mend it");
   }
 
@@ -117,7 +117,7 @@ class Run {
     progress.max = Math.max(all, 1);
     progress.value = this.asked;
     let words = `${number(this.redriven.length)} of ${number(all)} redriven`;
-    if (this.refused) words += `, ${number(this.refused)} refused`;
+    if (this.reasons.length) words += `, ${number(this.reasons.length)} refused`;
     if (this.stopped && this.asked < all) words = `Stopped: ${words}`;
     setText(byId("work-words"), `${words}.`);
   }
@@ -222,9 +222,10 @@ function effectsWords(effects) {
 }
 
 // Redrive letters and see what comes of it. `letters`: a list of {id, eventId}, or a filter of the
-// API whose letters are found first. Returns once all is known; `changed` is called on the way.
+// API whose letters are found first. Gives back the run once all is known; `changed` is called on
+// the way. One at a time.
 export async function redrive(title, letters, changed) {
-  if (isWorking()) return;
+  if (isWorking()) return null;
   run = new Run(title);
   run.open();
   if (Array.isArray(letters)) run.letters = letters;
@@ -236,6 +237,7 @@ export async function redrive(title, letters, changed) {
   await run.follow();
   run.close();
   changed();
+  return run;
 }
 
 async function collect(run, filter) {
