@@ -22,6 +22,16 @@ async function update() {
   showPicked();
 }
 
+// The focus is on what goes away: its list is the next best place.
+function leave() {
+  (byId("letters-title") ?? byId("main")).focus();
+}
+
+async function updateElsewhere() {
+  leave();
+  await update();
+}
+
 // --- one event, now ---
 
 async function tryNow(button) {
@@ -96,8 +106,8 @@ async function switchDemo(button) {
   const { ok, message } = await ask("POST", page.dataset.switchDemo, { failing });
   button.removeAttribute("aria-disabled");
   announce(message);
-  if (ok) await update();
-  else complain(message);
+  complain(ok ? "" : message);
+  if (ok) await updateElsewhere();
 }
 
 function complain(text) {
@@ -121,10 +131,10 @@ const ACTIONS = {
     update,
   ),
   all: (button) => redrive("Redriving all that match", JSON.parse(button.dataset.filter), update),
-  discard: (button) => discard([Number(button.dataset.id)], update),
-  "discard-picked": () => discard(picked().map(({ id }) => id), update),
+  discard: (button) => discard([Number(button.dataset.id)], updateElsewhere),
+  "discard-picked": () => discard(picked().map(({ id }) => id), updateElsewhere),
   "end-work"() {
-    if (endWork()) byId("letters-title")?.focus();
+    if (endWork()) leave();
   },
 };
 

@@ -9,6 +9,7 @@ import { age, byId, inZone, isLocal, setText, showTime, span } from "./common.js
 const PATIENCE_MS = 15_000;
 const COUNT_MS = 1_000;
 
+let focused = document.body; // what is moved loses it
 let pressed = false; // a button that moves between press and release is not clicked
 document.addEventListener("pointerdown", () => (pressed = true));
 for (const name of ["pointerup", "pointercancel"]) {
@@ -31,7 +32,7 @@ export async function refresh() {
   if (pressed) return false;
   stale.hidden = true;
   const served = new DOMParser().parseFromString(text, "text/html");
-  const focused = document.activeElement;
+  focused = document.activeElement;
   for (const old of document.querySelectorAll("[data-fresh]")) {
     const fresh = served.getElementById(old.id);
     if (!fresh) continue;
@@ -78,15 +79,19 @@ function morph(old, fresh) {
   morphChildren(old, fresh);
 }
 
+// Children that have a name are told by it, others by their place.
+const nameOf = (node) => node.dataset?.key ?? (node.id || undefined);
+
 function morphChildren(old, fresh) {
-  const keys = new Set(Array.from(fresh.children, (child) => child.dataset.key));
-  const stays = (node) => isKept(node) && !(node.dataset.key && keys.has(node.dataset.key));
-  const known = new Map(Array.from(old.children, (child) => [child.dataset.key, child]));
+  const served = new Set(Array.from(fresh.children, nameOf));
+  const known = new Map(Array.from(old.children, (child) => [nameOf(child), child]));
+  const isLeft = (node) => nameOf(node) && !served.has(nameOf(node)) && isKept(node);
   let at = old.firstChild;
   for (const child of [...fresh.childNodes]) {
-    while (at && stays(at)) at = at.nextSibling;
-    const key = child.dataset?.key;
-    const match = key ? known.get(key) : isLike(at, child) && at;
+    while (at && isLeft(at)) at = at.nextSibling;
+    const name = nameOf(child);
+    const match = name ? known.get(name) : isLike(at, child) && at;
+    if (match) at = skipTo(match, at, (node) => !served.has(nameOf(node)) && !isKept(node));
     if (!match) old.insertBefore(document.adoptNode(child), at);
     else if (match === at) at = at.nextSibling;
     else old.insertBefore(match, at);
@@ -95,18 +100,28 @@ function morphChildren(old, fresh) {
   while (at) {
     const gone = at;
     at = at.nextSibling;
-    if (!stays(gone)) gone.remove();
+    if (!isKept(gone)) gone.remove();
   }
 }
 
-const isLike = (old, fresh) =>
-  old?.nodeName === fresh.nodeName && old.id === fresh.id && !old.dataset?.key;
+// Rather than move `match`, drop what stands before it and is not served; what comes next then.
+function skipTo(match, at, isGone) {
+  let next = at;
+  while (next && next !== match && isGone(next)) {
+    const gone = next;
+    next = next.nextSibling;
+    gone.remove();
+  }
+  return next;
+}
+
+const isLike = (old, fresh) => old?.nodeName === fresh.nodeName && !nameOf(old);
 
 // What the operator works on does not vanish under their hands.
 function isKept(node) {
   if (node.nodeType !== Node.ELEMENT_NODE) return false;
-  const isOwn = node.dataset.own === "kept" || node.querySelector('[data-own="kept"]');
-  return Boolean(isOwn || (node.dataset.key && node.contains(document.activeElement)));
+  if (node.dataset.own === "kept" || node.querySelector('[data-own="kept"]')) return true;
+  return node.contains(focused) && focused.closest("[data-key]");
 }
 
 // --- countdowns ---
