@@ -13,9 +13,11 @@ const AT_ONCE = 10;
 const ROUND_MS = 500;
 const PATIENCE_MS = 30_000; // without any news
 const LISTED = 50;
+const CUT = 240; // characters of a reason: its letter's page has it whole
 
 const panel = byId("work");
 const root = document.body.dataset.root;
+const cut = (text) => (text.length > CUT ? `${text.slice(0, CUT)}…` : text);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export const isWorking = () => panel.dataset.busy === "true";
@@ -104,7 +106,7 @@ class Run {
   list(id, text, word) {
     this.listed += 1;
     const line = this.listed > LISTED ? [`${this.listed - LISTED} more are not listed.`]
-      : [`Letter ${id} ${visible(text)} `, element("a", { href: letterUrl(id) }, word)];
+      : [`Letter ${id} ${cut(visible(text))} `, element("a", { href: letterUrl(id) }, word)];
     const list = byId("work-list");
     if (this.listed > LISTED + 1) list.lastElementChild.replaceChildren(...line);
     else list.append(element("li", {}, ...line));

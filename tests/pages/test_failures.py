@@ -295,7 +295,7 @@ def test_what_would_die_again_is_refused_with_the_reason_and_a_link_to_mend(
     switch_demo(service, False)
     unreadable(service, [b"no JSON"])
     page = visit("/failures")
-    page.get_by_label("Select every letter").check()
+    page.get_by_label("Select all 2 listed").check()
     button(page, "Redrive the selected").click()
     expect(words(page)).to_have_text("1 of 2 redriven, 1 refused.")
     expect(page.locator("#work-list")).to_contain_text("Letter 2 refused: It would die again")
