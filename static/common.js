@@ -42,8 +42,9 @@ const numbers = new Intl.NumberFormat("en-US");
 export const number = (n) => numbers.format(n);
 export const many = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-// Characters that nobody sees but that reorder or split what stands around them.
-const UNSEEN = /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+// Characters that nobody sees but that reorder or split what stands around them; halves of them.
+const UNSEEN =
+  /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]/gu;
 
 export function visible(text) {
   return text.replace(UNSEEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);

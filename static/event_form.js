@@ -3,7 +3,9 @@
 //   readEvent(form)                  the event as it is typed: { eventType or type, userId, data, … }
 //   showErrors(form, errors, rest)   `errors` (path → lines, as the API answers) at their fields,
 //                                    those of no field and the line `rest` on top; {} clears them
-//   firstWrong(form)                 the first input that is wrong, to focus it; null
+//   firstWrong(form)                 the first input that is wrong, uncovered, to focus it; null
+//   inputOf(form, path)              a field's input, "userId", "data.xpEarned"; undefined
+//   type(input, text)                has an input say something, as if it were typed
 //   checkAsTyped(form, check, told)  calls check(event), which answers what ask() does, once now
 //                                    and a moment after each change; shows the errors of a 400,
 //                                    clears them where it is ok, and calls told(answer, event);
@@ -72,12 +74,22 @@ export function readEvent(form) {
   return Object.fromEntries([[typeMember, type], ["data", data], ...envelope]);
 }
 
-// --- showing what is wrong ---
-
 function pathOf(field) {
   const name = JSON.parse(field.dataset.name);
   return field.dataset.inside ? `${field.dataset.inside}.${name}` : name;
 }
+
+export function inputOf(form, path) {
+  const field = fieldsOf(form).find((one) => pathOf(one) === path);
+  return field && part(field, "input");
+}
+
+export function type(input, text) {
+  input.value = text;
+  input.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+// --- showing what is wrong ---
 
 // The lines of each field, and those of none: `data.tags.0` is said at `data.tags`.
 function sorted(fields, errors) {
@@ -101,10 +113,11 @@ export function showErrors(form, errors, rest = "") {
   for (const field of fields) {
     const lines = found.get(pathOf(field));
     const wrong = part(field, "wrong");
+    if (lines.length && wrong.hidden) uncover(field); // the operator may cover it again
+
     setText(wrong, lines.join(" "));
     wrong.hidden = !lines.length;
     setOrRemove(part(field, "input"), "aria-invalid", lines.length ? "true" : null);
-    if (lines.length) field.closest("details")?.setAttribute("open", "");
   }
   const problems = part(form, "problems");
   const lines = [...(rest ? [rest] : []), ...others];
@@ -113,7 +126,13 @@ export function showErrors(form, errors, rest = "") {
   count(form, Object.keys(errors).length + (rest ? 1 : 0));
 }
 
-export const firstWrong = (form) => form.querySelector('[aria-invalid="true"]');
+const uncover = (element) => element.closest("details")?.setAttribute("open", "");
+
+export function firstWrong(form) {
+  const found = form.querySelector('[aria-invalid="true"]');
+  if (found) uncover(found);
+  return found;
+}
 
 // Told where the number changes, not at each key.
 function count(form, errors) {

@@ -14,14 +14,18 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, request, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import failures, live
+from jobquest.web.pages import failures, live, publish
 from jobquest.web.pages.words import FILTERS, MASK, personal_shown
 
 pages = Blueprint("pages", __name__)
 
-_PAGES = (live.page, failures.page)
+_PAGES = (live.page, failures.page, publish.page)
 # What the navigation offers: endpoint, word.
-ENTRANCES = (("pages.live.show", "Live"), ("pages.failures.show", "Failures"))
+ENTRANCES = (
+    ("pages.live.show", "Live"),
+    ("pages.failures.show", "Failures"),
+    ("pages.publish.show", "Publish"),
+)
 
 for _page in _PAGES:
     pages.register_blueprint(_page)

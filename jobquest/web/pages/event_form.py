@@ -39,8 +39,7 @@ _KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "list of texts": ("list", f"one text a line, up to {MAX_TAGS}", {}),
 }
 _JSON = "JSON, else taken as a text"
-_TIME = re.compile(r"[\d-]{10}T[\d:]{8}(\.\d{1,3})?Z")  # what a browser's input for it can hold
-_HALF = re.compile("[\ud800-\udfff]")
+_TIME = re.compile(r"[\d-]{10}T[\d:]{8}\.\d{3}Z")  # what a browser's input for it can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class Field:
 
     @property
     def label(self) -> str:
-        return _without_halves(visible(self.name))
+        return visible(self.name)
 
     @property
     def lines(self) -> int:
@@ -87,11 +86,11 @@ def event_form(event_type: str, event: Mapping[str, Any], *, as_request: bool) -
     """
     type_member = "eventType" if as_request else "type"
     rest = {name: value for name, value in event.items() if name != type_member}
-    stamped = "; without: {}" if as_request else ""
+    stamped = "; empty: {}" if as_request else ""
 
-    def own(name: str, control: str, hint: str, without: str, optional: bool = as_request) -> Field:
+    def own(name: str, control: str, hint: str, empty: str, optional: bool = as_request) -> Field:
         value = rest.pop(name, _MISSING)
-        return _field("", name, control, value, hint + stamped.format(without), not optional)
+        return _field("", name, control, value, hint + stamped.format(empty), not optional)
 
     data = rest.pop("data", {})
     user = own("userId", "text", f"text, up to {MAX_USER_ID} characters", "demo-user")
@@ -142,12 +141,11 @@ def _field(
 
 
 def _line_text(value: Any) -> str | None:
-    return value if isinstance(value, str) and _without_halves(visible(value)) == value else None
+    return value if isinstance(value, str) and visible(value) == value else None
 
 
 def _lines_text(value: Any) -> str | None:
-    plain = isinstance(value, str) and _without_halves(visible_lines(value)) == value
-    return value if plain else None
+    return value if isinstance(value, str) and visible_lines(value) == value else None
 
 
 def _number_text(value: Any) -> str | None:
@@ -172,11 +170,7 @@ def _time_text(value: Any) -> str | None:
 
 def _json_text(value: Any) -> str:
     """`value` as JSON in which nothing is unseen: what is escaped stays JSON."""
-    return _without_halves(visible_lines(json.dumps(value, indent=2, ensure_ascii=False)))
-
-
-def _without_halves(text: str) -> str:
-    return _HALF.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return visible_lines(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 # Input → the text in it, None where it can't hold the value as it is; then, before JSON, another.

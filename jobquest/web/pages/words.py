@@ -19,9 +19,10 @@ from jobquest.events import PERSONAL_FIELDS
 MASK = "[masked]"
 MAX_SUMMARY = 160
 
-# Characters that nobody sees but that reorder or split what stands around them.
+# Characters that nobody sees but that reorder or split what stands around them, and halves of
+# characters, which can't be written as UTF-8.
 _UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent leaves as it is

@@ -1,0 +1,203 @@
+// The page that publishes: checks the event as it is typed, sends it, keeps the code and the demo's
+// switch up to date. The words around the code are those of jobquest/web/pages/publish.py.
+
+import {
+  announce, ask, byId, element, eventUrl, jsonText, many, setText, visible,
+} from "./common.js";
+import {
+  checkAsTyped, firstWrong, inputOf, readEvent, showErrors, type,
+} from "./event_form.js";
+
+const page = byId("publish");
+const form = byId("form");
+const words = JSON.parse(page.dataset.words);
+
+function say(place, ...children) {
+  place.replaceChildren(...children);
+  place.hidden = !children.length;
+}
+
+// --- the same as code ---
+
+const IN_PYTHON = { true: "True", false: "False", null: "None" };
+const written = {
+  curl: (document) => document.replaceAll("'", "'\\''"),
+  python: (document) =>
+    document.replace(/"(?:[^"\\]|\\.)*"|true|false|null/g, (word) => IN_PYTHON[word] ?? word),
+  typescript: (document) => document.replaceAll('"__proto__":', '["__proto__"]:'),
+};
+
+function showCode() {
+  const event = jsonText(readEvent(form));
+  for (const block of page.querySelectorAll("[data-language]")) {
+    const pre = block.querySelector("pre");
+    const { before, after } = pre.dataset;
+    setText(pre, before + written[block.dataset.language](event) + after);
+  }
+}
+
+// --- checking ---
+
+function showVerdict({ ok, code, data, errors, message }) {
+  const verdict = byId("verdict");
+  const wrong = Object.keys(errors ?? {}).length || 1;
+  verdict.dataset.look = ok ? "good" : "alarm";
+  setText(byId("key"), ok ? visible(data.key) : "–");
+  if (ok) setText(verdict, "Valid");
+  else if (code === 400) setText(verdict, `${many(wrong, "error")}; the form says where.`);
+  else setText(verdict, `It could not be checked. ${message}`);
+}
+
+// --- publishing ---
+
+// Made here, so that what nobody confirmed can be sent again and counts once. (randomUUID is not
+// there on a plain http address.)
+function newId() {
+  const bytes = [...crypto.getRandomValues(new Uint8Array(16))];
+  return bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function land({ id, topic, partition, offset }) {
+  const address = new URL(eventUrl(id), location.href);
+  for (const [name, value] of Object.entries({ new: 1, topic, partition, offset })) {
+    address.searchParams.set(name, value);
+  }
+  location.assign(address);
+}
+
+const linked = (id) => element("a", { href: eventUrl(id) }, "Its page");
+
+const outcomes = {
+  201: ({ data }) => land(data),
+  202: ({ data }) => succeed(
+    "Queued: Kafka is away. The event is kept here durably, and goes to Kafka by itself. ", data,
+  ),
+  200: ({ data }) => succeed(
+    "Not published again: an event with this id and content is processed already. ", data,
+  ),
+  400: (answer) => {
+    const { errors = {}, message } = answer;
+    showErrors(form, errors, Object.keys(errors).length ? "" : message);
+    showVerdict(answer);
+    say(byId("problem"), "Not published: the form says what is wrong.");
+    firstWrong(form)?.focus();
+  },
+  409: ({ message }) => {
+    showErrors(form, { id: [message] });
+    say(byId("problem"), `Not published. ${message} Choose another id, or leave it empty.`);
+    firstWrong(form)?.focus();
+  },
+};
+
+function succeed(text, { id }) {
+  say(byId("outcome"), text, linked(id));
+}
+
+// Nobody knows whether it was taken.
+function unconfirmed({ message }, id) {
+  type(inputOf(form, "id"), id);
+  const again = `It may have been taken all the same: publish it again under its id ${id}, which is`
+    + " in the form now, and it counts once.";
+  say(byId("problem"), `Not confirmed. ${message} ${again}`);
+}
+
+let sending = false;
+
+async function publish(submitted) {
+  submitted.preventDefault();
+  if (sending) return;
+  showSending(true);
+  say(byId("problem"));
+  say(byId("outcome"));
+  const event = readEvent(form);
+  event.id ??= newId();
+  const answer = await ask("POST", page.dataset.address, event);
+  showSending(false);
+  const unknown = answer.code === 0 || answer.code >= 500;
+  if (unknown) unconfirmed(answer, event.id);
+  else if (outcomes[answer.code]) outcomes[answer.code](answer);
+  else say(byId("problem"), `Not published. ${answer.message}`);
+}
+
+// It stays focusable: the keyboard's place is not lost.
+function showSending(now) {
+  sending = now;
+  byId("send").setAttribute("aria-disabled", String(now));
+  setText(byId("send"), now ? "Publishing…" : "Publish");
+}
+
+// --- the demo's handler ---
+
+const isOn = () => byId("demo").getAttribute("aria-pressed") === "true";
+
+function showDemo(on) {
+  byId("demo").setAttribute("aria-pressed", String(on));
+  setText(byId("demo-state"), words.demo[Number(on)]);
+  showFate();
+}
+
+async function switchDemo() {
+  const button = byId("demo");
+  if (button.getAttribute("aria-disabled") === "true") return;
+  const wanted = !isOn();
+  button.setAttribute("aria-disabled", "true");
+  say(byId("demo-problem"));
+  const { ok, data, message } = await ask("POST", page.dataset.demo, { failing: wanted });
+  button.removeAttribute("aria-disabled");
+  if (data) showDemo(data.demo);
+  if (ok) announce(words.demo[Number(data.demo)]);
+  else say(byId("demo-problem"), `The demo handler could not be switched. ${message}`);
+}
+
+// The event's metadata; null where they are no object, so that nothing can be set in them.
+function metadata() {
+  const { metadata: found = {} } = readEvent(form);
+  return found !== null && typeof found === "object" && !Array.isArray(found) ? found : null;
+}
+
+function chooseFate() {
+  const { [words.mark]: _, ...others } = metadata() ?? {};
+  const chosen = byId("fate").value;
+  const members = chosen ? { ...others, [words.mark]: chosen } : others;
+  type(inputOf(form, "metadata"), Object.keys(members).length ? jsonText(members) : "");
+}
+
+function showFate() {
+  const found = metadata();
+  const asked = found?.[words.mark];
+  const chosen = asked in words.fates ? asked : "";
+  byId("fate").disabled = found === null;
+  byId("fate").value = chosen;
+  let note = "Works only while the demo handler is on.";
+  if (found === null) note = "Its metadata are no object to ask in.";
+  else if (isOn()) note = chosen ? "Its metadata ask for it." : "The demo handler is on.";
+  else if (chosen) note = "The demo handler is off: as it is, this event goes through.";
+  setText(byId("fate-note"), note);
+}
+
+// --- the form ---
+
+function clear() {
+  const { userId: _, ...others } = readEvent(form);
+  const names = [...Object.keys(others.data).map((name) => `data.${name}`), ...Object.keys(others)];
+  for (const name of names) {
+    const input = inputOf(form, name);
+    if (input) type(input, "");
+  }
+}
+
+checkAsTyped(form, (event) => ask("POST", `${page.dataset.address}?dryRun=1`, event), showVerdict);
+document.addEventListener("input", ({ target }) => {
+  if (!form.contains(target)) return;
+  say(byId("problem"));
+  say(byId("outcome"));
+  showCode();
+  showFate();
+});
+form.addEventListener("submit", publish);
+form.addEventListener("reset", () => setTimeout(() => type(inputOf(form, "timestamp"), "")));
+byId("clear").addEventListener("click", clear);
+byId("demo").addEventListener("click", switchDemo);
+byId("fate").addEventListener("change", chooseFate);
+showCode();
+showFate();
