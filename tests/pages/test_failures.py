@@ -281,6 +281,7 @@ def test_a_run_shows_how_far_it_is_and_stops_between_two_parts(
     held[1].continue_()
     expect(words(page)).to_have_text("Stopped: 50 of 60 redriven.")
     expect(came(page)).to_have_text("What came of them: 50 processed.")
+    assert len(held) == 2, "no part is asked for after the stop"
     assert [outcome(service, ids[at]) for at in (0, 49, 50)] == ["processed", "processed", "dead"]
     page.unroute_all()
     page.route("**/dead-letters/redrive", lambda route: route.abort())
