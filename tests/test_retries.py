@@ -86,9 +86,10 @@ def test_a_failing_event_waits_and_its_users_later_ones_behind_it(runtime: Runti
     head, *behind = runtime.queries.retries()
     assert (head["id"], head["attempts"], head["error"]) == ("a1", 1, "unlucky")
     assert head["path"].startswith("test_retries.py:")
-    assert [(one["id"], one["attempts"], one["nextTry"]) for one in behind] == [
-        ("a2", 0, None),
-        ("a3", 0, None),
+    assert head["behind"] is None
+    assert [(one["id"], one["attempts"], one["nextTry"], one["behind"]) for one in behind] == [
+        ("a2", 0, None, "a1"),
+        ("a3", 0, None, "a1"),
     ]
     handler.users.clear()
     retry(runtime, "a1")

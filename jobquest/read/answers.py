@@ -77,6 +77,7 @@ def retry_of(row: Mapping[str, Any]) -> Answer:
         "attempts": row["attempts"],
         "firstFailedAt": row["first_failed_ms"] and format_time(row["first_failed_ms"]),
         "nextTry": row["next_ms"] and format_time(row["next_ms"]),
+        "behind": None if row["next_ms"] else row["head"],
     }
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Select, select
 from jobquest.events import Event, format_time, from_record
 from jobquest.read import tables
 from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of
+from jobquest.read.parking import with_heads
 from jobquest.read.projections import Effect, Row, effects_of
 
 MAX_FOLLOW_UPS = 100
@@ -56,8 +57,7 @@ def _attempts(connection: Connection, id: str) -> list[Answer]:
 
 
 def _retry(connection: Connection, id: str) -> Answer | None:
-    table = tables.parked
-    rows = _rows(connection, select(table).where(table.c.event_id == id))
+    rows = _rows(connection, with_heads().where(tables.parked.c.event_id == id))
     return retry_of(rows[0]) if rows else None
 
 

@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
 from jobquest.errors import PositionMoved
 from jobquest.log import Origin, Partition, Record, dump_headers, load_headers
@@ -75,6 +85,14 @@ def waiting(connection: Connection, lane: Lane, limit: int) -> list[Parked]:
     table = tables.parked
     query = select(table).where(_in(lane)).order_by(table.c.appended_ms, table.c.offset)
     return [parked_of(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
+
+
+def with_heads() -> Select[Any]:
+    """Every parked event's row, and as `head` the id of the one that its lane waits for."""
+    table, head = tables.parked, tables.parked.alias()
+    same = [head.c[name] == table.c[name] for name in Lane._fields]
+    its = select(head.c.event_id).where(*same, head.c.next_ms.is_not(None)).limit(1)
+    return select(table, its.scalar_subquery().label("head"))
 
 
 def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Parked]) -> None:

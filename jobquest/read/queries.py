@@ -18,6 +18,7 @@ from jobquest.read.database import Database
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.letters import LetterFilter, now_ms
 from jobquest.read.life import life
+from jobquest.read.parking import with_heads
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -95,14 +96,14 @@ class Queries:
     def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
         """What is parked: first what has a next try, soonest first, then what waits behind it."""
         table = tables.parked
-        query = select(table).order_by(
+        query = with_heads().order_by(
             table.c.next_ms.is_(None), table.c.next_ms, table.c.appended_ms, table.c.offset
         )
         return [retry_of(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
 
     def retry(self, id: str) -> Answer | None:
         """One parked event."""
-        rows = self._rows(select(tables.parked).where(tables.parked.c.event_id == id))
+        rows = self._rows(with_heads().where(tables.parked.c.event_id == id))
         return retry_of(rows[0]) if rows else None
 
     def letters(self, wanted: LetterFilter, after: int | None, limit: int) -> Answer:

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from flask import Blueprint, Response, request, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import analytics, catalogue, event, live, publish, topics, users
+from jobquest.web.pages import analytics, catalogue, event, failures, live, publish, topics, users
 from jobquest.web.pages.words import FILTERS, MASK, personal_shown
 
 pages = Blueprint("pages", __name__)
@@ -24,6 +24,7 @@ _PAGES = (
     event.page,
     users.page,
     topics.page,
+    failures.page,
     analytics.page,
     publish.page,
     catalogue.page,
@@ -33,6 +34,7 @@ ENTRANCES = (
     ("pages.live.show", "Live"),
     ("pages.users.search", "Users"),
     ("pages.topics.show", "Topics"),
+    ("pages.failures.show", "Failures"),
     ("pages.analytics.show", "Analytics"),
     ("pages.publish.show", "Publish"),
     ("pages.catalogue.show", "Catalogue"),

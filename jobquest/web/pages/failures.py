@@ -1,0 +1,165 @@
+"""Failures: what waits for another try, and dead letters, listed and each with its mending.
+
+The pages only read; `static/failures.js` and `static/dead_letter.js` act through the API.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Blueprint, abort, render_template, request, url_for
+
+from jobquest.consumer.redrive import MAX_REDRIVES
+from jobquest.errors import InvalidEvent
+from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
+from jobquest.read.letters import LetterFilter
+from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
+from jobquest.runtime import WORKING
+from jobquest.web.answers import choice_parameter, runtime, whole_parameter
+from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
+from jobquest.web.pages.event_form import EventForm, event_form
+from jobquest.web.pages.words import MASK, shown_text, span, visible_lines
+
+page = Blueprint("failures", __name__)
+
+LISTED_RETRIES = 25  # without `retries=all`
+LISTED_LETTERS = 50
+ANY = "any"
+
+
+@page.get("/failures")
+def show() -> str:
+    """What waits, and the letters that match, newest first."""
+    service = runtime()
+    state = choice_parameter("state", (*STATES, ANY), "open") or "open"
+    chosen = {name: value for name in FILTERS if (value := request.args.get(name))}
+    wanted = {**chosen, "state": state}
+    if state == ANY:
+        del wanted["state"]
+    after = whole_parameter("after", None, 0, MAX_ID)
+    by_column = LetterFilter(**{FILTERS[name]: value for name, value in wanted.items()})
+    found = service.queries.letters(by_column, after, LISTED_LETTERS)
+    every = choice_parameter("retries", ("all",), None)
+    retries = service.queries.retries(MAX_LIMIT if every else LISTED_RETRIES)
+    status = service.report.status()
+    return render_template(
+        "failures.html",
+        status=status,
+        works=status["state"] in WORKING,
+        retries=retries,
+        retrying=max(len(retries), status.get("retrying", 0)),
+        most_retries=MAX_LIMIT,
+        max_attempts=service.config.retry_max_attempts,
+        countdown=countdown,
+        letters=found["deadLetters"],
+        next=found["next"],
+        groups=found["groups"],
+        total=_total(found["groups"]),
+        state=state,
+        chosen=chosen,
+        wanted=wanted,
+        narrowed=bool(chosen.keys() - {"state"}) or state != "open" or after is not None,
+        states=(*STATES, ANY),
+        types=_choices(CATALOGUE, chosen.get("type")),
+        topics=_choices(TOPICS, chosen.get("topic")),
+        json_url=_json_url(wanted),
+    )
+
+
+@page.get("/dead-letters/<int:id>")
+def letter(id: int) -> str:
+    """One letter, whole, with what became of its event, and the form that mends it."""
+    queries = runtime().queries
+    found = queries.letter(id) if id <= MAX_ID else None
+    if found is None:
+        abort(404, "There is no dead letter with this id.")
+    life = queries.event(found["eventId"])
+    others = life["deadLetters"] if life else []
+    return render_template(
+        "dead_letter.html",
+        letter=found,
+        outcome=life["outcome"] if life else None,
+        others=[other for other in others if other["id"] != id],
+        max_redrives=MAX_REDRIVES,
+        **_to_mend(found),
+    )
+
+
+def countdown(moment: str) -> str:
+    """How long until then: "in 12 s"."""
+    seconds = math.ceil(parse_time(moment).timestamp() - time.time())
+    if seconds <= 0:
+        return "now"
+    return f"in {seconds} s" if seconds < 60 else f"in {span(seconds)}"
+
+
+def _json_url(wanted: dict[str, str]) -> str:
+    return f"{url_for('dead_letters.listed')}?{urlencode(wanted)}"
+
+
+def _total(groups: list[dict[str, Any]]) -> int | None:
+    """How many letters match; None where there are more errors than are told."""
+    return None if len(groups) == MAX_GROUPS else sum(group["count"] for group in groups)
+
+
+def _choices(known: Any, chosen: str | None) -> list[str]:
+    names = list(known)
+    return names if chosen is None or chosen in names else [*names, chosen]
+
+
+def _to_mend(letter: dict[str, Any]) -> dict[str, Any]:
+    """What the form begins with: the event as it would be redriven, in a form or as text, and
+    examples to begin anew from. `hidden` where this view may not show it."""
+    text = letter["mended"]
+    if text is None and letter["encoding"] == "text":
+        text = letter["value"]
+    as_text = request.args.get("as") == "text"
+    return {
+        "hidden": text is not None and MASK in shown_text(text),
+        "as_text": as_text,
+        "form": None if as_text else _form(text or ""),
+        "text": _to_edit(text or ""),
+        "examples": _examples(letter),
+    }
+
+
+def _form(text: str) -> EventForm | None:
+    """The form of the event's type; None where it is no event of a type that is known."""
+    try:
+        event = strict_json.loads(text.encode())
+    except InvalidEvent:
+        return None
+    kind = event.get("type") if isinstance(event, dict) else None
+    if not isinstance(kind, str) or kind not in CATALOGUE:
+        return None
+    return event_form(kind, event, as_request=False)
+
+
+def _to_edit(text: str) -> str:
+    """JSON indented, with what nobody would see as the escapes that mean the same; other text with
+    that spelled out."""
+    try:
+        document = strict_json.loads(text.encode())
+    except InvalidEvent:
+        return visible_lines(text.replace("\r\n", "\n").replace("\t", "    "))
+    return visible_lines(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _examples(letter: dict[str, Any]) -> dict[str, str]:
+    """An event of each type that belongs to the letter's topic."""
+    own_id = not letter["eventId"].startswith("jq:")
+    envelope: dict[str, Any] = {
+        "id": letter["eventId"] if own_id else new_id(),
+        "userId": letter["userId"] or "demo-user",
+        "timestamp": format_time(time.time_ns() // 1_000_000),
+        "metadata": {},
+    }
+    return {
+        name: json.dumps({"type": name, **envelope, "data": row.example}, indent=2)
+        for name, row in CATALOGUE.items()
+        if row.topic == letter["topic"]
+    }

@@ -1,0 +1,133 @@
+// A dead letter's page: checks what is mended as it is typed, saves it, redrives it, discards it.
+
+import { announce, ask, byId, element, setOrRemove, setText, visible } from "./common.js";
+import { checkAsTyped, firstWrong, readEvent, showErrors } from "./event_form.js";
+import { discard, endWork, isWorking, redrive } from "./redrive.js";
+import { refresh } from "./refresh.js";
+
+const CHECK_MS = 300;
+
+const page = byId("letter");
+const form = byId("mend-form"); // absent where there is nothing to mend
+const letter = { id: Number(page.dataset.id), eventId: page.dataset.event };
+
+// --- the two editors: `read` gives the value, `complain` shows the errors of an answer ---
+
+const fields = {
+  start(check) {
+    checkAsTyped(form, check, judge);
+  },
+  read: () => readEvent(form),
+  complain({ errors, message }) {
+    showErrors(form, errors ?? {}, errors ? "" : message);
+    firstWrong(form)?.focus();
+  },
+};
+
+const text = {
+  timer: null,
+  asked: 0,
+
+  start(check) {
+    const checkNow = async () => {
+      this.asked += 1;
+      const mine = this.asked;
+      const answer = await check(this.read());
+      if (mine !== this.asked) return; // there is a newer text
+      this.show(answer);
+      judge(answer);
+    };
+    byId("mend-text").addEventListener("input", () => {
+      this.asked += 1;
+      clearTimeout(this.timer);
+      this.timer = setTimeout(checkNow, CHECK_MS);
+    });
+    checkNow();
+  },
+
+  read: () => byId("mend-text").value,
+
+  show({ ok, errors = {} }) {
+    const lines = Object.entries(errors).map(([path, its]) => {
+      const name = path.replace(/^value\.?/, "");
+      return element("li", {}, ...(name ? [element("code", {}, visible(name)), ": "] : []), visible(its.join(" ")));
+    });
+    const list = byId("mend-problems");
+    list.replaceChildren(...lines);
+    list.hidden = !lines.length;
+    setOrRemove(byId("mend-text"), "aria-invalid", ok || !lines.length ? null : "true");
+  },
+
+  complain(answer) {
+    this.show(answer);
+    byId("mend-text").focus();
+  },
+};
+
+const editor = byId("mend-text") ? text : fields;
+const patch = (value, query = "") => ask("PATCH", form.dataset.url + query, { value });
+
+function judge({ ok, code, message }) {
+  const verdict = ok ? "It is valid: it can be saved." : message;
+  setText(byId("mend-verdict"), code === 400 ? "It would die again: see what is wrong." : verdict);
+}
+
+// Whether it is saved.
+async function save() {
+  const answer = await patch(editor.read());
+  judge(answer);
+  if (!answer.ok) {
+    editor.complain(answer);
+    return false;
+  }
+  setText(byId("mend-verdict"), "It is saved: redrive it to have it processed.");
+  await refresh();
+  return true;
+}
+
+async function redriveIt() {
+  byId("refusal").hidden = true;
+  const run = await redrive(`Redriving letter ${letter.id}`, [letter], refresh);
+  const [reason] = run?.reasons ?? [];
+  if (reason) {
+    setText(byId("refusal"), `It was not redriven. ${reason}`);
+    byId("refusal").hidden = false;
+  }
+}
+
+let isBusy = false;
+
+// One thing after the other: a second press does nothing.
+async function alone(action) {
+  if (isBusy || isWorking()) return;
+  isBusy = true;
+  await action();
+  isBusy = false;
+}
+
+const ACTIONS = {
+  redrive: () => alone(redriveIt),
+  discard: () => discard([letter.id], refresh),
+  save: () => alone(save),
+  example(button) {
+    const area = byId("mend-text");
+    area.value = button.dataset.text;
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+    area.focus();
+    announce("The text is an example now.");
+  },
+  "end-work": () => endWork(),
+};
+
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest?.("[data-action]");
+  if (button) ACTIONS[button.dataset.action]?.(button);
+});
+
+if (form) {
+  form.addEventListener("submit", (submission) => {
+    submission.preventDefault();
+    alone(async () => (await save()) && redriveIt());
+  });
+  editor.start((value) => patch(value, "?dryRun=1"));
+}

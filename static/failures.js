@@ -1,0 +1,151 @@
+// The list of failures: keeps it up to date, has events tried now, and starts what redrive.js does.
+
+import { announce, ask, byId, eventUrl, element, many, setText } from "./common.js";
+import { discard, endWork, follow, redrive } from "./redrive.js";
+import { refresh } from "./refresh.js";
+
+const FRESH_MS = 3_000;
+
+const page = byId("failures");
+const maxAttempts = page.dataset.maxAttempts;
+const isOff = (button) => button.getAttribute("aria-disabled") === "true";
+
+// --- fresh ---
+
+async function keepFresh() {
+  if (!document.hidden) await update();
+  setTimeout(keepFresh, FRESH_MS);
+}
+
+async function update() {
+  await refresh();
+  showPicked();
+}
+
+// The focus is on what goes away: its list is the next best place.
+function leave() {
+  (byId("letters-title") ?? byId("main")).focus();
+}
+
+async function updateElsewhere() {
+  leave();
+  await update();
+}
+
+// --- one event, now ---
+
+async function tryNow(button) {
+  const { id, attempts, url } = button.dataset;
+  const cell = button.closest("td");
+  if (isOff(button)) return;
+  cell.dataset.own = "kept"; // the row stays until it says what came of it
+  button.setAttribute("aria-disabled", "true");
+  say(cell, "Trying…");
+  const { ok, code, message } = await ask("POST", url);
+  if (ok || code === 404) await sayOutcome(cell, id, Number(attempts));
+  else say(cell, message);
+  button.removeAttribute("aria-disabled");
+  update();
+}
+
+async function sayOutcome(cell, id, before) {
+  const life = await follow(id, ({ outcome, attempts }) => outcome === "dead" || attempts.length > before);
+  if (!life) {
+    cell.dataset.own = "here";
+    say(cell, "Still waiting. Does the consumer run?");
+    return;
+  }
+  const { outcome, retry, deadLetter } = life;
+  if (outcome === "retrying") {
+    cell.dataset.own = "here";
+    cell.querySelector("button").dataset.attempts = retry?.attempts ?? before;
+    say(cell, `Failed again: try ${retry?.attempts ?? before} of ${maxAttempts}.`);
+    return;
+  }
+  cell.querySelector("button").hidden = true;
+  const word = outcome === "dead" ? "dead" : "processed";
+  const letter = outcome === "dead" && deadLetter;
+  const link = letter
+    ? element("a", { href: `${document.body.dataset.root}/dead-letters/${letter.id}` }, `Letter ${letter.id}`)
+    : element("a", { href: eventUrl(id) }, "To its event");
+  say(cell, element("span", { class: "badge", "data-word": word }, word), " ", link);
+}
+
+function say(cell, ...what) {
+  cell.querySelector(".said").replaceChildren(...what);
+}
+
+// --- letters ---
+
+const boxes = () => [...document.querySelectorAll('input[name="pick"]')];
+const letterOf = (row) => ({ id: Number(row.dataset.key), eventId: row.dataset.event });
+const picked = () => boxes().filter((box) => box.checked).map((box) => letterOf(box.closest("tr")));
+
+function showPicked() {
+  const count = picked().length;
+  const all = byId("pick-all");
+  if (!all) return;
+  setText(byId("picked"), count ? `${many(count, "letter")} selected.` : "");
+  all.checked = count > 0 && count === boxes().length;
+  all.indeterminate = count > 0 && !all.checked;
+  for (const name of ["picked", "discard-picked"]) {
+    const button = document.querySelector(`[data-action="${name}"]`);
+    button?.setAttribute("aria-disabled", String(!count));
+  }
+}
+
+function forget() {
+  for (const box of boxes()) box.checked = false;
+  showPicked();
+}
+
+async function switchDemo(button) {
+  if (isOff(button)) return;
+  button.setAttribute("aria-disabled", "true");
+  const failing = button.dataset.failing === "true";
+  const { ok, message } = await ask("POST", page.dataset.switchDemo, { failing });
+  button.removeAttribute("aria-disabled");
+  announce(message);
+  complain(ok ? "" : message);
+  if (ok) await updateElsewhere();
+}
+
+function complain(text) {
+  setText(byId("problem"), text);
+  byId("problem").hidden = !text;
+}
+
+// What each button does.
+const ACTIONS = {
+  try: tryNow,
+  demo: switchDemo,
+  one: (button) => redrive(`Redriving letter ${button.dataset.id}`, [letterOf(button.closest("tr"))], update),
+  picked() {
+    const letters = picked();
+    forget();
+    return redrive(`Redriving ${many(letters.length, "selected letter")}`, letters, update);
+  },
+  group: (button) => redrive(
+    `Redriving a group of ${many(Number(button.dataset.count), "letter")}`,
+    JSON.parse(button.dataset.filter),
+    update,
+  ),
+  all: (button) => redrive("Redriving all that match", JSON.parse(button.dataset.filter), update),
+  discard: (button) => discard([Number(button.dataset.id)], updateElsewhere),
+  "discard-picked": () => discard(picked().map(({ id }) => id), updateElsewhere),
+  "end-work"() {
+    if (endWork()) leave();
+  },
+};
+
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest?.("[data-action]");
+  if (button && !isOff(button)) ACTIONS[button.dataset.action]?.(button);
+});
+document.addEventListener("change", ({ target }) => {
+  if (target.id === "pick-all") for (const box of boxes()) box.checked = target.checked;
+  if (target.id === "pick-all" || target.name === "pick") showPicked();
+});
+
+showPicked();
+keepFresh();

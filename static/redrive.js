@@ -1,0 +1,310 @@
+// What an operator does with dead letters, on their list and on a letter's own page: redrive them,
+// in parts that can be stopped, see what came of each, and give letters up with a reason. The
+// markup is that of templates/_letters.html.
+
+import {
+  announce, ask, byId, element, eventUrl, many, number, setText, shown, visible,
+} from "./common.js";
+
+const CHUNK = 25; // letters a request: a quarter of a second at the service's pace
+const PAGE = 100; // letters that are listed a request
+const FOLLOWED = 50; // events that are asked for in one round
+const AT_ONCE = 10;
+const ROUND_MS = 500;
+const PATIENCE_MS = 30_000; // without any news
+const LISTED = 50;
+const CUT = 240; // characters of a reason: its letter's page has it whole
+
+const panel = byId("work");
+const root = document.body.dataset.root;
+const cut = (text) => (text.length > CUT ? `${text.slice(0, CUT)}…` : text);
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+export const isWorking = () => panel.dataset.busy === "true";
+const view = new URLSearchParams(location.search).get("personal") === "shown" ? "?personal=shown" : "";
+const letterUrl = (id) => `${root}/dead-letters/${id}${view}`;
+
+// --- following an event ---
+
+// An event's life once something came of it, else null: it is processed, or `isNews(life)` says that
+// its letter or its tries are new ones.
+async function outcomeOf(eventId, isNews) {
+  const { ok, data } = await ask("GET", `${panel.dataset.events}/${encodeURIComponent(eventId)}`);
+  if (!ok) return null;
+  return data.outcome === "processed" || isNews(data) ? data : null;
+}
+
+// Ask until there is an answer, or none came for long.
+export async function follow(eventId, isNews) {
+  const end = Date.now() + PATIENCE_MS;
+  while (Date.now() < end) {
+    const life = await outcomeOf(eventId, isNews);
+    if (life) return life;
+    await pause(ROUND_MS);
+  }
+  return null;
+}
+
+// --- a run: letters, one part after the other ---
+
+class Run {
+  constructor(title) {
+    this.title = title;
+    this.letters = []; // {id, eventId}, oldest first
+    this.asked = 0;
+    this.redriven = [];
+    this.reasons = []; // why others are not
+    this.came = { processed: 0, retrying: 0, dead: 0 };
+    this.listed = 0;
+    this.last = null; // the life of the event that was heard of last
+    this.stopped = false;
+    this.left = false;
+    this.problem = null;
+  }
+
+  open() {
+    panel.hidden = false;
+    panel.dataset.busy = "true";
+    setText(byId("work-title"), this.title);
+    byId("work-list").replaceChildren();
+    byId("work-list").hidden = true;
+    byId("work-problem").hidden = true;
+    setText(byId("work-outcome"), "");
+    byId("work-progress").removeAttribute("value");
+    byId("work-progress").hidden = false;
+    setText(button(), "Stop");
+    button().focus({ preventScroll: true });
+    announce(this.title);
+  }
+
+  // Every part, until the end, a stop or a problem.
+  async redrive() {
+    while (this.asked < this.letters.length && !this.stopped && !this.problem) {
+      const chunk = this.letters.slice(this.asked, this.asked + CHUNK);
+      const ids = chunk.map(({ id }) => id);
+      const { ok, data, message } = await ask("POST", panel.dataset.url, { ids });
+      if (ok) this.take(chunk, data);
+      else this.fail(message);
+      this.show();
+    }
+  }
+
+  take(chunk, { redriven, refused }) {
+    const taken = new Set(redriven);
+    this.asked += chunk.length;
+    this.redriven.push(...chunk.filter(({ id }) => taken.has(id)));
+    this.reasons.push(...refused.map(({ reason }) => reason));
+    for (const { id, reason } of refused) this.list(id, `refused: ${reason}`, "Mend it");
+  }
+
+  fail(message) {
+    this.problem = message;
+    setText(byId("work-problem"), message);
+    byId("work-problem").hidden = false;
+  }
+
+  list(id, text, word) {
+    this.listed += 1;
+    const line = this.listed > LISTED ? [`${this.listed - LISTED} more are not listed.`]
+      : [`Letter ${id} ${cut(visible(text))} `, element("a", { href: letterUrl(id) }, word)];
+    const list = byId("work-list");
+    if (this.listed > LISTED + 1) list.lastElementChild.replaceChildren(...line);
+    else list.append(element("li", {}, ...line));
+    list.hidden = false;
+  }
+
+  show() {
+    const all = this.letters.length;
+    const progress = byId("work-progress");
+    progress.max = Math.max(all, 1);
+    progress.value = this.asked;
+    let words = `${number(this.redriven.length)} of ${number(all)} redriven`;
+    if (this.reasons.length) words += `, ${number(this.reasons.length)} refused`;
+    if (this.stopped && this.asked < all) words = `Stopped: ${words}`;
+    setText(byId("work-words"), `${words}.`);
+  }
+
+  // What came of those that are in the log again. Pressed once more, it is not waited for.
+  async follow() {
+    const waiting = [...this.redriven];
+    let end = Date.now() + PATIENCE_MS;
+    this.showOutcome(waiting.length, "not processed yet");
+    while (waiting.length && Date.now() < end && !this.left) {
+      const round = waiting.splice(0, FOLLOWED);
+      const late = [];
+      for (let at = 0; at < round.length; at += AT_ONCE) {
+        const some = round.slice(at, at + AT_ONCE);
+        const known = await Promise.all(some.map((letter) => this.lookAt(letter)));
+        late.push(...some.filter((_letter, index) => !known[index]));
+      }
+      if (late.length < round.length) end = Date.now() + PATIENCE_MS;
+      waiting.push(...late); // the others come first in the next round
+      this.showOutcome(waiting.length, "not processed yet");
+      if (waiting.length) await pause(ROUND_MS);
+    }
+    this.showOutcome(waiting.length, "still waiting");
+  }
+
+  // Count what came of a letter's event; whether anything did.
+  async lookAt(letter) {
+    letter.eventId = await eventIdOf(letter);
+    const life = await outcomeOf(letter.eventId, (its) => isAfter(its, letter));
+    if (!life) return false;
+    this.came[life.outcome] += 1;
+    this.last = life;
+    const [newest] = life.deadLetters;
+    if (life.outcome === "dead") {
+      this.list(newest.id, `is dead again: ${newest.errorClass}: ${newest.error}`, "Open it");
+    }
+    return true;
+  }
+
+  showOutcome(waiting, word) {
+    const { processed, retrying, dead } = this.came;
+    const words = [
+      [processed, "processed"],
+      [retrying, "failed again and will be tried again"],
+      [dead, "dead again"],
+      [waiting, word],
+    ].filter(([count]) => count).map(([count, its]) => `${number(count)} ${its}`);
+    const late = waiting && word === "still waiting" ? " Does the consumer run?" : "";
+    const text = words.length ? `What came of them: ${words.join(", ")}.${late}` : "";
+    setText(byId("work-outcome"), text);
+    if (this.redriven.length === 1 && this.last) this.showOne(this.last);
+  }
+
+  // One event: where it stands, and what it changed.
+  showOne(life) {
+    const said = {
+      processed: "It is processed.",
+      retrying: "It failed again, and will be tried again.",
+      dead: "It is dead again.",
+    }[life.outcome];
+    const link = element("a", { href: eventUrl(life.event.id) }, "To its event");
+    byId("work-outcome").replaceChildren(`${said} ${effectsWords(life.effects)} `, link);
+  }
+
+  close() {
+    panel.dataset.busy = "false";
+    byId("work-progress").hidden = true;
+    setText(button(), "Close");
+    announce([byId("work-words"), byId("work-outcome")].map((one) => one.textContent).join(" "));
+  }
+}
+
+const button = () => panel.querySelector('[data-action="end-work"]');
+let run = null;
+
+function isAfter(life, letter) {
+  if (life.outcome === "retrying") return true;
+  return life.deadLetters.some(({ id }) => id > letter.id);
+}
+
+// What could not be read has no event of its own until it is mended.
+async function eventIdOf({ id, eventId }) {
+  if (!eventId.startsWith("jq:dead:")) return eventId;
+  const { data } = await ask("GET", `${panel.dataset.letters}/${id}`);
+  try {
+    return JSON.parse(data.mended ?? data.value).id ?? eventId;
+  } catch {
+    return eventId;
+  }
+}
+
+function effectsWords(effects) {
+  const texts = effects.map(({ table, key, added, given }) => {
+    const changes = [
+      ...Object.entries(added).map(([name, n]) => `${name} ${n < 0 ? "" : "+"}${number(n)}`),
+      ...Object.entries(shown(given)).map(([name, value]) => `${name} = ${value}`),
+    ];
+    const row = `${table} of ${Object.values(key).join(", ")}`;
+    return changes.length ? `${row} (${changes.join(", ")})` : row;
+  });
+  return texts.length ? visible(`It changed ${texts.join("; ")}.`) : "";
+}
+
+// Redrive letters and see what comes of it. `letters`: a list of {id, eventId}, or a filter of the
+// API whose letters are found first. Gives back the run once all is known; `changed` is called on
+// the way. One at a time.
+export async function redrive(title, letters, changed) {
+  if (isWorking()) return null;
+  run = new Run(title);
+  run.open();
+  if (Array.isArray(letters)) run.letters = letters;
+  else await collect(run, letters);
+  run.letters.sort((one, other) => one.id - other.id); // a user's events in their order
+  run.show();
+  await run.redrive();
+  changed();
+  await run.follow();
+  run.close();
+  changed();
+  return run;
+}
+
+async function collect(run, filter) {
+  let after = null;
+  do {
+    const query = new URLSearchParams({ ...filter, limit: PAGE });
+    if (after !== null) query.set("after", after);
+    const { ok, data, message } = await ask("GET", `${panel.dataset.letters}?${query}`);
+    if (!ok) return run.fail(message);
+    run.letters.push(...data.deadLetters.map(({ id, eventId }) => ({ id, eventId })));
+    after = data.next;
+    setText(byId("work-words"), `${many(run.letters.length, "letter")} found.`);
+  } while (after !== null && !run.stopped);
+}
+
+// Stops a run between two parts; closes the panel of one that is over.
+export function endWork() {
+  if (isWorking()) {
+    run.left = run.stopped;
+    run.stopped = true;
+    return false;
+  }
+  panel.hidden = true;
+  return true;
+}
+
+// --- discarding ---
+
+// Give letters up, and take them off `ids`; what is wrong, where one can't be.
+async function discardAll(ids, reason) {
+  while (ids.length) {
+    const address = `${panel.dataset.letters}/${ids[0]}/discard`;
+    const { ok, message, errors } = await ask("POST", address, { reason });
+    if (!ok) return `Letter ${ids[0]}: ${errors?.reason?.join(" ") ?? message}`;
+    ids.shift();
+  }
+  return null;
+}
+
+// Ask for a reason, then give these letters up; `done()` once they are.
+export function discard(ids, done) {
+  const dialog = byId("discard");
+  const form = byId("discard-form");
+  const problem = byId("discard-problem");
+  const what = ids.length === 1 ? `letter ${ids[0]}` : many(ids.length, "letter");
+  setText(byId("discard-title"), `Discard ${what}`);
+  form.reset();
+  problem.hidden = true;
+  let isBusy = false;
+  form.onsubmit = async (submission) => {
+    submission.preventDefault();
+    if (isBusy) return;
+    isBusy = true;
+    const trouble = await discardAll(ids, byId("discard-reason").value);
+    isBusy = false;
+    setText(problem, trouble ?? "");
+    problem.hidden = !trouble;
+    if (trouble) return;
+    dialog.close();
+    announce(`Discarded ${what}.`);
+    done();
+  };
+  dialog.showModal();
+}
+
+byId("discard").querySelector('[data-action="keep"]').addEventListener("click", () => {
+  byId("discard").close();
+});
