@@ -148,9 +148,13 @@ def test_a_live_row_is_the_one_that_the_server_renders(
     for id in ids:
         expect(row(page, id)).to_have_count(1)
     service.wait_until_caught_up()
+    open_all = "document.querySelectorAll('#events details').forEach(one => one.open = true)"
+    page.evaluate(open_all)
+    expect(rows(page).locator("pre").first).to_contain_text("{")
     html = "all => Object.fromEntries(all.map(one => [one.dataset.id, one.outerHTML]))"
     came = rows(page).evaluate_all(html)
     page.reload()
+    page.evaluate(open_all)
     served = rows(page).evaluate_all(html)
     assert len(served) > len(ids)
     assert {id: came[id] for id in served} == served
@@ -240,16 +244,24 @@ def test_what_could_not_be_replayed_is_counted(service: Service, open_page: Open
     expect(rows(page)).to_have_count(500)
 
 
-def test_a_held_list_waits_and_counts(service: Service, open_page: OpenPage) -> None:
+def test_a_paused_list_counts_what_is_new_and_loses_nothing(
+    service: Service, open_page: OpenPage
+) -> None:
     page = open_page()
-    publish(service)
+    first = publish(service)
     expect(rows(page)).to_have_count(1)
-    button(page, "Hold the list").click()
-    id = publish(service)
-    expect(page.locator("#list-note")).to_contain_text("1 newer change waiting")
-    expect(rows(page)).to_have_count(1)
-    button(page, "Hold the list").click()
-    expect(row(page, id)).to_have_count(1)
+    button(page, "Pause").click()
+    expect(button(page, "Resume")).to_be_visible()
+    second = publish(service)
+    expect(button(page, "Resume, 1 new")).to_be_visible()
+    write(service, streaks(300))
+    expect(button(page, "Resume, 301 new")).to_be_visible()
+    assert [one.get_attribute("data-id") for one in rows(page).all()] == [first]
+    button(page, "Resume, 301 new").click()
+    expect(rows(page)).to_have_count(302)
+    expected = [f"s{number}" for number in reversed(range(300))] + [second, first]
+    assert rows(page).evaluate_all("all => all.map(one => one.dataset.id)") == expected
+    expect(button(page, "Pause")).to_be_visible()
 
 
 def test_an_open_row_stays_open_and_focused_below_new_ones(
@@ -326,7 +338,7 @@ def test_the_keyboard_reaches_everything(service: Service, open_page: OpenPage) 
         width = focused.evaluate("e => parseFloat(getComputedStyle(e).outlineWidth)")
         assert width >= 2, reached
     assert reached[0] == "Skip to the content"
-    places = [reached.index(name) for name in ("Times: UTC", "Start", "Stop", "Hold the list")]
+    places = [reached.index(name) for name in ("Times: UTC", "Start", "Stop", "Pause")]
     assert places == sorted(places)
 
 
