@@ -8,8 +8,8 @@ import {
 
 const RENDER_MS = 200; // between two changes of the list
 const RENDER_SHARE = 4; // a change that took 100 ms is followed by 400 ms of rest
-const BATCH_ROWS = 40; // built in one change, at most
-const BATCH_MS = 12;
+const BATCH_ROWS = 60; // built in one change, at most
+const BATCH_MS = 25;
 
 const page = byId("dashboard");
 const limits = JSON.parse(page.dataset.limits);
@@ -153,7 +153,7 @@ export const list = {
     this.timer = requestAnimationFrame(() => {
       this.timer = null;
       const rest = RENDER_SHARE * (performance.now() - began);
-      this.schedule(this.waiting.size ? rest : Math.max(RENDER_MS, rest));
+      this.schedule(this.waiting.size ? Math.min(RENDER_MS, rest) : Math.max(RENDER_MS, rest));
     });
   },
 
