@@ -72,7 +72,6 @@ class Flood:
 
     def __init__(self, service: Service, rate: int) -> None:
         self.sent = 0
-        self.last = ""
         self.seconds = 0.0
         self._log = SqliteLog(service.folder / "log.db", TOPICS)
         self._size = rate // self.BATCHES_PER_SECOND
@@ -91,8 +90,8 @@ class Flood:
 
     def _event(self, number: int) -> NewRecord:
         kind = TYPES[number % len(TYPES)]
-        self.last, user = f"flood-{number}", f"user_{number % 100}"
-        event = from_request(kind, user, SAMPLES[kind], id=self.last)
+        user = f"user_{number % 100}"
+        event = from_request(kind, user, SAMPLES[kind], id=f"flood-{number}")
         return NewRecord(event.topic, user.encode(), event.to_json())
 
     def __enter__(self) -> Flood:

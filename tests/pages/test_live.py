@@ -258,11 +258,29 @@ WATCH_TASKS = """() => {
   new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map(
     ({ duration }) => duration))).observe({ type: 'longtask' });
 }"""
+TASKS = "disabled-by-default-devtools.timeline"  # the trace that tells a task's processor time
 
 
-@pytest.mark.timeout(300)
+def longest_task(trace: bytes) -> float:
+    """Of the page's main threads: the most processor time that a task took, in milliseconds."""
+    events = json.loads(trace)["traceEvents"]
+    threads = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    took = [
+        event["tdur"] / 1_000
+        for event in events
+        if event["name"] == "RunTask" and (event["pid"], event["tid"]) in threads
+    ]
+    assert len(took) > 1_000
+    return max(took)
+
+
+@pytest.mark.timeout(400)
 def test_a_thousand_events_a_second_for_a_minute_leave_the_page_responsive(
-    service: Service, open_page: OpenPage
+    service: Service, open_page: OpenPage, browser: Browser
 ) -> None:
     page = open_page()
     devtools = page.context.new_cdp_session(page)
@@ -273,19 +291,25 @@ def test_a_thousand_events_a_second_for_a_minute_leave_the_page_responsive(
         found = devtools.send("Performance.getMetrics")["metrics"]
         return {one["name"]: int(one["value"]) for one in found}
 
-    page.evaluate(WATCH_TASKS)
     with Flood(service, rate=1_000) as flood:
-        wait_for(lambda: flood.sent >= 10_000, 30)
-        page.evaluate("1")  # whatever waits for the page's thread has had its turn
+        wait_for(lambda: flood.sent >= 10_000, 60)
         before = memory()
-        wait_for(lambda: flood.sent >= 60_000, 120)
+        page.evaluate(WATCH_TASKS)
+        browser.start_tracing(page=page, categories=[TASKS])
+        wait_for(lambda: flood.sent >= 70_000, 180)
+        seen = page.evaluate("window.longTasks")
+        longest = longest_task(browser.stop_tracing())
         assert rows(page).count() <= 500
-    expect(row(page, flood.last)).to_have_count(1, timeout=60_000)
-    expect(rows(page)).to_have_count(500, timeout=20_000)
-    after, tasks = memory(), page.evaluate("window.longTasks")
+    service.wait_until_caught_up(120)
+    newest = service.get("/api/events?limit=500").json["data"]["events"]
+    wait_for(lambda: ids(page) == [item["event"]["id"] for item in newest], 30)
+    after = memory()
     grown = after["JSHeapUsedSize"] - before["JSHeapUsedSize"]
-    longest = max(tasks, default=0)
-    print(f"{flood.seconds:.0f} s; {len(tasks)} long tasks, the longest {longest} ms; {grown:,} B")
+    print(
+        f"{flood.sent} events in {flood.seconds:.0f} s; the longest task took {longest:.0f} ms of"
+        f" the processor, {max(seen, default=0)} ms by the clock; {grown:,} B more"
+    )
+    # Of the processor: by the clock, what else this machine does counts as the page's.
     assert longest <= 200
     assert grown < 10_000_000
     assert after["Nodes"] < 500 * 100
