@@ -1,72 +1,130 @@
 // Charts over time: uPlot (loaded before as a plain script) in the page's colours.
 
-import { inZone } from "./common.js";
+import { element, inZone, isLocal, number, setText } from "./common.js";
 
-const HEIGHT = 180; // px
+const HEIGHT = 180; // px, the legend below not included
 const NARROW = 500; // px, below which fewer labels fit
+const SEEN = 3; // px: what is not zero is drawn at least so tall
+const AXES = 34; // px, of the labels below
+const INCREMENTS = [1, 2, 5].flatMap((n) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].map((by) => n * by))
+  .sort((one, other) => one - other);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function hoursMinutes(seconds, step) {
-  const [date, clock] = inZone(new Date(seconds * 1_000).toISOString());
+const inTime = (seconds) => inZone(new Date(seconds * 1_000).toISOString());
+
+function tickWords(seconds, step) {
+  const [date, clock] = inTime(seconds);
   return step >= 86_400 ? date.slice(5) : clock.slice(0, 5);
 }
 
-// Draws bars over time in `place`. `series`: [{ label, tone }], where `tone` names a colour of
-// app.css; `data`: [times in Unix seconds, values of each series]. `step`: seconds per bar.
+function timeWords(seconds, step) {
+  const [date, clock] = inTime(seconds);
+  return step >= 86_400 ? date : `${date} ${clock.slice(0, 5)}`;
+}
+
+// What is drawn: each series on top of those before it, the last one first, so that it lies behind.
+function stacked([times, ...values], height) {
+  const totals = times.map((_, at) => values.reduce((sum, one) => sum + (one[at] ?? 0), 0));
+  const least = (Math.max(1, ...totals) * SEEN) / (height - AXES);
+  const tops = times.map(() => 0);
+  const layers = values.map((one) => one.map((value, at) => {
+    if (value) tops[at] += Math.max(value, least);
+    return tops[at];
+  }));
+  return [times, ...layers.reverse()];
+}
+
+// Draws stacked bars over time in `place`, and below what they say: the sums, or the bar that is
+// pointed at. `series`: [{ label, tone }], lowest first, where `tone` names a colour of app.css;
+// `data`: [times in Unix seconds, values of each series]. `step`: seconds per bar.
 // Returns the function that shows other data.
-export function drawBars(place, series, data, step) {
+export function drawBars(place, series, data, step, height = HEIGHT) {
   let chart = null;
   let latest = data;
+  let width = 0;
+  const plot = element("div");
+  const when = element("span", { class: "when" });
+  const keys = series.map(() => ({ swatch: element("span", { class: "swatch" }), value: element("strong") }));
+  const legend = element("p", { class: "chart-legend" }, when);
+  for (const [n, { label }] of series.entries()) {
+    legend.append(element("span", {}, keys[n].swatch, `${label} `, keys[n].value));
+  }
+  place.replaceChildren(plot, legend);
+
+  const tell = (at) => {
+    const [times, ...values] = latest;
+    const known = at !== null && at !== undefined && times[at] !== undefined;
+    setText(when, known ? timeWords(times[at], step) : "In all");
+    for (const [n, { value }] of keys.entries()) {
+      const shown = known ? values[n][at] ?? 0 : values[n].reduce((sum, one) => sum + (one ?? 0), 0);
+      setText(value, number(shown));
+    }
+  };
 
   const axis = (values) => ({
     stroke: colour("--quiet"),
     grid: { stroke: colour("--line"), width: 1 },
-    ticks: { stroke: colour("--line"), width: 1 },
-    font: "12px system-ui",
+    ticks: { stroke: colour("--line"), width: 1, size: 4 },
+    font: "11px system-ui",
+    gap: 4,
     ...values,
+  });
+
+  const layer = ({ tone }) => ({
+    fill: colour(tone),
+    width: 0,
+    paths: uPlot.paths.bars({ size: [0.75, 40] }),
+    points: { show: false },
   });
 
   const draw = () => {
     chart?.destroy();
-    const width = place.clientWidth;
+    width = place.clientWidth;
+    if (!width) return; // it can't be seen
+    for (const [n, { tone }] of series.entries()) keys[n].swatch.style.background = colour(tone);
     chart = new uPlot(
       {
         width,
-        height: HEIGHT,
-        padding: [8, 12, 0, 0],
-        cursor: { y: false, drag: { x: false, y: false } },
-        legend: { live: true },
-        scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },
+        height,
+        padding: [8, 4, 0, 0],
+        cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
+        legend: { show: false },
+        hooks: { setCursor: [(made) => tell(made.cursor.left < 0 ? null : made.cursor.idx)] },
+        tzDate: (at) => {
+          const moment = new Date(at * 1_000);
+          return isLocal() ? moment : uPlot.tzDate(moment, "Etc/UTC");
+        },
+        scales: {
+          x: { range: (_, low, high) => [low - step / 2, high + step / 2] },
+          y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] },
+        },
         axes: [
-          axis({ values: (_, ticks) => ticks.map((at) => hoursMinutes(at, step)), space: width < NARROW ? 70 : 60 }),
-          axis({ size: 56, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6, 1e7] }),
+          axis({
+            size: AXES - 8,
+            grid: { show: false },
+            space: width < NARROW ? 70 : 60,
+            values: (_, ticks) => ticks.map((at) => tickWords(at, step)),
+          }),
+          axis({ size: 46, space: 24, incrs: INCREMENTS, values: (_, ticks) => ticks.map(number) }),
         ],
-        series: [
-          { label: "Time", value: (_, at) => (at === null ? "–" : inZone(new Date(at * 1_000).toISOString()).join(" ").slice(0, 16)) },
-          ...series.map(({ label, tone }) => ({
-            label,
-            stroke: colour(tone),
-            fill: colour(tone),
-            paths: uPlot.paths.bars({ size: [0.8, 40] }),
-            points: { show: false },
-            value: (_, value) => (value === null ? "–" : value.toLocaleString("en-US")),
-          })),
-        ],
+        series: [{}, ...series.map(layer).reverse()],
       },
-      latest,
-      place,
+      stacked(latest, height),
+      plot,
     );
+    tell(null);
   };
 
   draw();
   new ResizeObserver(() => {
-    if (chart.width !== place.clientWidth) draw();
+    if (width !== place.clientWidth) draw();
   }).observe(place);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   document.addEventListener("zonechange", draw);
   return (other) => {
     latest = other;
-    chart.setData(other);
+    chart?.setData(stacked(other, height));
+    tell(chart?.cursor.left >= 0 ? chart.cursor.idx : null);
   };
 }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import websocket
 
+from jobquest.events import TOPICS, from_request
+from jobquest.log import NewRecord
+from jobquest.log.sqlite import SqliteLog
+from tests.samples import SAMPLES, TYPES
 from tests.service import Service
 
 HEAP_BYTES = 64 << 20
@@ -57,6 +62,46 @@ class Load:
             expected[user] += xp
         for user, xp in expected.items():
             assert self._service.get(f"/api/users/{user}").json["data"]["xp"] == xp
+
+
+class Flood:
+    """Appends events of every type to a service's embedded log at a steady rate, as another
+    producer would."""
+
+    BATCHES_PER_SECOND = 20
+
+    def __init__(self, service: Service, rate: int) -> None:
+        self.sent = 0
+        self.seconds = 0.0
+        self._log = SqliteLog(service.folder / "log.db", TOPICS)
+        self._size = rate // self.BATCHES_PER_SECOND
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        began = due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            events = [self._event(self.sent + number) for number in range(self._size)]
+            for future in self._log.append(events):
+                future.result(10)
+            self.sent += self._size
+            due += 1 / self.BATCHES_PER_SECOND
+        self.seconds = time.monotonic() - began
+
+    def _event(self, number: int) -> NewRecord:
+        kind = TYPES[number % len(TYPES)]
+        user = f"user_{number % 100}"
+        event = from_request(kind, user, SAMPLES[kind], id=f"flood-{number}")
+        return NewRecord(event.topic, user.encode(), event.to_json())
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._log.close()
 
 
 def events_of(service: Service, kind: str) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ MAX_OFFSET = 2**63 - 1
 
 @status.get("/status")
 def show() -> tuple[Response, int]:
-    """How the service is."""
-    return success(runtime().report.status())
+    """How the service is, and which life of the database it speaks of."""
+    return success({**runtime().report.status(), "epoch": runtime().feed.epoch})
 
 
 @status.post("/status")

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.service import Service
 
 Visit = Callable[..., Page]
+
+expect.set_options(timeout=15_000)  # a busy machine is slow, not wrong
 
 # A service that is away or refuses is the test's doing; at its end its good-bye may cross the
 # page's.

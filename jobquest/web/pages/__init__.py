@@ -9,13 +9,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Blueprint, Response, send_from_directory
 
 from jobquest.events import PERSONAL_FIELDS
 from jobquest.web.pages import analytics, catalogue, event, failures, live, publish, topics, users
-from jobquest.web.pages.words import FILTERS, MASK, personal_shown
+from jobquest.web.pages.words import FILTERS, MASK, here, personal_shown
 
 pages = Blueprint("pages", __name__)
 
@@ -56,13 +55,6 @@ def _for_every_page() -> dict[str, Any]:
         "personal_shown": personal,
         "page_words": {"mask": MASK, "personal": hidden},
     }
-
-
-def here(**changes: Any) -> str:
-    """This view's address with some of its query changed; None takes a parameter away."""
-    values: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
-    query = urlencode({name: value for name, value in values.items() if value is not None}, True)
-    return quote(request.script_root + request.path) + (f"?{query}" if query else "")
 
 
 @pages.get("/chart/<any('uPlot.iife.js', 'uPlot.min.css'):name>")

@@ -18,7 +18,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
 from jobquest.read.letters import LetterFilter
 from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
-from jobquest.runtime import WORKING
+from jobquest.report import WORKING
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
 from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
 from jobquest.web.pages.event_form import EventForm, event_form

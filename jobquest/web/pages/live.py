@@ -1,22 +1,28 @@
-"""The live page: the consumer's state with its switch, and the stream of events.
+"""The live page: the consumer's state, switch and last hour, and the stream of events by filter.
 
-`static/live.js` says the same for what comes live; a test holds the two together.
+With `after`, `from` or `to` it is a still page of older events. `static/live.js` and what it
+imports say the same for what comes live; a test holds the two together.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
+from urllib.parse import urlencode
 
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, request
 
 from jobquest.errors import ReadSideUnavailable
-from jobquest.web.answers import runtime
-from jobquest.web.pages.words import MAX_SUMMARY, event_row, many, span
+from jobquest.events import CATALOGUE, TOPICS
+from jobquest.web.answers import OUTCOMES, event_filter, runtime, whole_parameter
+from jobquest.web.pages.words import MAX_SUMMARY, event_row, here, many, span, visible
 
 page = Blueprint("live", __name__)
 
 LATEST_EVENTS = 50
 MAX_ROWS = 500  # in the page, live ones included
+MAX_SEQ = 2**53
+MINUTES = 60
 
 # State → how it looks, what it means.
 STATES = {
@@ -30,33 +36,111 @@ STATES = {
     "disconnected": ("alarm", "It can't reach the log or the database, and keeps trying."),
 }
 MODES = {"embedded": "Embedded log", "kafka": "Apache Kafka"}
+# What the socket filters by, then what is left to the page: name in the query, words of its chip.
+_LIVE_FILTERS = {
+    "type": "Type",
+    "topic": "Topic",
+    "userId": "User",
+    "notType": "Not type",
+    "notTopic": "Not topic",
+    "notUserId": "Not user",
+}
+_OUTCOME_FILTERS = {"outcome": "Outcome", "notOutcome": "Not outcome"}
+_TIMES = {"from": "From", "to": "Before"}
+_FILTERS = _LIVE_FILTERS | _OUTCOME_FILTERS | _TIMES
+# The fields of the filters' form: name, name of the exclusion, label, what can be chosen.
+_FIELDS = (
+    ("type", "notType", "Type", tuple(CATALOGUE)),
+    ("topic", "notTopic", "Topic", TOPICS),
+    ("userId", "notUserId", "User", ()),
+    ("outcome", "notOutcome", "Outcome", OUTCOMES),
+)
 
 
 @page.get("/")
 def show() -> tuple[str, int]:
     """The page; 503 where the events can't be read, with everything else in its place."""
+    wanted, after = event_filter(), whole_parameter("after", None, 0, MAX_SEQ)
     service = runtime()
     status, epoch, problem = service.report.status(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}
+    since, minutes = 0, []
     try:
         epoch = epoch or service.queries.epoch()
-        found = service.queries.events(limit=LATEST_EVENTS)
+        since = service.queries.last_seq()  # before the events: what comes between is sent again
+        found = service.queries.events(wanted, after=after, limit=LATEST_EVENTS)
+        minutes = service.queries.minutes(MINUTES)
     except ReadSideUnavailable as error:
         problem = str(error)
     shown_page = render_template(
         "live.html",
+        still=after is not None or any(map(request.args.get, _TIMES)),
         status=status,
+        rates={name: _rate(rate) for name, rate in status["rate"].items()},
         lag=_lag(status["lag"]),
+        caught_up=_caught_up(status["lag"]),
         outbox=_outbox(status.get("outbox")),
+        minutes=minutes,
         problem=problem,
-        rows=[event_row(item) for item in found["events"]],
-        more=found["next"] is not None,
+        rows=[{**event_row(item), "links": _links(item)} for item in found["events"]],
+        next=found["next"],
         epoch=epoch,
-        since=max((item["seq"] for item in found["events"]), default=0),
+        since=since,
         words={"states": STATES, "modes": MODES},
-        limits={"rows": MAX_ROWS, "summary": MAX_SUMMARY},
+        limits={"rows": MAX_ROWS, "summary": MAX_SUMMARY, "minutes": MINUTES},
+        fields=_FIELDS,
+        chips=_chips(),
+        kept=[(name, value) for name in (*_FILTERS, "after", "personal") for value in _given(name)],
+        live_query=_query(_LIVE_FILTERS),
+        api_query=_query((*_FILTERS, "after")),
+        outcomes={name: _given(name) for name in _OUTCOME_FILTERS},
     )
     return shown_page, 503 if problem else 200
+
+
+def _given(name: str) -> list[str]:
+    """What the query string says of `name`, once each; a form sends its empty fields too."""
+    return list(dict.fromkeys(filter(None, request.args.getlist(name))))
+
+
+def _query(names: Any) -> str:
+    query = urlencode([(name, value) for name in names for value in _given(name)])
+    return f"?{query}" if query else ""
+
+
+def _chips() -> list[dict[str, str]]:
+    """The filters that are chosen, each with the view without it."""
+    return [
+        {
+            "word": word,
+            "value": visible(value),
+            "without": here(**{name: [other for other in _given(name) if other != value] or None}),
+        }
+        for name, word in _FILTERS.items()
+        for value in _given(name)
+    ]
+
+
+def _links(item: dict[str, Any]) -> dict[str, str]:
+    """The same view with only, or without, the events of this one's type or user."""
+    links = {}
+    for name, excluded, value in (
+        ("type", "notType", item["event"]["type"]),
+        ("userId", "notUserId", item["event"]["userId"]),
+    ):
+        if value:
+            others = [other for other in _given(name) if other != value]
+            without = [*(other for other in _given(excluded) if other != value), value]
+            links[name] = here(**{name: [value], excluded: None})
+            links[excluded] = here(**{name: others or None, excluded: without})
+    return links
+
+
+def _rate(rate: float | None) -> str:
+    if rate is None:
+        return "not known"
+    tenths = math.floor(rate * 10 + 0.5)
+    return f"{tenths / 10:.1f}" if rate < 10 and tenths % 10 else f"{math.floor(rate + 0.5):,}"
 
 
 def _lag(lag: dict[str, Any]) -> str:
@@ -67,6 +151,13 @@ def _lag(lag: dict[str, Any]) -> str:
         return "caught up"
     behind = many(messages, "message")
     return f"{behind} behind" if seconds is None else f"{behind}, {span(seconds)} behind"
+
+
+def _caught_up(lag: dict[str, Any]) -> str:
+    if lag["caughtUpIn"] is None:
+        return ""
+    seconds = math.ceil(lag["caughtUpIn"])
+    return f"caught up in about {f'{seconds} s' if seconds < 60 else span(seconds)}"
 
 
 def _outbox(outbox: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from flask import request
 
@@ -84,6 +84,7 @@ def event_row(item: dict[str, Any]) -> dict[str, Any]:
     timestamp = event["timestamp"]
     return {
         "id": event["id"],
+        "seq": item["seq"],
         "href": event_url(event["id"]),
         "user_href": user_url(event["userId"]) if event["userId"] else None,
         "outcome": item["outcome"],
@@ -130,6 +131,13 @@ def span(seconds: float) -> str:
             whole = int(seconds)
             return f"{whole // size} {unit} {whole % size // part} {part_unit}"
     return f"{seconds:.1f} s"
+
+
+def here(**changes: Any) -> str:
+    """This view's address with some of its query changed; None takes a parameter away."""
+    values: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
+    query = urlencode({name: value for name, value in values.items() if value is not None}, True)
+    return quote(request.script_root + request.path) + (f"?{query}" if query else "")
 
 
 def event_url(id: str) -> str:
