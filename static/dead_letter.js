@@ -50,7 +50,8 @@ const text = {
   show({ ok, errors = {} }) {
     const lines = Object.entries(errors).map(([path, its]) => {
       const name = path.replace(/^value\.?/, "");
-      return element("li", {}, ...(name ? [element("code", {}, visible(name)), ": "] : []), visible(its.join(" ")));
+      const where = name ? [element("code", {}, visible(name)), ": "] : [];
+      return element("li", {}, ...where, visible(its.join(" ")));
     });
     const list = byId("mend-problems");
     list.replaceChildren(...lines);

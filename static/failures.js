@@ -1,7 +1,7 @@
 // The list of failures: keeps it up to date, has events tried now, and starts what redrive.js does.
 
 import { announce, ask, byId, eventUrl, element, many, setText } from "./common.js";
-import { discard, endWork, follow, redrive } from "./redrive.js";
+import { discard, endWork, follow, letterUrl, redrive } from "./redrive.js";
 import { refresh } from "./refresh.js";
 
 const FRESH_MS = 3_000;
@@ -49,7 +49,8 @@ async function tryNow(button) {
 }
 
 async function sayOutcome(cell, id, before) {
-  const life = await follow(id, ({ outcome, attempts }) => outcome === "dead" || attempts.length > before);
+  const isNews = ({ outcome, attempts }) => outcome === "dead" || attempts.length > before;
+  const life = await follow(id, isNews);
   if (!life) {
     cell.dataset.own = "here";
     say(cell, "Still waiting. Does the consumer run?");
@@ -66,7 +67,7 @@ async function sayOutcome(cell, id, before) {
   const word = outcome === "dead" ? "dead" : "processed";
   const letter = outcome === "dead" && deadLetter;
   const link = letter
-    ? element("a", { href: `${document.body.dataset.root}/dead-letters/${letter.id}` }, `Letter ${letter.id}`)
+    ? element("a", { href: letterUrl(letter.id) }, `Letter ${letter.id}`)
     : element("a", { href: eventUrl(id) }, "To its event");
   say(cell, element("span", { class: "badge", "data-word": word }, word), " ", link);
 }
@@ -119,7 +120,10 @@ function complain(text) {
 const ACTIONS = {
   try: tryNow,
   demo: switchDemo,
-  one: (button) => redrive(`Redriving letter ${button.dataset.id}`, [letterOf(button.closest("tr"))], update),
+  one(button) {
+    const letter = letterOf(button.closest("tr"));
+    return redrive(`Redriving letter ${letter.id}`, [letter], update);
+  },
   picked() {
     const letters = picked();
     forget();

@@ -21,13 +21,14 @@ const cut = (text) => (text.length > CUT ? `${text.slice(0, CUT)}…` : text);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export const isWorking = () => panel.dataset.busy === "true";
-const view = new URLSearchParams(location.search).get("personal") === "shown" ? "?personal=shown" : "";
-const letterUrl = (id) => `${root}/dead-letters/${id}${view}`;
+const isPersonal = new URLSearchParams(location.search).get("personal") === "shown";
+const view = isPersonal ? "?personal=shown" : "";
+export const letterUrl = (id) => `${root}/dead-letters/${id}${view}`;
 
 // --- following an event ---
 
-// An event's life once something came of it, else null: it is processed, or `isNews(life)` says that
-// its letter or its tries are new ones.
+// An event's life once something came of it, else null: it is processed, or `isNews(life)` says
+// that its letter or its tries are new ones.
 async function outcomeOf(eventId, isNews) {
   const { ok, data } = await ask("GET", `${panel.dataset.events}/${encodeURIComponent(eventId)}`);
   if (!ok) return null;

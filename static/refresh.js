@@ -60,8 +60,9 @@ async function fetched() {
 function prepare(fresh) {
   for (const time of fresh.querySelectorAll("time")) showTime(time);
   for (const one of fresh.querySelectorAll("[data-age]")) setText(one, age(one.dataset.age));
-  for (const one of fresh.querySelectorAll("[data-zone]")) setText(one, isLocal() ? "local" : "UTC");
-  for (const one of fresh.querySelectorAll("[data-due]")) setText(one, countdown(one.dataset.due));
+  const zone = isLocal() ? "local" : "UTC";
+  for (const one of fresh.querySelectorAll("[data-zone]")) setText(one, zone);
+  showCountdowns(fresh);
 }
 
 function morph(old, fresh) {
@@ -132,8 +133,8 @@ function countdown(moment) {
   return seconds < 60 ? `in ${seconds} s` : `in ${span(seconds)}`;
 }
 
-export function showCountdowns() {
-  for (const one of document.querySelectorAll("[data-due]")) setText(one, countdown(one.dataset.due));
+function showCountdowns(where) {
+  for (const one of where.querySelectorAll("[data-due]")) setText(one, countdown(one.dataset.due));
 }
 
-setInterval(showCountdowns, COUNT_MS);
+setInterval(() => showCountdowns(document), COUNT_MS);
