@@ -182,7 +182,11 @@ document.addEventListener("formdata", ({ target, formData }) => {
   for (const input of target.querySelectorAll('input[type="datetime-local"][name]')) {
     formData.set(input.name, readInput(input));
   }
-  for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
+  for (const name of new Set(formData.keys())) {
+    const values = formData.getAll(name).filter((value) => value !== "");
+    formData.delete(name);
+    for (const value of values) formData.append(name, value);
+  }
 });
 // On hover: how long ago, and the time in UTC.
 document.addEventListener("pointerover", ({ target }) => {
