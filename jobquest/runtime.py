@@ -193,7 +193,7 @@ class Runtime:
         self.state.want_demo(failing)
 
         def reached(processes: list[dict[str, Any]]) -> bool:
-            return bool(processes) and all(one["demo"] == failing for one in processes)
+            return all(process["demo"] == failing for process in processes)
 
         return self._await("as wanted for the demo", reached)
 

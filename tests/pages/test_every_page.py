@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 PATHS = (
     "/",
+    "/events?id=..",
     "/?type=mission.completed&notUserId=bob&outcome=processed",
     "/?type=nothing.like.this",
     "/events/{event}",
@@ -123,7 +124,7 @@ def attackers() -> list[str]:
 
 
 MARKUP = """() => [
-  document.title.includes("hacked") && "the title",
+  document.title === "hacked" && "the title",
   window.hacked && "a script",
   ...[...document.querySelectorAll("img[src=x], svg[onload], [onerror], [onload]")]
     .map((one) => one.outerHTML),
@@ -145,17 +146,12 @@ def test_what_events_say_is_inert_on_every_page(service: Service, visit: Visit) 
             events[event_type] = publish(
                 service, event_type, data=data, user_id=user, metadata=metadata
             )
-    fails = [
-        publish(
-            service,
-            "xp.earned",
-            data={**SAMPLES["xp.earned"], "source": text},
-            user_id=user,
-            metadata={"demo": wish},
-        )
-        for user, text in zip(users, HOSTILE, strict=True)
-        for wish in ("fail", "refuse")
-    ]
+    fails = []
+    for wish, texts in (("refuse", HOSTILE), ("fail", HOSTILE[:4])):  # more would set the brake
+        for user, text in zip(users, texts, strict=False):
+            data = {**SAMPLES["xp.earned"], "source": text}
+            metadata = {"demo": wish}
+            fails.append(publish(service, "xp.earned", data=data, user_id=user, metadata=metadata))
     broken = {"id": "broken", "type": HOSTILE[0], "userId": HOSTILE[3], "timestamp": HOSTILE[1]}
     write(service, [json.dumps({**broken, "data": {HOSTILE[2]: HOSTILE[4]}}).encode()])
     write(service, [text.encode() for text in HOSTILE])
