@@ -8,7 +8,7 @@ import {
 
 const RENDER_MS = 200; // between two changes of the list
 const RENDER_SHARE = 4; // a change that took 100 ms is followed by 400 ms of rest
-const BATCH_ROWS = 60; // built in one change, at most
+const BATCH_ROWS = 40; // built in one change, at most
 const BATCH_MS = 25;
 
 const page = byId("dashboard");

@@ -83,7 +83,7 @@ class Flood:
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             events = [self._event(self.sent + number) for number in range(self._size)]
             for future in self._log.append(events):
-                future.result(10)
+                future.result(60)
             self.sent += self._size
             due += 1 / self.BATCHES_PER_SECOND
         self.seconds = time.monotonic() - began
