@@ -5,22 +5,27 @@ import { element, inZone, isLocal, number, setText } from "./common.js";
 const HEIGHT = 180; // px, the legend below not included
 const NARROW = 500; // px, below which fewer labels fit
 const SEEN = 3; // px: what is not zero is drawn at least so tall
+const DAY = 86_400; // s
 const AXES = 34; // px, of the labels below
 const INCREMENTS = [1, 2, 5].flatMap((n) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].map((by) => n * by))
   .sort((one, other) => one - other);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-const inTime = (seconds) => inZone(new Date(seconds * 1_000).toISOString());
+// Days are those of UTC, in which they are counted.
+function inTime(seconds, step) {
+  const time = new Date(seconds * 1_000).toISOString();
+  return step >= DAY ? [time.slice(0, 10), ""] : inZone(time);
+}
 
 function tickWords(seconds, step) {
-  const [date, clock] = inTime(seconds);
-  return step >= 86_400 ? date.slice(5) : clock.slice(0, 5);
+  const [date, clock] = inTime(seconds, step);
+  return step >= DAY ? date.slice(5) : clock.slice(0, 5);
 }
 
 function timeWords(seconds, step) {
-  const [date, clock] = inTime(seconds);
-  return step >= 86_400 ? date : `${date} ${clock.slice(0, 5)}`;
+  const [date, clock] = inTime(seconds, step);
+  return step >= DAY ? date : `${date} ${clock.slice(0, 5)}`;
 }
 
 // What is drawn: each series on top of those before it, the last one first, so that it lies behind.
@@ -93,7 +98,7 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
         hooks: { setCursor: [(made) => tell(made.cursor.left < 0 ? null : made.cursor.idx)] },
         tzDate: (at) => {
           const moment = new Date(at * 1_000);
-          return isLocal() ? moment : uPlot.tzDate(moment, "Etc/UTC");
+          return isLocal() && step < DAY ? moment : uPlot.tzDate(moment, "Etc/UTC");
         },
         scales: {
           x: { range: (_, low, high) => [low - step / 2, high + step / 2] },

@@ -182,3 +182,18 @@ def test_what_is_wrong_is_said_in_the_form_which_is_kept(service: Service, visit
         expect(page.get_by_label("job.applied", exact=True)).to_be_checked()
         expect(page.get_by_text("Nothing is counted")).to_be_visible()
     assert faults(page) == []
+
+
+def test_a_day_is_named_as_it_is_counted_wherever_its_reader_is(
+    service: Service, visit: Visit
+) -> None:
+    publish(service, timestamp="2026-11-24T06:00:00.000Z")
+    service.wait_until_caught_up()
+    page = visit("/", timezone_id="America/New_York")  # there, the day began on the 23rd
+    button(page, "Times: UTC").click()
+    page.goto(
+        f"{service.url}/analytics?window=day&from=2026-11-24T00:00:00Z&to=2026-11-25T00:00:00Z"
+    )
+    plot = page.locator(".chart .u-over").first
+    plot.hover()
+    expect(page.locator(".chart .when").first).to_have_text("2026-11-24")
