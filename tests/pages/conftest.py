@@ -13,7 +13,7 @@ from tests.service import Service
 
 Visit = Callable[..., Page]
 
-expect.set_options(timeout=15_000)  # a busy machine is slow, not wrong
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
 
 # A service that is away or refuses is the test's doing; at its end its good-bye may cross the
 # page's.

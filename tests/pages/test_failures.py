@@ -20,14 +20,6 @@ pytestmark = pytest.mark.browser
 LOGIN = {"userEmail": "ada@example.org", "userAgent": "Mozilla/9", "ipAddress": "192.0.2.77"}
 
 
-@pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
-    """What is followed takes its time on a busy machine."""
-    expect.set_options(timeout=30_000)
-    yield
-    expect.set_options(timeout=5_000)
-
-
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     """One whose failing events wait for long, and that many failures don't pause."""

@@ -1,0 +1,75 @@
+"""What somebody who never read the docs gets to with the mouse alone, on either log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.service import Service, wait_for
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def page(request: pytest.FixtureRequest, tmp_path: Path, browser: Browser) -> Iterator[Page]:
+    """The live page of a new service; nothing but clicks may follow."""
+    settings = {}
+    if request.param == "kafka":
+        settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
+    service = Service(tmp_path, **settings)
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    try:
+        service.start()
+        wait_for(lambda: service.status()["consumerRunning"], 40, service.tail)
+        opened = context.new_page()
+        opened.goto(service.url)
+        yield opened
+    finally:
+        context.close()
+        service.kill()
+
+
+def outcome(page: Page, word: str) -> Locator:
+    """The outcome at the head of an event's page."""
+    return page.locator(f'.page-head .badge[data-word="{word}"]')
+
+
+def test_an_event_is_published_found_broken_mended_and_redriven_with_the_mouse(page: Page) -> None:
+    # publish
+    page.get_by_role("link", name="Publish", exact=True).click()
+    page.get_by_role("link", name="mission.completed").click()
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(outcome(page, "processed")).to_be_visible()
+    expect(page.locator(".added", has_text="+50").first).to_be_visible()
+    # find it
+    page.get_by_role("link", name="Live", exact=True).click()
+    page.locator("#events tbody").get_by_role("link", name="mission.completed").click()
+    expect(outcome(page, "processed")).to_be_visible()
+    page.get_by_role("link", name="demo-user").first.click()
+    expect(page.get_by_text("50 XP", exact=True).first).to_be_visible()
+    # break one
+    page.get_by_role("link", name="Publish", exact=True).click()
+    page.get_by_role("link", name="mission.completed").click()
+    page.get_by_role("button", name="Demo handler fails on demand").click()
+    expect(page.locator("#demo-state")).to_contain_text("On: events that ask for it fail")
+    page.get_by_label("This event").select_option("refuse")
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(outcome(page, "dead")).to_be_visible()
+    # find it among the failures
+    page.get_by_role("link", name="Failures", exact=True).click()
+    page.get_by_role("link", name="Mend letter 1").click()
+    expect(page.get_by_text("The demo handler refuses this event")).to_be_visible()
+    # mend and redrive it
+    page.get_by_role("link", name="Edit as text").click()
+    page.get_by_role("button", name="mission.completed", exact=True).click()
+    page.get_by_role("button", name="Save and redrive").click()
+    # see that it worked
+    expect(page.get_by_text("It is processed. It changed").first).to_be_visible()
+    page.get_by_role("link", name="To its event").click()
+    expect(outcome(page, "processed")).to_be_visible()
+    expect(page.get_by_text("Received again, redriven")).to_be_visible()
+    page.get_by_role("link", name="demo-user").first.click()
+    expect(page.get_by_text("100 XP", exact=True).first).to_be_visible()
