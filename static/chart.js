@@ -7,8 +7,7 @@ const NARROW = 500; // px, below which fewer labels fit
 const SEEN = 3; // px: what is not zero is drawn at least so tall
 const DAY = 86_400; // s
 const AXES = 34; // px, of the labels below
-const INCREMENTS = [1, 2, 5].flatMap((n) => [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].map((by) => n * by))
-  .sort((one, other) => one - other);
+const INCREMENTS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].flatMap((by) => [by, 2 * by, 5 * by]);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -50,7 +49,10 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
   let width = 0;
   const plot = element("div");
   const when = element("span", { class: "when" });
-  const keys = series.map(() => ({ swatch: element("span", { class: "swatch" }), value: element("strong") }));
+  const keys = series.map(() => ({
+    swatch: element("span", { class: "swatch" }),
+    value: element("strong"),
+  }));
   const legend = element("p", { class: "chart-legend" }, when);
   for (const [n, { label }] of series.entries()) {
     legend.append(element("span", {}, keys[n].swatch, `${label} `, keys[n].value));
@@ -62,8 +64,8 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
     const known = at !== null && at !== undefined && times[at] !== undefined;
     setText(when, known ? timeWords(times[at], step) : "In all");
     for (const [n, { value }] of keys.entries()) {
-      const shown = known ? values[n][at] ?? 0 : values[n].reduce((sum, one) => sum + (one ?? 0), 0);
-      setText(value, number(shown));
+      const meant = known ? [values[n][at]] : values[n];
+      setText(value, number(meant.reduce((sum, one) => sum + (one ?? 0), 0)));
     }
   };
 

@@ -86,7 +86,8 @@ const consumer = {
     setText(byId("mode"), words.modes[status.mode] ?? status.mode);
     setText(byId("group"), status.groupId);
     setText(byId("outbox"), outboxWords(status.outbox));
-    for (const [id, count] of [["retrying", status.retrying], ["dead-letters", status.deadLetters]]) {
+    const failures = { retrying: status.retrying, "dead-letters": status.deadLetters };
+    for (const [id, count] of Object.entries(failures)) {
       byId(id).hidden = count === undefined;
       byId(id).classList.toggle("failing", count > 0);
       setText(part(byId(id), "count"), number(count ?? 0));
