@@ -72,21 +72,19 @@ class Flood:
 
     def __init__(self, service: Service, rate: int) -> None:
         self.sent = 0
-        self.seconds = 0.0
         self._log = SqliteLog(service.folder / "log.db", TOPICS)
         self._size = rate // self.BATCHES_PER_SECOND
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        began = due = time.monotonic()
+        due = time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             events = [self._event(self.sent + number) for number in range(self._size)]
             for future in self._log.append(events):
                 future.result(60)
             self.sent += self._size
             due += 1 / self.BATCHES_PER_SECOND
-        self.seconds = time.monotonic() - began
 
     def _event(self, number: int) -> NewRecord:
         kind = TYPES[number % len(TYPES)]

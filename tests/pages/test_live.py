@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,9 @@ def test_a_thousand_events_a_second_for_a_minute_leave_the_page_responsive(
         before = memory()
         page.evaluate(WATCH_TASKS)
         browser.start_tracing(page=page, categories=[TASKS])
+        began = time.monotonic()
         wait_for(lambda: flood.sent >= 70_000, 180)
+        rate = 60_000 / (time.monotonic() - began)
         seen = page.evaluate("window.longTasks")
         longest = longest_task(browser.stop_tracing())
         assert rows(page).count() <= 500
@@ -308,11 +311,12 @@ def test_a_thousand_events_a_second_for_a_minute_leave_the_page_responsive(
     after = memory()
     grown = after["JSHeapUsedSize"] - before["JSHeapUsedSize"]
     print(
-        f"{flood.sent} events in {flood.seconds:.0f} s; the longest task took {longest:.0f} ms of"
+        f"{rate:,.0f} events a second; the longest task took {longest:.0f} ms of"
         f" the processor, {max(seen, default=0)} ms by the clock; {grown:,} B more"
     )
     # Of the processor: by the clock, what else this machine does counts as the page's.
     assert longest <= 200
+    assert rate >= 900
     assert grown < 10_000_000
     assert after["Nodes"] < 500 * 100
 
