@@ -6,6 +6,7 @@
 const ASK_MS = 25_000; // the service answers within 15 s, with the reason where it can't
 const AGE_MS = 10_000;
 const COPIED_MS = 2_000;
+const LEAVING_MS = 10_000;
 
 const { mask, personal: personalFields } = JSON.parse(document.body.dataset.words);
 const personal = new Set(personalFields);
@@ -221,8 +222,11 @@ export async function ask(method, address, body) {
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(ASK_MS),
     });
-    const answer = await response.json().catch(() => ({}));
-    const message = answer.message ?? `The service answered ${response.status}.`;
+    const answer = await response.json().catch(() => null);
+    if (response.ok && !answer) {
+      return { ok: false, code: 0, message: "The service's answer broke off; try again." };
+    }
+    const message = answer?.message ?? `The service answered ${response.status}.`;
     return { ...answer, message, ok: response.ok, code: response.status };
   } catch (error) {
     const late = error.name === "TimeoutError";
@@ -230,6 +234,15 @@ export async function ask(method, address, body) {
     return { ok: false, code: 0, message: `${what}; try again.` };
   }
 }
+
+// --- going elsewhere ---
+
+let left = -Infinity;
+window.addEventListener("beforeunload", () => (left = performance.now()));
+
+// Whether the operator is on the way to another page, which one that loads anew would keep them
+// from.
+export const isLeaving = () => performance.now() - left < LEAVING_MS;
 
 document.documentElement.classList.add("scripted");
 showTimes();

@@ -30,10 +30,11 @@ const text = {
 
   start(check) {
     const checkNow = async () => {
+      if (!byId("mend-text")) return; // it is redriven by now
       this.asked += 1;
       const mine = this.asked;
       const answer = await check(this.read());
-      if (mine !== this.asked) return; // there is a newer text
+      if (mine !== this.asked || !byId("mend-text")) return; // there is a newer text, or none
       this.show(answer);
       judge(answer);
     };
@@ -69,6 +70,7 @@ const editor = byId("mend-text") ? text : fields;
 const patch = (value, query = "") => ask("PATCH", form.dataset.url + query, { value });
 
 function judge({ ok, code, message }) {
+  if (!byId("mend-verdict")) return; // it is redriven by now
   const verdict = ok ? "It is valid: it can be saved." : message;
   setText(byId("mend-verdict"), code === 400 ? "It would die again: see what is wrong." : verdict);
 }

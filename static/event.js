@@ -1,7 +1,7 @@
 // An event's page: follows the event until its end, has it tried at once, and turns a page that
 // waits for an event into the event's own.
 
-import { announce, ask, byId, part, setText } from "./common.js";
+import { announce, ask, byId, isLeaving, part, setText } from "./common.js";
 
 const LOOK_MS = 1_000;
 const FRESH_MS = 10_000; // what follows from an event has come by then
@@ -27,9 +27,10 @@ const news = {
 
   async see() {
     const found = document.hidden ? null : await ask("GET", page.dataset.source);
+    if (isLeaving()) return this.look();
     if (found?.ok) this.compare(found.data);
     else if (found) this.say(`What became of it is not known now. ${found.message}`);
-    this.look();
+    return this.look();
   },
 
   compare({ seq, followUps }) {
@@ -82,12 +83,12 @@ const news = {
 
 async function wait() {
   const found = document.hidden ? null : await ask("GET", waiting.dataset.source);
-  if (found?.ok) {
+  if (found?.ok && !isLeaving()) {
     announce("The event is here.");
     location.replace(waiting.dataset.target);
     return;
   }
-  const problem = found && found.code !== 404 ? found.message : "";
+  const problem = found && !found.ok && found.code !== 404 ? found.message : "";
   setText(byId("waiting-problem"), problem);
   byId("waiting-problem").hidden = !problem;
   setTimeout(wait, LOOK_MS);

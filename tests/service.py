@@ -148,12 +148,13 @@ class Service:
         return "".join(self.output[-40:])
 
     def _is_caught_up(self) -> bool:
-        time.sleep(1.1)  # the lag is measured once a second: wait for a new measurement
-        status = self.status()
+        status, topics = self.status(), self.get("/api/kafka/topics")
         return (
             status["consumerRunning"]
-            and status["lag"]["messages"] == 0
+            and status["lag"]["messages"] == 0  # as it was measured up to a second ago
             and status["followUpsWaiting"] == 0
+            and topics.code == 200
+            and not any(topic["lag"] for topic in topics.json["data"]["topics"])
         )
 
     def _listen(self, process: subprocess.Popen[str]) -> None:

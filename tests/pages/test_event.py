@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow, publish, switch_demo, write
@@ -257,3 +257,23 @@ def test_an_event_that_nobody_knows_is_not_found(service: Service, visit: Visit)
     expect(page.get_by_text("nothing", exact=True)).to_be_visible()
     page.goto(f"{service.url}/events")
     expect(page.get_by_role("heading", level=1)).to_contain_text("Which event?")
+
+
+def test_news_do_not_keep_who_is_on_the_way_to_another_page(service: Service, visit: Visit) -> None:
+    switch_demo(service, True)
+    id = publish(service, user_id="ada", metadata=FAILING)
+    wait_until(service, id, "retrying")
+    page = visit(f"/events/{id}")
+    held: list[Route] = []
+    page.route("**/users/ada", lambda route: held.append(route))
+    link = page.get_by_role("region", name="The event", exact=True).get_by_role("link", name="ada")
+    with page.expect_request("**/users/ada"):
+        link.click(no_wait_after=True)
+    switch_demo(service, False)
+    assert service.request("POST", f"/api/kafka/retries/{id}/now", b"{}").code == 200
+    wait_until(service, id, "processed")
+    for _ in range(2):  # the page sees it
+        with page.expect_response(f"**/api/events/{id}"):
+            pass
+    held[0].continue_()
+    page.wait_for_url("**/users/ada")

@@ -105,6 +105,39 @@ def test_a_page_of_nothing_says_so(service: Service, visit: Visit, width: int) -
         assert faults(page) == [], path
 
 
+def test_the_keyboard_reaches_controls_and_is_seen_where_it_is(
+    service: Service, visit: Visit
+) -> None:
+    ids = furnish(service)
+    page = visit("/", 390)
+    for path in PATHS:
+        page.goto(service.url + path.format(**ids))
+        settle(page)
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "Skip to the content", path
+        reached = set()
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            here = page.evaluate(FOCUS)
+            if here is None:
+                break  # the end of the page
+            assert here["seen"], (path, here)
+            assert here["name"], (path, here)
+            reached.add(here["tag"])
+        assert "A" in reached, path
+        assert "BUTTON" in reached, path
+
+
+FOCUS = """() => {
+  const here = document.activeElement;
+  if (here === document.body) return null;
+  const { outlineWidth, outlineStyle } = getComputedStyle(here);
+  const name = here.innerText || here.labels?.[0]?.innerText || here.ariaLabel || here.title;
+  const seen = parseFloat(outlineWidth) >= 2 && outlineStyle !== "none";
+  return { tag: here.tagName, name, seen, html: here.outerHTML.slice(0, 200) };
+}"""
+
+
 def attacks(event_type: str) -> list[dict[str, Any]]:
     """Data of this type, each with one attack in every text."""
     fields = CATALOGUE[event_type].example

@@ -95,6 +95,7 @@ def test_a_fresh_row_is_the_one_that_the_server_renders(service: Service, visit:
     write(service, streaks(1_234))
     service.wait_until_caught_up()
     page = visit("/topics")
+    expect(cell(page, "achievements", "rate")).to_have_text("0.0")  # it sinks for ten seconds
     as_of = page.locator(".list-head time").get_attribute("datetime")
     page.wait_for_function(
         "was => document.querySelector('.list-head time').dateTime !== was", arg=as_of
