@@ -118,6 +118,7 @@ def demo(rate: float, failures: float, users: int, count: int | None, seed: int 
     published, began = 0, time.monotonic()
     try:
         for happening in islice(traffic, count):
+            # Until its turn: counted from the start, so that slow ones don't lower the rate.
             time.sleep(max(0.0, began + published / rate - time.monotonic()))
             data, metadata = happening.data, happening.metadata
             runtime.producer.publish(happening.type, happening.user_id, data, metadata=metadata)

@@ -645,6 +645,10 @@ def test_a_switch_that_fails_is_said_in_words(service: Service, open_page: OpenP
     alert = page.locator("#switch-problem")
     expect(alert).to_have_text("Could not stop the consumer. The read side is not available.")
     expect(button(page, "Stop")).to_be_enabled()
+    page.route("**/api/kafka/status", lambda route: route.fulfill(status=200, body='{"status": "s'))
+    button(page, "Stop").click()
+    broke_off = "Could not stop the consumer. The service's answer broke off; try again."
+    expect(alert).to_have_text(broke_off)
 
 
 def test_the_keyboard_reaches_everything(service: Service, open_page: OpenPage) -> None:
