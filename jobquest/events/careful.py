@@ -1,0 +1,161 @@
+"""The careful way in: marshmallow's schemas and the strict reader decide, and say what is wrong.
+
+`from_request` is the strict door (the API, the producer); `from_record` reads what stands on a
+topic and is tolerant of what a newer producer adds. The authority of `quick.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from marshmallow import ValidationError
+
+from jobquest.errors import InvalidEvent
+from jobquest.events import strict_json
+from jobquest.events.catalogue import CATALOGUE
+from jobquest.events.event import OUR_PREFIX, Event, at_ms, frozen, new_id, parse_time, whole_ms
+from jobquest.events.fields import UserId
+
+MAX_METADATA_BYTES = 8 * 1024
+MAX_METADATA_DEPTH = 16
+MAX_AHEAD = timedelta(minutes=5)
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_USER_ID = UserId()
+
+
+def from_request(
+    event_type: Any,
+    user_id: Any,
+    data: Any,
+    *,
+    metadata: Any = _NOTHING,
+    id: Any = None,
+    timestamp: Any = None,
+    now: datetime | None = None,
+) -> Event:
+    """The strict door: check values that somebody sent and stamp what is missing.
+
+    `id` and `timestamp` None: made here. Raises InvalidEvent with every error at once, by path.
+    """
+    now = now or datetime.now(UTC)
+    errors: dict[str, list[str]] = {}
+    _check_plain(data, "data", errors)
+    _check_plain(metadata, "metadata", errors)
+    _check_type(event_type, "eventType", errors)
+    _check_user(user_id, errors)
+    check_metadata(metadata, errors)
+    if id is not None:
+        _check_id(id, errors)
+        if isinstance(id, str) and id.startswith(OUR_PREFIX):
+            errors.setdefault("id", []).append(f"Must not begin with {OUR_PREFIX}.")
+    moment = now if timestamp is None else _check_time(timestamp, now, errors)
+    if "data" not in errors:
+        _check_data(event_type, data, errors, strict=True)
+    if errors or moment is None:
+        raise InvalidEvent("The event is not valid.", errors)
+    return Event(
+        id=id or new_id(),
+        type=event_type,
+        user_id=user_id,
+        timestamp=whole_ms(moment),
+        metadata=frozen(metadata),
+        data=frozen(data),
+    )
+
+
+def from_record(value: bytes | None, appended_ms: int) -> Event:
+    """Read an event from a topic, tolerant of unknown fields.
+
+    `appended_ms` (Unix milliseconds) is when the log took it: "ahead" is measured from there, so
+    that reading it again later gives the same answer. Raises InvalidEvent.
+    """
+    if value is None:
+        raise InvalidEvent("The record has no value.")
+    document = strict_json.loads(value)
+    if not isinstance(document, dict):
+        raise InvalidEvent("The record is not a JSON object.")
+    errors: dict[str, list[str]] = {}
+    members = {"metadata": {}, **document}
+    _check_type(members.get("type"), "type", errors)
+    _check_user(members.get("userId"), errors)
+    _check_id(members.get("id"), errors)
+    check_metadata(members["metadata"], errors)
+    moment = _check_time(members.get("timestamp"), at_ms(appended_ms), errors)
+    _check_data(members.get("type"), members.get("data"), errors, strict=False)
+    if errors or moment is None:
+        raise InvalidEvent("The event is not valid.", errors)
+    return Event(
+        id=members.pop("id"),
+        type=members.pop("type"),
+        user_id=members.pop("userId"),
+        timestamp=moment,
+        metadata=frozen(members.pop("metadata")),
+        data=frozen(members.pop("data")),
+        extra=frozen({k: v for k, v in members.items() if k != "timestamp"}),
+    )
+
+
+def _check_plain(value: Any, path: str, errors: dict[str, list[str]]) -> None:
+    """Callers in Python can pass what no JSON could: refuse it like the JSON reader does."""
+    try:
+        strict_json.check(dict(value) if isinstance(value, Mapping) else value)
+        orjson.dumps(value, default=dict)
+    except (InvalidEvent, TypeError, ValueError) as error:
+        errors.setdefault(path, []).append(str(error))
+
+
+def _check_type(name: Any, path: str, errors: dict[str, list[str]]) -> None:
+    if not isinstance(name, str):
+        errors[path] = ["Missing." if name is None else "Not a string."]
+    elif name not in CATALOGUE:
+        errors[path] = [f"Unknown event type. Known: {', '.join(CATALOGUE)}."]
+
+
+def _check_user(user_id: Any, errors: dict[str, list[str]]) -> None:
+    try:
+        _USER_ID.deserialize(user_id)
+    except ValidationError as error:
+        errors["userId"] = [str(line) for line in error.messages]
+
+
+def _check_id(id: Any, errors: dict[str, list[str]]) -> None:
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        errors["id"] = ["Must be 1 to 100 of the characters A-Z a-z 0-9 _ . : -"]
+
+
+def check_metadata(metadata: Any, errors: dict[str, list[str]]) -> None:
+    if not isinstance(metadata, Mapping):
+        errors["metadata"] = ["Not an object."]
+    elif "metadata" not in errors:
+        if strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
+            errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]
+        elif len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
+            errors["metadata"] = [f"Larger than {MAX_METADATA_BYTES} bytes."]
+
+
+def _check_time(text: Any, now: datetime, errors: dict[str, list[str]]) -> datetime | None:
+    try:
+        moment = text.astimezone(UTC) if isinstance(text, datetime) else parse_time(text)
+        if moment < EARLIEST:
+            raise ValueError("Lies before the year 2000.")
+        if moment > now + MAX_AHEAD:
+            raise ValueError("Lies more than 5 minutes ahead.")
+    except (ValueError, OverflowError) as error:
+        errors["timestamp"] = [str(error)]
+        return None
+    return moment
+
+
+def _check_data(name: Any, data: Any, errors: dict[str, list[str]], *, strict: bool) -> None:
+    if not isinstance(data, Mapping):
+        errors["data"] = ["Missing." if data is None else "Not an object."]
+    elif isinstance(name, str) and name in CATALOGUE:
+        found = CATALOGUE[name].check(data, strict=strict)
+        errors.update({f"data.{path}": lines for path, lines in found.items()})

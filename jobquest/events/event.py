@@ -1,0 +1,147 @@
+"""The frozen Event, its times and its ids. Knows neither schemas nor where events come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+import uuid_utils
+
+from jobquest.events.catalogue import CATALOGUE
+
+OUR_PREFIX = "jq:"
+"""Ids of events that this service publishes by itself begin with it; the door refuses it."""
+
+SOURCE = "/jobquest/events"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+# RFC 3339, section 5.6; datetime.fromisoformat takes more than that.
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a user. Nobody can change it, handlers included.
+
+    `timestamp` is when it happened: UTC, whole milliseconds. `extra` holds members of the
+    envelope that this version does not know. `json` is its JSON, where that was known already.
+    """
+
+    id: str
+    type: str
+    user_id: str
+    timestamp: datetime
+    metadata: Mapping[str, Any]
+    data: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    json: bytes | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def topic(self) -> str:
+        """The topic of its type."""
+        return CATALOGUE[self.type].topic
+
+    @property
+    def time_ms(self) -> int:
+        """When it happened, Unix milliseconds."""
+        return (self.timestamp - _EPOCH) // _MILLISECOND
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this service published it by itself."""
+        return self.id.startswith(OUR_PREFIX)
+
+    @property
+    def cause(self) -> str | None:
+        """The id of the event that one of ours follows from."""
+        cause = self.metadata.get("causedBy") if self.is_ours else None
+        return cause if isinstance(cause, str) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as it stands on the topic, as plain values."""
+        document: dict[str, Any] = orjson.loads(self.to_json())
+        return document
+
+    def to_json(self) -> bytes:
+        """The event as it stands on the topic: UTF-8 JSON."""
+        if self.json is not None:
+            return self.json
+        return orjson.dumps(
+            {
+                "id": self.id,
+                "type": self.type,
+                "userId": self.user_id,
+                "timestamp": format_time(self.timestamp),
+                "metadata": self.metadata,
+                "data": self.data,
+                **self.extra,
+            },
+            default=dict,
+        )
+
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
+        """Its record's headers, as the CloudEvents 1.0 Kafka protocol binding names them (section
+        3.2, binary mode)."""
+        return (
+            ("ce_specversion", b"1.0"),
+            ("ce_id", self.id.encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_source", SOURCE.encode()),
+            ("ce_time", format_time(self.timestamp).encode()),
+            ("content-type", b"application/json"),
+        )
+
+    def has_content_of(self, stored: bytes) -> bool:
+        """Whether `stored` (an event as JSON) says the same. The time is left out: where a client
+        sends none, each of its retries is stamped anew."""
+        other = orjson.loads(stored)
+        return self.to_dict() == {**other, "id": self.id, "timestamp": format_time(self.timestamp)}
+
+
+def new_id() -> str:
+    """A new event id. Ordered by time (UUIDv7), which keeps a database index on it small."""
+    return str(uuid_utils.uuid7())
+
+
+@lru_cache(maxsize=256)  # the events of a batch share their moment
+def format_time(moment: datetime | int) -> str:
+    """UTC with milliseconds and Z, from an aware datetime or Unix milliseconds."""
+    if isinstance(moment, int):
+        moment = at_ms(moment)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: Any) -> datetime:
+    """Read an RFC 3339 time as UTC, cut to milliseconds. Raises ValueError with a line to show."""
+    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
+        raise ValueError("Not an RFC 3339 time, such as 2026-11-24T06:00:00.000Z.")
+    try:
+        moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("No such time.") from None
+    return whole_ms(moment)
+
+
+def at_ms(milliseconds: int) -> datetime:
+    """The time of so many Unix milliseconds, in UTC."""
+    return _EPOCH + milliseconds * _MILLISECOND
+
+
+def whole_ms(moment: datetime) -> datetime:
+    """The time, cut to milliseconds."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def frozen(value: Any) -> Any:
+    """`value` so that nobody can change it: mappings read-only, lists as tuples."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: frozen(member) for key, member in value.items()})
+    if isinstance(value, list | tuple):
+        return tuple(map(frozen, value))
+    return value

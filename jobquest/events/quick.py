@@ -1,0 +1,202 @@
+"""The quick check: reads plain good events at a fraction of what marshmallow costs (2 µs for 30).
+
+Structs compiled from the catalogue's marshmallow fields. What it takes, `careful.py` takes with
+the same result; what it does not take (None) says nothing: then `careful.py` decides, and explains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Annotated, Any, Union
+
+import msgspec
+from marshmallow import fields
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from jobquest.errors import InvalidEvent
+from jobquest.events import careful, strict_json
+from jobquest.events.catalogue import CATALOGUE, EventType
+from jobquest.events.event import (
+    OUR_PREFIX,
+    Event,
+    at_ms,
+    format_time,
+    frozen,
+    new_id,
+    whole_ms,
+)
+from jobquest.events.fields import FIELDS, MAX_TAGS, MAX_USER_ID, Number, Tags, Text
+
+_ID = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,100}\Z")]
+_USER = Annotated[str, Meta(min_length=1, max_length=MAX_USER_ID)]
+# The one spelling of times that `format_time` has too.
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises where it can't read a body."""
+
+_NO_METADATA = Raw(b"{}")
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _plain(field: fields.Field[Any]) -> Any:
+    """A marshmallow field of ours as a type of msgspec's that takes no more than it does."""
+    if isinstance(field, Number):
+        whole = Annotated[int, Meta(ge=0, le=field.most)]
+        return whole if field.whole else whole | Annotated[float, Meta(ge=0, le=field.most)]
+    if isinstance(field, Tags):
+        return Annotated[list[_plain(field.inner)], Meta(max_length=MAX_TAGS)]  # type: ignore[misc]
+    assert isinstance(field, Text)
+    return Annotated[str, Meta(max_length=field.longest, pattern=r"\S")]
+
+
+def _data(event_type: EventType) -> type[msgspec.Struct]:
+    members: list[Any] = []
+    for name in event_type.fields:
+        plain = _plain(FIELDS[name][0].field(required=True))
+        is_required = name in event_type.required
+        members.append((name, plain) if is_required else (name, plain | UnsetType, UNSET))
+    has_lists = any(
+        isinstance(FIELDS[name][0].field(required=True), Tags) for name in event_type.fields
+    )
+    names = {"event_type": event_type.name, "has_lists": has_lists}
+    return msgspec.defstruct("Data", members, forbid_unknown_fields=True, namespace=names)
+
+
+def _decoder(tag: str, members: list[Any]) -> msgspec.json.Decoder[Any]:
+    """Reads an object whose member `tag` names the event's type, with these and `data` beside."""
+    structs = [
+        msgspec.defstruct(
+            "Envelope",
+            [("data", _data(row)), *members],
+            tag_field=tag,
+            tag=name,
+            forbid_unknown_fields=True,
+            omit_defaults=True,
+        )
+        for name, row in CATALOGUE.items()
+    ]
+    return msgspec.json.Decoder(Union[tuple(structs)])  # noqa: UP007 (made at run time)
+
+
+_METADATA = ("metadata", Raw, _NO_METADATA)
+_RECORD = _decoder("type", [("id", _ID), ("userId", _USER), ("timestamp", str), _METADATA])
+_REQUEST = _decoder(
+    "eventType",
+    [
+        ("userId", _USER | UnsetType, UNSET),
+        ("id", _ID | UnsetType, UNSET),
+        ("timestamp", str | UnsetType, UNSET),
+        _METADATA,
+    ],
+)
+_encode = msgspec.json.Encoder().encode
+
+
+def from_record(value: bytes, appended_ms: int) -> Event | None:
+    """See `careful.from_record`."""
+    found = _read(_RECORD, value)
+    if found is None:
+        return None
+    moment = _moment(found.timestamp, _latest(appended_ms))
+    metadata = _metadata(found.metadata)
+    if moment is None or metadata is None or not _is_plain(found.userId):
+        return None
+    return Event(
+        found.id,
+        found.data.event_type,
+        found.userId,
+        moment,
+        metadata,
+        _frozen_data(found.data),
+        json=value,
+    )
+
+
+def from_request(body: bytes, default_user: str) -> tuple[Event, bool] | None:
+    """The event that a client's body asks for, stamped with what it left out, and whether the
+    client gave its id. See `careful.from_request` and `requests.read`."""
+    found = _read(_REQUEST, body)
+    if found is None:
+        return None
+    now = datetime.now(UTC)
+    moment = (
+        whole_ms(now)
+        if found.timestamp is UNSET
+        else _moment(found.timestamp, now + careful.MAX_AHEAD)
+    )
+    metadata = _metadata(found.metadata)
+    user = default_user if found.userId is UNSET else found.userId
+    has_id = found.id is not UNSET
+    if moment is None or metadata is None or not _is_plain(user):
+        return None
+    if has_id and found.id.startswith(OUR_PREFIX):
+        return None
+    id, type = found.id if has_id else new_id(), found.data.event_type
+    document = {
+        "id": id,
+        "type": type,
+        "userId": user,
+        "timestamp": format_time(moment),
+        "metadata": found.metadata,
+        "data": found.data,
+    }
+    data = _frozen_data(found.data)
+    return Event(id, type, user, moment, metadata, data, json=_encode(document)), has_id
+
+
+def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The struct that `body` spells, or None.
+
+    A key that stands twice is lost in reading, and its quotes with it: without backslashes, quotes
+    stand around keys and texts only, so their number tells. (It also rules out NUL and half of a
+    surrogate pair, which only an escape can spell.)
+    """
+    if b"\\" in body:
+        return None
+    try:
+        found = decoder.decode(body)
+    except UNREADABLE:
+        return None
+    return found if _encode(found).count(b'"') == body.count(b'"') else None
+
+
+def _metadata(raw: Raw) -> Mapping[str, Any] | None:
+    """Metadata may hold anything, so the careful reader reads them; mostly there are none."""
+    if raw is _NO_METADATA or bytes(raw) == b"{}":
+        return _NOTHING
+    errors: dict[str, list[str]] = {}
+    try:
+        metadata: dict[str, Any] = strict_json.loads(bytes(raw))
+    except InvalidEvent:
+        return None
+    careful.check_metadata(metadata, errors)
+    return None if errors else frozen(metadata)
+
+
+@lru_cache(maxsize=256)  # many records are appended in one millisecond
+def _latest(appended_ms: int) -> datetime:
+    return at_ms(appended_ms) + careful.MAX_AHEAD
+
+
+def _moment(text: str, latest: datetime) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if careful.EARLIEST <= moment <= latest else None
+
+
+def _is_plain(user: str) -> bool:
+    """Whether no character of it needs a closer look."""
+    return user.isascii() and user.isprintable() and not user.isspace()
+
+
+def _frozen_data(data: Any) -> Any:
+    members = msgspec.to_builtins(data)
+    return frozen(members) if data.has_lists else MappingProxyType(members)

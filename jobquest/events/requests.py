@@ -1,0 +1,123 @@
+"""What clients send to publish: one event, or a batch of them, as JSON bodies.
+
+Called by the web side. Plain good events take the quick check; all others the careful one, which
+says everything that is wrong with them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from jobquest.errors import InvalidEvent
+from jobquest.events import careful, quick, strict_json
+from jobquest.events.event import Event
+
+DEMO_USER = "demo-user"
+MAX_BATCH_EVENTS = 1_000
+_MEMBERS = ("eventType", "data", "userId", "metadata", "id", "timestamp")
+
+
+class Request(NamedTuple):
+    """An event to publish; one whose id the client gave may be a repeat."""
+
+    event: Event
+    has_id: bool
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    events: list[msgspec.Raw]
+
+
+_BATCH = msgspec.json.Decoder(_Batch)
+_LENIENT = json.JSONDecoder()
+_OPENING = re.compile(r'[ \t\n\r]*{[ \t\n\r]*"events"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*')
+_BETWEEN = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_CLOSING = re.compile(r"[ \t\n\r]*\][ \t\n\r]*}[ \t\n\r]*")
+
+
+def read(body: bytes) -> Request:
+    """One event. Raises InvalidEvent with every error at once, by path."""
+    found = quick.from_request(body, DEMO_USER)
+    return Request(*found) if found else read_carefully(body)
+
+
+def read_batch(body: bytes) -> list[Request | InvalidEvent]:
+    """Each event of `{"events": [...]}`, or what is wrong with it, in order. Raises InvalidEvent
+    where the body is no such list."""
+    parts = _split(body) or _split_carefully(body)
+    if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
+        strict_json.loads(body)  # may know better what is wrong
+        line = f"Must be a list of 1 to {MAX_BATCH_EVENTS} events, and stand alone."
+        raise InvalidEvent("The batch is not valid.", {"events": [line]})
+    return [_read_one(part) for part in parts]
+
+
+def _read_one(body: bytes) -> Request | InvalidEvent:
+    try:
+        return read(body)
+    except InvalidEvent as error:
+        return error
+
+
+def _split(body: bytes) -> list[bytes]:
+    """The events' own bytes, so that what is wrong in one harms no other; none where that fails."""
+    try:
+        parts = [bytes(part) for part in _BATCH.decode(body).events]
+    except quick.UNREADABLE:
+        return []
+    # Around the events stand two quotes, of the key. More are a second key of that name.
+    return parts if body.count(b'"') == 2 + sum(part.count(b'"') for part in parts) else []
+
+
+def _split_carefully(body: bytes) -> list[bytes]:
+    """The same where msgspec stumbles over an event: over half of a surrogate pair, or NaN."""
+    text = body.decode("utf-8", "surrogateescape")
+    begin, parts = _OPENING.match(text), list[bytes]()
+    while begin:
+        try:
+            _, end = _LENIENT.raw_decode(text, begin.end())
+        except (ValueError, RecursionError):
+            return []
+        parts.append(text[begin.end() : end].encode("utf-8", "surrogateescape"))
+        if _CLOSING.fullmatch(text, end):
+            return parts
+        begin = _BETWEEN.match(text, end)
+    return []
+
+
+def read_carefully(body: bytes) -> Request:
+    """What `read` does with all that the quick check does not take."""
+    document = strict_json.loads(body)
+    if not isinstance(document, dict):
+        raise InvalidEvent("The body must be a JSON object.")
+    wrong = {name: ["Unknown field."] for name in document if name not in _MEMBERS}
+    # Python's None means "left out" below; a null that was sent means something else.
+    wrong |= {name: ["Must not be null."] for name in _MEMBERS if document.get(name, 0) is None}
+    given = {name: value for name, value in document.items() if value is not None}
+    if wrong:
+        raise InvalidEvent("The event is not valid.", wrong | _errors(given))
+    return Request(_event(given), "id" in given)
+
+
+def _event(given: dict[str, Any]) -> Event:
+    return careful.from_request(
+        given.get("eventType"),
+        given.get("userId", DEMO_USER),
+        given.get("data"),
+        metadata=given.get("metadata", {}),
+        id=given.get("id"),
+        timestamp=given.get("timestamp"),
+    )
+
+
+def _errors(given: dict[str, Any]) -> dict[str, list[str]]:
+    """What else is wrong, so that the client learns everything at once."""
+    try:
+        _event(given)
+    except InvalidEvent as error:
+        return error.errors
+    return {}

@@ -1,0 +1,161 @@
+"""The quick check against its authority: what it takes, the careful reader takes with the same
+result. Not the other way round: what is unusual but good may be left to the careful reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobquest.events import CATALOGUE, Event, careful, quick, requests
+from jobquest.events.fields import MAX_LONG_TEXT, MAX_TAGS, MAX_TEXT
+from tests.samples import SAMPLES, TYPES
+
+APPENDED_MS = 1_795_000_000_000  # 2026-11-18
+GOOD = {"userId": "user_1", "id": "an-id", "timestamp": "2026-11-17T06:00:00.000Z"}
+
+
+def as_record(kind: str, **members: Any) -> dict[str, Any]:
+    return {**GOOD, "type": kind, "metadata": {}, "data": SAMPLES[kind], **members}
+
+
+def as_request(kind: str, **members: Any) -> dict[str, Any]:
+    return {"eventType": kind, "data": SAMPLES[kind], **members}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_it_takes_every_type_as_it_usually_comes(kind: str) -> None:
+    for document in (as_record(kind), as_record(kind, metadata={"page": 1})):
+        assert quick.from_record(json.dumps(document).encode(), APPENDED_MS)
+    required = {name: SAMPLES[kind][name] for name in CATALOGUE[kind].required}
+    for document in (as_request(kind), as_request(kind, **GOOD), as_request(kind, data=required)):
+        assert quick.from_request(json.dumps(document).encode(), "demo-user")
+
+
+def test_an_event_keeps_the_bytes_it_was_read_from() -> None:
+    body = json.dumps(as_record("job.applied"), indent=1).encode()
+    event = quick.from_record(body, APPENDED_MS)
+    assert event is not None
+    assert event.to_json() == body
+
+
+# --- anything at all ---
+
+_ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2),
+    st.sampled_from([10**9, 10**9 + 1, 2**53, 2**64, 10**30, 1e9, 1e300, 0.5, -0.0, 100, 100.5]),
+    st.text(max_size=4),
+    st.sampled_from(
+        ["", " ", "\u00a0", "\u2028", "\x1f", "\x85", "a\x00", "\ud800", "😀", '"', "\\"]
+    ),
+    st.sampled_from([n * "x" for n in (MAX_TEXT, MAX_TEXT + 1, MAX_LONG_TEXT, MAX_LONG_TEXT + 1)]),
+    st.sampled_from([["a"], [], [""], [1], ["a"] * (MAX_TAGS + 1), {}, {"a": {"a": 1}}]),
+)
+_IDS = st.sampled_from(["", "a", "jq:a", "a\n", "a b", "x" * 100, "x" * 101, "é", 1])
+_TIMES = [
+    "2026-11-17T06:00:00.000Z",
+    "2026-11-17T06:00:00Z",
+    "2026-11-17T06:00:00.000+02:00",
+    "2026-11-17T24:00:00.000Z",
+    "2026-02-30T06:00:00.000Z",
+    "2026-11-17T06:00:00.0001Z",
+    "2026-11-17T06:00:00,000Z",
+    "2026-11-17t06:00:00.000z",
+    "\u0662026-11-17T06:00:00.000Z",
+    "1999-12-31T23:59:59.999Z",
+    "2000-01-01T00:00:00.000Z",
+    "2099-01-01T00:00:00.000Z",
+    "",
+]
+_USERS = st.one_of(st.sampled_from(["u" * 128, "u" * 129, "a b", "\u2028", "é", "\x7f"]), _ODD)
+_METADATA = st.one_of(
+    _ODD,
+    st.recursive(_ODD, lambda below: st.dictionaries(st.text(max_size=3), below), max_leaves=5),
+    st.sampled_from([{"a": "x" * 8192}, {"a": 10**20}, {"a": 1.5}, {"é": "é"}]),
+)
+
+
+@st.composite
+def _bodies(draw: Callable[..., Any], make: Callable[..., dict[str, Any]]) -> bytes:
+    """A good event, a few of its members changed, spelled in some way, a few bytes changed."""
+    kind = draw(st.sampled_from(TYPES))
+    data = dict(SAMPLES[kind])
+    for name in draw(st.sets(st.sampled_from([*data, "more"]), max_size=2)) if data else ():
+        data[name] = draw(_ODD)
+    for name in draw(st.sets(st.sampled_from([*data, "more"]), max_size=1)):
+        data.pop(name, None)
+    document = make(kind, data=data)
+    members = {
+        "id": _IDS,
+        "timestamp": st.sampled_from(_TIMES),
+        "userId": _USERS,
+        "metadata": _METADATA,
+    }
+    members |= {"extra": _ODD, "data": _ODD, "eventType": _ODD, "type": _ODD}
+    for name in draw(st.sets(st.sampled_from(list(members)), max_size=2)):
+        document[name] = draw(members[name])
+    document = dict(draw(st.permutations(list(document.items()))))
+    spaces = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]))
+    text = json.dumps(document, ensure_ascii=draw(st.booleans()), separators=spaces)
+    body = text.encode("utf-8", "surrogatepass")
+    if draw(st.booleans()):
+        body = _twice(body, draw(st.sampled_from(sorted({*document, *data}))))
+    if draw(st.booleans()):
+        at = draw(st.integers(0, len(body)))
+        cut = draw(st.integers(0, 2))
+        body = body[:at] + draw(st.binary(max_size=2)) + body[at + cut :]
+    return body
+
+
+def _twice(body: bytes, key: str) -> bytes:
+    """The same with a key that stands twice: JSON allows it, and readers differ."""
+    spelled = json.dumps(key).encode()
+    return body.replace(spelled, spelled + b":1," + spelled, 1)
+
+
+@pytest.mark.parametrize("text", _TIMES)
+def test_it_takes_no_time_that_the_careful_reader_refuses(text: str) -> None:
+    record = json.dumps(as_record("user.login", timestamp=text)).encode()
+    if event := quick.from_record(record, APPENDED_MS):
+        assert event == careful.from_record(record, APPENDED_MS)
+    request = json.dumps(as_request("user.login", timestamp=text)).encode()
+    if found := quick.from_request(request, requests.DEMO_USER):
+        assert found[0].timestamp == requests.read_carefully(request).event.timestamp
+
+
+def _as_told(event: Event) -> tuple[Any, ...]:
+    return event, event.to_dict(), event.topic, event.time_ms, event.headers()
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(_bodies(as_record))
+@example(json.dumps(as_record("user.login")).encode())
+@example(b"\xef\xbb\xbf" + json.dumps(as_record("user.login")).encode())
+def test_a_record_that_it_takes_is_taken_with_the_same_result(body: bytes) -> None:
+    event = quick.from_record(body, APPENDED_MS)
+    if event:
+        assert _as_told(event) == _as_told(careful.from_record(body, APPENDED_MS))
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(_bodies(as_request))
+def test_a_request_that_it_takes_is_taken_with_the_same_result(body: bytes) -> None:
+    found = quick.from_request(body, requests.DEMO_USER)
+    if found is None:
+        return
+    event, has_id = found
+    same, same_has_id = requests.read_carefully(body)
+    assert has_id == same_has_id
+    left_out = {"id": event.id} if not has_id else {}
+    if "timestamp" not in json.loads(body):
+        left_out["timestamp"] = event.to_dict()["timestamp"]
+    assert event.to_dict() == same.to_dict() | left_out
+    assert event.data == same.data
+    assert event.metadata == same.metadata
+    assert careful.from_record(event.to_json(), event.time_ms) == event
