@@ -10,14 +10,21 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from jobquest.errors import IdConflict, LogUnavailable, ReadSideUnavailable, RecordRefused
+from jobquest.errors import (
+    IdConflict,
+    JobQuestError,
+    LogUnavailable,
+    ReadSideUnavailable,
+    RecordRefused,
+)
 from jobquest.events import CATALOGUE, Event, EventType, from_request
+from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
 from jobquest.read import ReadSide
@@ -62,68 +69,49 @@ class Producer:
         is when it happened; now, if left out. Raises InvalidEvent, IdConflict, RecordRefused, or
         LogUnavailable (then it may or may not be kept: publish it again under the same id).
         """
-        event, is_known = self._checked(event_type, user_id, data, metadata, id, timestamp)
-        if is_known:
-            return Published(event, None, "duplicate")
-        try:
-            position = self._keep(record_of(event))
-        except (LogUnavailable, RecordRefused) as error:
-            logger.error("Failed to publish event: %s", error)
-            raise
-        if position is None:
-            logger.info("Queued event %s for user %s", event.type, event.user_id)
-            return Published(event, None, "queued")
-        logger.info(
-            "Published event %s to topic %s for user %s", event.type, event.topic, event.user_id
-        )
-        return Published(event, position, "accepted")
-
-    def _keep(self, record: NewRecord) -> Position | None:
-        if self._outbox:
-            return confirmed(self._outbox.append([record])[0])
-        return confirmed(self._log.append([record])[0])
-
-    def check(
-        self,
-        event_type: str,
-        user_id: str,
-        data: Mapping[str, Any],
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        id: str | None = None,
-        timestamp: Any = None,
-    ) -> Event:
-        """The event as `publish` would make it, which is not published. Raises InvalidEvent,
-        IdConflict."""
-        return self._checked(event_type, user_id, data, metadata, id, timestamp)[0]
-
-    def _checked(
-        self,
-        event_type: str,
-        user_id: str,
-        data: Mapping[str, Any],
-        metadata: Mapping[str, Any] | None,
-        id: str | None,
-        timestamp: Any,
-    ) -> tuple[Event, bool]:
-        """The event, and whether it is processed already."""
         event = from_request(
             event_type, user_id, data, metadata=metadata or {}, id=id, timestamp=timestamp
         )
-        return event, id is not None and self._is_known(event)
+        return self.publish_one(Request(event, id is not None))
 
-    def _is_known(self, event: Event) -> bool:
-        """Whether this very event is processed already. Raises IdConflict where another is."""
+    def publish_one(self, request: Request) -> Published:
+        """See `publish`."""
+        [published] = self.publish_all([request])
+        if isinstance(published, JobQuestError):
+            raise published
+        return published
+
+    def publish_all(self, requests: Sequence[Request]) -> list[Published | JobQuestError]:
+        """Publish events, in their order, at the price of little more than one; what became of
+        each, an IdConflict, RecordRefused or LogUnavailable of its own where it was not taken."""
+        came: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
+        fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
+        kept = iter(self._keep(fresh))
+        return [known or next(kept) for known in came]
+
+    def _keep(self, events: Sequence[Event]) -> list[Published | JobQuestError]:
+        """Give them to the log, and wait for all of them."""
+        records = [record_of(event) for event in events]
+        futures: Sequence[Future[Any]] = (self._outbox or self._log).append(records)
+        return [_came(event, future) for event, future in zip(events, futures, strict=True)]
+
+    def check_all(self, requests: Sequence[Request]) -> list[Event | IdConflict]:
+        """The events as they would be published, which they are not."""
+        return [
+            known if isinstance(known, IdConflict) else request.event
+            for request, known in zip(requests, self._looked_up(requests), strict=True)
+        ]
+
+    def _looked_up(self, requests: Sequence[Request]) -> list[Published | IdConflict | None]:
+        """Of each: a duplicate where this very event is processed already, a conflict where
+        another is, or None. Only an id that the client gave can be known."""
+        ids = [request.event.id for request in requests if request.has_id]
         try:
-            stored = self._read_side.contents([event.id]).get(event.id)
+            stored = self._read_side.contents(ids) if ids else {}
         except ReadSideUnavailable as error:  # the consumer drops a duplicate all the same
-            logger.debug("Publishing %s without looking for it: %s", event.id, error)
-            return False
-        if stored is None:
-            return False
-        if not event.has_content_of(stored):
-            raise IdConflict(f"The id {event.id} belongs to another event already.")
-        return True
+            logger.debug("Publishing %d events without looking for them: %s", len(ids), error)
+            stored = {}
+        return [_known(request.event, stored) for request in requests]
 
     def __getattr__(self, name: str) -> Callable[..., Published]:
         # Only for names that are no method: the publish_… methods below are set on the class.
@@ -139,6 +127,30 @@ def confirmed(future: Future[_T]) -> _T:
         return future.result(CONFIRM_SECONDS)
     except FutureTimeout:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
+
+
+def _came(event: Event, future: Future[Position | None]) -> Published | JobQuestError:
+    """What became of an event that was given to the log."""
+    try:
+        position = confirmed(future)
+    except (LogUnavailable, RecordRefused) as error:
+        logger.error("Failed to publish event: %s", error)
+        return error
+    if position is None:
+        logger.info("Queued event %s for user %s", event.type, event.user_id)
+        return Published(event, None, "queued")
+    logger.info(
+        "Published event %s to topic %s for user %s", event.type, event.topic, event.user_id
+    )
+    return Published(event, position, "accepted")
+
+
+def _known(event: Event, stored: Mapping[str, bytes]) -> Published | IdConflict | None:
+    if event.id not in stored:
+        return None
+    if event.has_content_of(stored[event.id]):
+        return Published(event, None, "duplicate")
+    return IdConflict(f"The id {event.id} belongs to another event already.")
 
 
 def record_of(event: Event) -> NewRecord:

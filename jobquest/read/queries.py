@@ -14,7 +14,7 @@ from sqlalchemy import Select, Table, func, select
 from jobquest.events import format_time
 from jobquest.read import tables
 from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of, user_of
-from jobquest.read.database import Database
+from jobquest.read.database import Database, padded
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.letters import LetterFilter, now_ms
 from jobquest.read.life import life
@@ -92,6 +92,16 @@ class Queries:
         """One event's life: where it stands, when it came, what came of it."""
         with self._database.reading() as connection:
             return life(connection, id)
+
+    def places(self, ids: Sequence[str]) -> dict[str, Answer]:
+        """Of those ids that are known: where the event stands in the log, and its time."""
+        table = tables.events.c
+        query = select(table.id, table.topic, table.partition, table.offset, table.time_ms)
+        found = {}
+        for row in self._rows(query.where(table.id.in_(padded(ids)))):
+            id, row["timestamp"] = row.pop("id"), format_time(row.pop("time_ms"))
+            found[id] = row
+        return found
 
     def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
         """What is parked: first what has a next try, soonest first, then what waits behind it."""

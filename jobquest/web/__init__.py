@@ -10,7 +10,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobquest.runtime import Runtime
-from jobquest.web import errors, live, metrics, security
+from jobquest.web import batch, errors, live, metrics, security
 from jobquest.web.dead_letters import dead_letters
 from jobquest.web.events import events
 from jobquest.web.health import health
@@ -29,7 +29,7 @@ def register(app: Flask, runtime: Runtime) -> None:
     security.register(app, runtime.config)
     errors.register(app)
     metrics.register(app, runtime)
-    for blueprint in (events, status, dead_letters, reads, health, pages):
+    for blueprint in (events, batch.batch, status, dead_letters, reads, health, pages):
         app.register_blueprint(blueprint)
     live.register(app)
 

@@ -51,11 +51,16 @@ def failure(
     return answer | ({"errors": errors} if errors else {}) | more
 
 
-def json_object() -> dict[str, Any]:
-    """The request's body. Raises UnsupportedMediaType, InvalidEvent."""
+def json_body() -> bytes:
+    """The request's body, which is declared to be JSON. Raises UnsupportedMediaType."""
     if not request.is_json:
         raise UnsupportedMediaType
-    body = strict_json.loads(request.get_data(cache=False))
+    return request.get_data(cache=False)
+
+
+def json_object() -> dict[str, Any]:
+    """The request's body. Raises UnsupportedMediaType, InvalidEvent."""
+    body = strict_json.loads(json_body())
     if not isinstance(body, dict):
         raise InvalidEvent("The body must be a JSON object.")
     return body

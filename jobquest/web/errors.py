@@ -34,7 +34,7 @@ _CODES: dict[type[JobQuestError], int] = {
 _MESSAGES = {
     404: "There is nothing here.",
     405: "This method is not allowed here.",
-    413: "The body is larger than 64 KiB.",
+    413: "The body is too large: an event may have 64 KiB, a batch 1 MiB.",
 }
 
 

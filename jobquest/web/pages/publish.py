@@ -15,8 +15,8 @@ from flask import Blueprint, render_template, request, url_for
 
 from jobquest.demo import FAIL, MARK, REFUSE
 from jobquest.events import CATALOGUE, TOPICS, EventType
+from jobquest.events.requests import DEMO_USER
 from jobquest.web.answers import runtime
-from jobquest.web.events import DEMO_USER
 from jobquest.web.pages.event_form import event_form
 from jobquest.web.pages.words import visible_lines
 
