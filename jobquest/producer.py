@@ -11,8 +11,6 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +25,7 @@ from jobquest.events import CATALOGUE, Event, EventType, from_request
 from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
+from jobquest.log.pending import Pending
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class Producer:
     def _keep(self, events: Sequence[Event]) -> list[Published | JobQuestError]:
         """Give them to the log, and wait for all of them."""
         records = [record_of(event) for event in events]
-        futures: Sequence[Future[Any]] = (self._outbox or self._log).append(records)
+        futures: Sequence[Pending[Any]] = (self._outbox or self._log).append(records)
         return [_came(event, future) for event, future in zip(events, futures, strict=True)]
 
     def check_all(self, requests: Sequence[Request]) -> list[Event | IdConflict]:
@@ -121,15 +120,15 @@ class Producer:
 _T = TypeVar("_T")
 
 
-def confirmed(future: Future[_T]) -> _T:
+def confirmed(future: Pending[_T]) -> _T:
     """Wait for the log's answer. Raises LogUnavailable where none comes in time."""
     try:
         return future.result(CONFIRM_SECONDS)
-    except FutureTimeout:
+    except TimeoutError:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
 
 
-def _came(event: Event, future: Future[Position | None]) -> Published | JobQuestError:
+def _came(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:
     """What became of an event that was given to the log."""
     try:
         position = confirmed(future)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import Future
 
 from jobquest.errors import JobQuestError, RecordRefused
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
+from jobquest.log.pending import Pending
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
@@ -63,7 +63,7 @@ class Relay:
                 self._read_side.sent(done)
         return taken
 
-    def _is_taken(self, id: str, record: NewRecord, future: Future[Position]) -> bool:
+    def _is_taken(self, id: str, record: NewRecord, future: Pending[Position]) -> bool:
         try:
             confirmed(future)
         except RecordRefused as error:  # waiting would not help, and would hold up the others

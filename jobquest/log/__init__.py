@@ -8,11 +8,12 @@ The log moves bytes: it knows no event, no schema and no database but its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import orjson
+
+from jobquest.log.pending import Pending
 
 PROMPT_SECONDS = 1.5  # what a person who publishes waits for the log
 PATIENT_SECONDS = 10.0  # what a thread waits that has nobody waiting: a slow log gets on, too
@@ -125,7 +126,7 @@ class EventLog(Protocol):
 
     def append(
         self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
-    ) -> list[Future[Position]]:
+    ) -> list[Pending[Position]]:
         """Append records in order; each future resolves once its record is durable.
 
         A future fails with LogUnavailable (not confirmed: it may still have been written) or

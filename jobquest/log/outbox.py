@@ -11,13 +11,10 @@ It knows records and futures, no events.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
-from concurrent.futures import wait as wait_for_futures
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +22,7 @@ from typing import NamedTuple
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import PATIENT_SECONDS, PROMPT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox_slot import Kept, Refusal, Slot, claim, orphans
+from jobquest.log.pending import Pending, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ REFUSED_SECONDS = 5.0  # until a callback that raised is tried again
 HOLD_RECORDS, HOLD_SECONDS = 500, 0.4  # the last ones are delivered while new ones are held
 STOP_SECONDS = 0.7  # what is on its way may be confirmed within, at the end
 
-Taken = Future[Position | None]
+Taken = Pending[Position | None]
 Refused = Callable[[NewRecord, RecordRefused], None]
 
 
@@ -89,7 +87,7 @@ class Outbox:
         """Take records in order: each future resolves to the position, or to None once the record
         is durable here. It fails with LogUnavailable where neither has it (but the log may), or
         with RecordRefused. In about two seconds; at once while the circuit is open."""
-        futures: list[Taken] = [Future() for _ in records]
+        futures: list[Taken] = [Pending() for _ in records]
         entries = list(zip(futures, records, strict=True))
         with self._lock:
             self._begin()
@@ -121,7 +119,7 @@ class Outbox:
         with self._lock:
             self._closed = True
             unconfirmed = list(self._unconfirmed)
-        wait_for_futures(unconfirmed, STOP_SECONDS)
+        wait_for_all(unconfirmed, STOP_SECONDS)
         with self._lock:
             self._keep(self._taken_back())
             slot, self._slot = self._slot, None
@@ -185,11 +183,11 @@ class Outbox:
 
     def _refuse_all(self, entries: Sequence[tuple[Taken, NewRecord]], line: str) -> None:
         for future, _ in entries:
-            _fail(future, LogUnavailable(line))
+            future.fail(LogUnavailable(line))
 
     # --- answers: on the threads of the log and of the slot's writer ---
 
-    def _answered(self, future: Taken, sent: Future[Position]) -> None:
+    def _answered(self, future: Taken, sent: Pending[Position]) -> None:
         error = sent.exception()
         if isinstance(error, LogUnavailable):
             with self._lock:
@@ -199,17 +197,17 @@ class Outbox:
         with self._lock:
             self._unconfirmed.pop(future, None)
         if error:
-            _fail(future, error)
+            future.fail(error)
         else:
-            _resolve(future, sent.result())
+            future.resolve(sent.result())
 
-    def _written(self, future: Taken, written: Future[Position]) -> None:
+    def _written(self, future: Taken, written: Pending[Position]) -> None:
         # Not under the lock: it may run where it is held already.
         if error := written.exception():
             line = f"Kafka does not take events, nor does the outbox: {error}"
-            _fail(future, LogUnavailable(line))
+            future.fail(LogUnavailable(line))
         else:
-            _resolve(future, None)
+            future.resolve(None)
         self._woken.set()
 
     # --- the forwarder's thread ---
@@ -312,7 +310,7 @@ class Outbox:
     def _deliver_batch(self, slot: Slot, batch: Sequence[Kept]) -> None:
         began = time.monotonic()
         sent = self._log.append([kept.record for kept in batch], PATIENT_SECONDS)
-        while wait_for_futures(sent, 0.1).not_done:
+        while not wait_for_all(sent, 0.1):
             self._release(self._hold_until)
             if self._stop.is_set():
                 return  # they stay here: a second copy does no harm
@@ -353,13 +351,3 @@ class Outbox:
                 self._slot = anew
             else:
                 self._adopted[self._adopted.index(slot)] = anew
-
-
-def _resolve(future: Taken, position: Position | None) -> None:
-    with contextlib.suppress(InvalidStateError):  # the log and the slot may both have taken it
-        future.set_result(position)
-
-
-def _fail(future: Taken, error: BaseException) -> None:
-    with contextlib.suppress(InvalidStateError):
-        future.set_exception(error)

@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import NewRecord, Partition, Position, Record
+from jobquest.log.pending import Pending
 from jobquest.log.sqlite import SqliteLog
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Slot:
         """When the oldest came that waits, Unix milliseconds."""
         return self._oldest_ms if self.count else None
 
-    def append(self, records: Sequence[NewRecord]) -> list[Future[Position]]:
+    def append(self, records: Sequence[NewRecord]) -> list[Pending[Position]]:
         """Keep records; each future resolves once its record is durable, or has failed."""
         with self._lock:
             if not self._written + self._on_their_way:
@@ -98,7 +98,7 @@ class Slot:
             future.add_done_callback(self._wrote)
         return futures
 
-    def _wrote(self, future: Future[Position]) -> None:
+    def _wrote(self, future: Pending[Position]) -> None:
         error = future.exception()
         with self._lock:
             self._on_their_way -= 1

@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from jobquest.log import (
     Record,
     StartPositions,
 )
+from jobquest.log.pending import Pending
 from jobquest.log.sqlite_file import (
     SCHEMA,
     bounds,
@@ -70,14 +70,14 @@ class SqliteLog:
 
     def append(
         self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
-    ) -> list[Future[Position]]:
+    ) -> list[Pending[Position]]:
         """Queue records for the writer; see `EventLog.append`."""
-        futures: list[Future[Position]] = [Future() for _ in records]
+        futures: list[Pending[Position]] = [Pending() for _ in records]
         try:
             writer = self._started_writer()
         except LogUnavailable as error:
             for future in futures:
-                future.set_exception(error)
+                future.fail(error)
             return futures
         writer.put(list(zip(records, futures, strict=True)))
         return futures
@@ -176,7 +176,7 @@ class SqliteLog:
         self._prepared = True
 
 
-Appended = tuple[NewRecord, "Future[Position]"]
+Appended = tuple[NewRecord, "Pending[Position]"]
 
 
 class _Writer:
@@ -250,15 +250,15 @@ class _Writer:
         with self._appended:
             self._appended.notify_all()
         for (_, future), position in zip(taken, positions, strict=True):
-            future.set_result(position)
+            future.resolve(position)
 
-    def _refused(self, record: NewRecord, future: Future[Position]) -> bool:
+    def _refused(self, record: NewRecord, future: Pending[Position]) -> bool:
         if record.topic not in self._topics:
-            future.set_exception(RecordRefused(f"There is no topic {record.topic}."))
+            future.fail(RecordRefused(f"There is no topic {record.topic}."))
         elif record.key is None and record.value is None:
-            future.set_exception(RecordRefused("A record needs a key or a value."))
+            future.fail(RecordRefused("A record needs a key or a value."))
         elif len(record.value or b"") > MAX_VALUE_BYTES:
-            future.set_exception(RecordRefused(f"Larger than {MAX_VALUE_BYTES} bytes."))
+            future.fail(RecordRefused(f"Larger than {MAX_VALUE_BYTES} bytes."))
         return future.done()
 
     def _commit(self, records: list[NewRecord]) -> list[Position]:
@@ -389,4 +389,4 @@ class _Seat:
 
 def _fail(batch: Sequence[Appended], error: Exception) -> None:
     for _, future in batch:
-        future.set_exception(error)
+        future.fail(error)

@@ -8,7 +8,6 @@ a client used across one never answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +24,7 @@ from jobquest.log import (
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.seat import Seat
 from jobquest.log.kafka.sender import Sender
+from jobquest.log.pending import Pending
 
 
 class KafkaLog:
@@ -55,7 +55,7 @@ class KafkaLog:
 
     def append(
         self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
-    ) -> list[Future[Position]]:
+    ) -> list[Pending[Position]]:
         """See `EventLog.append`."""
         return self._sender.append(records, timeout)
 

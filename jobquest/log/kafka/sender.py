@@ -9,12 +9,10 @@ was sent behind a failed record can overtake it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
@@ -29,6 +27,8 @@ from kafka.errors import (
 
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import NewRecord, Position
+from jobquest.log.kafka.accumulate import accumulate
+from jobquest.log.pending import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ AWAY_SECONDS = 1.0  # after a failure, appends that come within it fail at once
 CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs several round trips
 LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
 LOOK_SECONDS = 0.1
+MAX_RECORD_BYTES = 2_097_152  # the topic decides; some may allow more than the default
 _REFUSALS = (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -55,21 +56,30 @@ _SETTINGS = {
     "max_block_ms": 1_000,
     "linger_ms": 0,
     "batch_size": 65_536,
-    "max_request_size": 2_097_152,  # the topic decides; some may allow more than the default
+    "max_request_size": MAX_RECORD_BYTES,
     "reconnect_backoff_max_ms": 1_000,
     "allow_auto_create_topics": False,
 }
 
 
 class _Sent:
-    """One record on its way; told apart by identity."""
+    """One record on its way; told apart by identity. Its methods are called by the library."""
 
-    __slots__ = ("deadline", "future", "size")
+    __slots__ = ("_sender", "deadline", "future", "producer", "record", "size")
 
-    def __init__(self, future: Future[Position], deadline: float, size: int) -> None:
-        self.future = future
-        self.deadline = deadline
-        self.size = size
+    def __init__(self, sender: Sender, record: NewRecord) -> None:
+        self._sender = sender
+        self.record = record
+        self.size = _size(record)
+        self.future: Pending[Position] = Pending()
+        self.producer: Any = None
+        self.deadline = 0.0
+
+    def took(self, topic: str, partition: int, offset: int) -> None:
+        self._sender.took(self, Position(topic, partition, offset))
+
+    def failed(self, error: Exception) -> None:
+        self._sender.failed(self, error)
 
 
 class _Attempt:
@@ -109,23 +119,18 @@ class Sender:
         self._away_until = 0.0
         self._why = ""
 
-    def append(self, records: Sequence[NewRecord], timeout: float) -> list[Future[Position]]:
+    def append(self, records: Sequence[NewRecord], timeout: float) -> list[Pending[Position]]:
         """See `EventLog.append`."""
         began = time.monotonic()
-        futures: list[Future[Position]] = [Future() for _ in records]
-        away: LogUnavailable | None = None
-        for record, future in zip(records, futures, strict=True):
-            if away:  # behind one that failed, nothing is sent: order would be lost
-                _fail(future, away)
-                continue
+        sent = [_Sent(self, record) for record in records]
+        sound = [one for one in sent if not self._refused(one)]
+        if sound:
             try:
-                self._send(record, future, began, timeout)
-            except RecordRefused as error:
-                _fail(future, error)
+                self._send(sound, began, timeout)
             except LogUnavailable as error:
-                away = error
-                _fail(future, error)
-        return futures
+                for one in sound:
+                    one.future.fail(error)
+        return [one.future for one in sent]
 
     def reach(self, timeout: float) -> None:
         """See `EventLog.reach`."""
@@ -148,49 +153,52 @@ class Sender:
 
     # --- sending: on the callers' threads ---
 
-    def _send(
-        self, record: NewRecord, future: Future[Position], began: float, timeout: float
-    ) -> None:
+    def _refused(self, sent: _Sent) -> bool:
+        record, line = sent.record, ""
         if record.topic not in self._topics:
-            raise RecordRefused(f"There is no topic {record.topic}.")
-        if record.key is None and record.value is None:
-            raise RecordRefused("A record needs a key or a value.")
+            line = f"There is no topic {record.topic}."
+        elif record.key is None and record.value is None:
+            line = "A record needs a key or a value."
+        elif sent.size > MAX_RECORD_BYTES:
+            line = f"Larger than {MAX_RECORD_BYTES} bytes."
+        return bool(line) and sent.future.fail(RecordRefused(line))
+
+    def _send(self, records: Sequence[_Sent], began: float, timeout: float) -> None:
         producer = self._connected(began, timeout)
         deadline = max(began + timeout, time.monotonic() + LEAST_SECONDS)
-        sent = _Sent(future, deadline, _size(record))
-        self._enter(producer, sent)
+        entered = self._enter(producer, records, deadline)
         try:
-            answer = producer.send(
-                record.topic,
-                key=record.key,
-                value=record.value,
-                headers=[(name, value) for name, value in record.headers],
-            )
-        except _REFUSALS as error:
-            self._leave(sent)
-            raise RecordRefused(f"Kafka refuses the record: {error}") from error
+            accumulate(producer, entered)
         except (KafkaError, AssertionError, ValueError, RuntimeError, OSError) as error:
             line = f"Kafka does not take records: {type(error).__name__}: {error}."
-            self._discard(producer, line)
-            raise LogUnavailable(line) from error
-        # Both run on the library's thread, or here where it was quicker.
-        answer.add_callback(self._confirm, sent)
-        answer.add_errback(self._failed, producer, sent)
+            self._discard(producer, line)  # and those that were entered
+            return
+        for sent in records[len(entered) :]:
+            sent.future.fail(LogUnavailable("Kafka is behind: too much is on its way."))
 
-    def _enter(self, producer: Any, sent: _Sent) -> None:
-        """Put it into the table. Raises LogUnavailable where it can't be sent after all."""
+    def _enter(self, producer: Any, records: Sequence[_Sent], deadline: float) -> Sequence[_Sent]:
+        """Put as many into the table as have room; which ones. Raises LogUnavailable where none can
+        be sent after all."""
         with self._lock:
             if self._producer is not producer:  # thrown away since
                 raise LogUnavailable(self._why)
-            if len(self._sent) >= MAX_IN_FLIGHT or self._bytes + sent.size > MAX_IN_FLIGHT_BYTES:
-                raise LogUnavailable("Kafka is behind: too much is on its way.")
-            self._sent[sent] = None
-            self._bytes += sent.size
+            entered = list(self._with_room(records))
+            for sent in entered:
+                sent.producer, sent.deadline = producer, deadline
+                self._sent[sent] = None
             if self._watchdog is None:
                 self._watchdog = threading.Thread(
                     target=self._watch, name="kafka-watchdog", daemon=True
                 )
                 self._watchdog.start()
+        return entered
+
+    def _with_room(self, records: Sequence[_Sent]) -> Iterator[_Sent]:
+        for sent in records[: MAX_IN_FLIGHT - len(self._sent)]:
+            if self._bytes + sent.size > MAX_IN_FLIGHT_BYTES:
+                return
+            self._bytes += sent.size
+            yield sent
 
     def _leave(self, sent: _Sent) -> bool:
         """Take it out of the table; whether it was still there."""
@@ -203,20 +211,22 @@ class Sender:
 
     # --- answers: on the library's thread ---
 
-    def _confirm(self, sent: _Sent, answer: Any) -> None:
+    def took(self, sent: _Sent, position: Position) -> None:
+        """The broker has it."""
         if self._leave(sent):
-            sent.future.set_result(Position(answer.topic, answer.partition, answer.offset))
+            sent.future.resolve(position)
 
-    def _failed(self, producer: Any, sent: _Sent, error: Exception) -> None:
+    def failed(self, sent: _Sent, error: Exception) -> None:
+        """The broker, or the library, does not take it."""
         if isinstance(error, _REFUSALS):
             if self._leave(sent):
-                _fail(sent.future, RecordRefused(f"Kafka refuses the record: {error}"))
+                sent.future.fail(RecordRefused(f"Kafka refuses the record: {error}"))
             return
         line = f"Kafka did not confirm a record: {type(error).__name__}: {error}"
         with self._lock:
             known = sent in self._sent
         if known:
-            self._discard(producer, line)
+            self._discard(sent.producer, line)
 
     # --- the end of a producer: on any thread ---
 
@@ -235,7 +245,7 @@ class Sender:
             _end(producer)
         self._lost()
         for sent in failed:
-            _fail(sent.future, LogUnavailable(why))
+            sent.future.fail(LogUnavailable(why))
 
     def _watch(self) -> None:
         """The watchdog's thread: ends when the log is closed and nothing is on its way."""
@@ -317,11 +327,6 @@ class Sender:
 def _size(record: NewRecord) -> int:
     headers = sum(len(name) + len(value) for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers + 100
-
-
-def _fail(future: Future[Position], error: Exception) -> None:
-    with contextlib.suppress(InvalidStateError):  # answered meanwhile
-        future.set_exception(error)
 
 
 def _end(producer: Any) -> None:

@@ -1,0 +1,91 @@
+"""An answer that is still to come: what `append` hands out for each record.
+
+Like `concurrent.futures.Future`, at a fifth of its cost: a batch waits for a thousand of them, and
+what is settled twice (by the log and by the outbox, say) keeps its first answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_lock = threading.Lock()  # over every pending's callbacks; held for a few steps only
+
+
+class Pending(Generic[_T]):
+    """Settled once, by any thread; any thread may wait, or leave a callback."""
+
+    __slots__ = ("_callbacks", "_error", "_gate", "_settled", "_value")
+
+    def __init__(self) -> None:
+        self._settled = False
+        self._value: _T | None = None
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Pending[_T]], None]] | None = None
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def resolve(self, value: _T) -> bool:
+        """Settle it with an answer; False where it was settled before."""
+        return self._settle(value, None)
+
+    def fail(self, error: BaseException) -> bool:
+        """Settle it with an error; False where it was settled before."""
+        return self._settle(None, error)
+
+    def done(self) -> bool:
+        """Whether it is settled."""
+        return self._settled
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most `timeout` seconds; whether it is settled."""
+        if not self._settled and self._gate.acquire(timeout=-1 if timeout is None else timeout):
+            self._gate.release()  # for the next who waits
+        return self._settled
+
+    def result(self, timeout: float | None = None) -> _T:
+        """The answer. Raises its error, or TimeoutError after `timeout` seconds."""
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        return self._value  # type: ignore[return-value]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Its error, None where it has an answer. Raises TimeoutError after `timeout` seconds."""
+        if not self.wait(timeout):
+            raise TimeoutError
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[Pending[_T]], None]) -> None:
+        """Have `callback(self)` called by whoever settles it; at once where it is settled."""
+        with _lock:
+            if not self._settled:
+                self._callbacks = [*(self._callbacks or ()), callback]
+                return
+        callback(self)
+
+    def _settle(self, value: _T | None, error: BaseException | None) -> bool:
+        with _lock:
+            if self._settled:
+                return False
+            self._value, self._error, self._settled = value, error, True
+            callbacks, self._callbacks = self._callbacks, None
+        self._gate.release()
+        for callback in callbacks or ():
+            try:
+                callback(self)
+            except Exception:  # whoever settles it has others to settle
+                logger.exception("What was to follow an answer failed")
+        return True
+
+
+def wait_for_all(pendings: Iterable[Pending[_T]], timeout: float) -> bool:
+    """Wait at most `timeout` seconds for all of them; whether all are settled."""
+    deadline = time.monotonic() + timeout
+    return all(pending.wait(max(0.0, deadline - time.monotonic())) for pending in pendings)

@@ -1,0 +1,69 @@
+"""An answer that is still to come."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobquest.log.pending import Pending, wait_for_all
+from tests.service import wait_for
+
+
+def test_everyone_who_waits_gets_the_answer() -> None:
+    pending: Pending[int] = Pending()
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(pending.result, 10) for _ in range(8)]
+        assert not pending.done()
+        assert pending.resolve(7)
+        assert [one.result(10) for one in waiting] == [7] * 8
+    assert pending.result(0) == 7
+    assert pending.exception(0) is None
+
+
+def test_the_first_answer_stays() -> None:
+    pending: Pending[int] = Pending()
+    assert pending.fail(ValueError("first"))
+    assert not pending.resolve(7)
+    assert not pending.fail(ValueError("second"))
+    with pytest.raises(ValueError, match="first"):
+        pending.result(0)
+
+
+def test_one_of_many_that_settle_it_at_once_is_the_first() -> None:
+    for _ in range(200):
+        pending: Pending[int] = Pending()
+        start = threading.Barrier(4)
+
+        def settle(number: int, pending: Pending[int] = pending) -> bool:
+            start.wait()  # noqa: B023 (used within this round)
+            return pending.resolve(number)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(settle, range(4))).count(True) == 1
+
+
+def test_who_waits_too_long_is_told() -> None:
+    pending: Pending[int] = Pending()
+    for ask in (pending.result, pending.exception):
+        with pytest.raises(TimeoutError):
+            ask(0.01)
+    assert not wait_for_all([pending], 0.01)
+    pending.resolve(1)
+    assert wait_for_all([pending, pending], 0.01)
+
+
+def test_a_callback_is_called_once_whenever_it_is_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pending: Pending[int] = Pending()
+    seen: list[int] = []
+    pending.add_done_callback(lambda _: seen.append(1))
+    pending.add_done_callback(lambda _: [][0])
+    pending.add_done_callback(lambda settled: seen.append(settled.result(0)))
+    threading.Thread(target=pending.resolve, args=(2,)).start()
+    wait_for(lambda: len(seen) == 2, 10)
+    pending.add_done_callback(lambda _: seen.append(3))
+    assert seen == [1, 2, 3]
+    assert "IndexError" in caplog.text, "what fails is told, and holds up no other"
