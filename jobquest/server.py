@@ -117,7 +117,7 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
             self._options = {
                 "bind": f"fd://{listening.fileno()}",
                 "workers": workers,
-                "worker_class": "gthread",
+                "worker_class": "jobquest.worker.Worker",
                 "threads": MAX_VIEWERS + REQUEST_THREADS,
                 "graceful_timeout": GRACEFUL_SECONDS,
                 "keepalive": 5,

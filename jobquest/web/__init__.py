@@ -10,28 +10,29 @@ from __future__ import annotations
 from flask import Flask
 
 from jobquest.runtime import Runtime
-from jobquest.web import batch, errors, live, metrics, security
+from jobquest.web import errors, live, metrics, security
 from jobquest.web.dead_letters import dead_letters
+from jobquest.web.door import MAX_BODY_BYTES, Door
 from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
 from jobquest.web.reads import reads
 from jobquest.web.status import status
 
-MAX_BODY_BYTES = 64 * 1024
-
 
 def register(app: Flask, runtime: Runtime) -> None:
     """Put everything on the application."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json.sort_keys = app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     security.register(app, runtime.config)
     errors.register(app)
-    metrics.register(app, runtime)
-    for blueprint in (events, batch.batch, status, dead_letters, reads, health, pages):
+    count = metrics.register(app, runtime)
+    for blueprint in (events, status, dead_letters, reads, health, pages):
         app.register_blueprint(blueprint)
     live.register(app)
+    names, headers = security.hosts(runtime.config), security.headers_of_answers(runtime.config)
+    app.wsgi_app = Door(app.wsgi_app, runtime, names, headers, count)  # type: ignore[method-assign]
 
     @app.before_request
     def _start() -> None:  # `flask run`; under the server it has started already

@@ -11,6 +11,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import format_time, parse_time, strict_json
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
+from jobquest.web.publishing import Answer
 
 OUTCOMES = ("processed", "retrying", "dead")
 _FILTERS = {
@@ -41,6 +42,14 @@ def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Res
     """`{"status": "success", "message"?, "data"}`."""
     answer = {"status": "success"} | ({"message": message} if message else {})
     return jsonify({**answer, "data": data}), code
+
+
+def answered(answer: Answer) -> Response:
+    """An answer as Flask's."""
+    response = jsonify(answer.document)
+    response.status_code = answer.code
+    response.headers.update(answer.headers)
+    return response
 
 
 def failure(

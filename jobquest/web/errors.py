@@ -4,6 +4,7 @@ same as a page for a browser that asks for one."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
@@ -19,10 +20,10 @@ from jobquest.errors import (
 )
 from jobquest.runtime import StateNotReached
 from jobquest.web.answers import UnsupportedMediaType, failure
+from jobquest.web.publishing import RETRY_AFTER_SECONDS, Answer
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER_SECONDS = 2
 _CODES: dict[type[JobQuestError], int] = {
     InvalidEvent: 400,
     IdConflict: 409,
@@ -46,19 +47,28 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def _ours(error: JobQuestError) -> Response:
+def answer_to(error: JobQuestError) -> Answer:
+    """What to answer where one of our errors ends a request."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 500)
     errors = error.errors if isinstance(error, InvalidEvent) else None
     more: dict[str, Any] = {"data": error.status} if isinstance(error, StateNotReached) else {}
-    response = _shaped(code, failure(error.args[0], errors, **more))
-    if code == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return response
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == 503 else {}
+    return Answer(code, failure(error.args[0], errors, **more), headers)
+
+
+def unexpected(error: Exception) -> Answer:
+    """What to answer where our own code fails; the log gets the rest."""
+    logger.exception("A request failed", exc_info=error)
+    return Answer(500, failure("Something failed here; the log says what."))
+
+
+def _ours(error: JobQuestError) -> Response:
+    return _shaped(*answer_to(error))
 
 
 def _not_json(_error: Exception) -> Response:
     line = "The body must be JSON: send Content-Type: application/json."
-    return _shaped(415, failure(line))
+    return _shaped(415, failure(line), {})
 
 
 def _http(error: HTTPException) -> Response:
@@ -67,7 +77,7 @@ def _http(error: HTTPException) -> Response:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
     said = error.description if error.description != type(error).description else None
     message = said or _MESSAGES.get(error.code or 500) or error.description or error.name
-    answer = _shaped(error.code or 500, failure(message))
+    answer = _shaped(error.code or 500, failure(message), {})
     for name in ("Allow", "Retry-After"):
         if name in response.headers:
             answer.headers[name] = response.headers[name]
@@ -75,16 +85,16 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    logger.exception("A request failed", exc_info=error)
-    return _shaped(500, failure("Something failed here; the log says what."))
+    return _shaped(*unexpected(error))
 
 
-def _shaped(code: int, answer: dict[str, Any]) -> Response:
+def _shaped(code: int, answer: dict[str, Any], headers: Mapping[str, str]) -> Response:
     if _wants_page():
         response = make_response(render_template("error.html", code=code, **answer))
     else:
         response = jsonify(answer)
     response.status_code = code
+    response.headers.update(headers)
     return response
 
 

@@ -21,7 +21,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
 from jobquest.web.answers import event_filter, failure, runtime, whole_parameter
-from jobquest.web.errors import RETRY_AFTER_SECONDS
+from jobquest.web.publishing import RETRY_AFTER_SECONDS
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
 # Viewers have nothing to say: of messages, pings and fragments that never end, this is enough.

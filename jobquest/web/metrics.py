@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Flask, Response, request
 from prometheus_client import CollectorRegistry, Counter
@@ -14,8 +14,9 @@ from jobquest.report import WORST_FIRST
 from jobquest.runtime import Runtime
 
 
-def register(app: Flask, runtime: Runtime) -> None:
-    """Count requests, and answer `/metrics`."""
+def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
+    """Answer `/metrics`, and count requests; returns what counts one that is answered before
+    Flask: by its route, method and code."""
     registry = CollectorRegistry()
     registry.register(_Service(runtime))
     requests = Counter(
@@ -25,16 +26,20 @@ def register(app: Flask, runtime: Runtime) -> None:
         registry=registry,
     )
 
+    def count(route: str, method: str, code: int) -> None:
+        requests.labels(route, method, code).inc()
+
     @app.after_request
     def _count(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "none"
-        method = request.method if request.url_rule else "other"
-        requests.labels(route, method, response.status_code).inc()
+        count(route, request.method if request.url_rule else "other", response.status_code)
         return response
 
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+    return count
 
 
 class _Service(Collector):

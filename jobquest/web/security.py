@@ -21,11 +21,23 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _PREFLIGHT_SECONDS = "600"
+_NOT_KEPT = "no-store"
+
+
+def hosts(config: Config) -> list[str]:
+    """The names by which it may be called."""
+    return ["localhost", "127.0.0.1", "[::1]", config.host]
+
+
+def headers_of_answers(config: Config) -> dict[str, str]:
+    """What goes with every answer of the API to who has no origin."""
+    vary = {"Vary": "Origin"} if config.cors_origins else {}
+    return {**_HEADERS, "Cache-Control": _NOT_KEPT, **vary}
 
 
 def register(app: Flask, config: Config) -> None:
     """Check every request's host and origin; put the headers on every answer."""
-    app.config["TRUSTED_HOSTS"] = ["localhost", "127.0.0.1", "[::1]", config.host]
+    app.config["TRUSTED_HOSTS"] = hosts(config)
     allowed = frozenset(config.cors_origins)
 
     @app.before_request
@@ -47,7 +59,7 @@ def register(app: Flask, config: Config) -> None:
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         if request.endpoint != "static":
-            response.headers.setdefault("Cache-Control", "no-store")
+            response.headers.setdefault("Cache-Control", _NOT_KEPT)
         origin = request.headers.get("Origin", "")
         if allowed:
             response.vary.add("Origin")
