@@ -25,7 +25,7 @@ from jobquest.events import CATALOGUE, Event, EventType, from_request
 from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
-from jobquest.log.pending import Pending
+from jobquest.log.pending import Pending, when_all
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
@@ -85,14 +85,31 @@ class Producer:
         each, an IdConflict, RecordRefused or LogUnavailable of its own where it was not taken."""
         came: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
         fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
-        kept = iter(self._keep(fresh))
+        kept = iter(_came(fresh, self._give(fresh)))
         return [known or next(kept) for known in came]
 
-    def _keep(self, events: Sequence[Event]) -> list[Published | JobQuestError]:
-        """Give them to the log, and wait for all of them."""
-        records = [record_of(event) for event in events]
-        futures: Sequence[Pending[Any]] = (self._outbox or self._log).append(records)
-        return [_came(event, future) for event, future in zip(events, futures, strict=True)]
+    def begin(
+        self, requests: Sequence[Request], done: Callable[[], None]
+    ) -> Callable[[], list[Published | JobQuestError]] | None:
+        """The same without waiting: any thread calls `done` once it is known what became of them;
+        then what is returned here tells it. None where somebody would have to wait: for the
+        database, which knows whether an id came before, or for a connection to the log."""
+        if any(request.has_id for request in requests) or not self._is_prompt():
+            return None
+        events = [request.event for request in requests]
+        futures = self._give(events)
+        when_all(futures, done)
+        return lambda: _came(events, futures)
+
+    def _is_prompt(self) -> bool:
+        try:
+            self._log.reach(0.0)
+        except LogUnavailable:
+            return False
+        return True
+
+    def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
+        return (self._outbox or self._log).append([record_of(event) for event in events])
 
     def check_all(self, requests: Sequence[Request]) -> list[Event | IdConflict]:
         """The events as they would be published, which they are not."""
@@ -128,8 +145,14 @@ def confirmed(future: Pending[_T]) -> _T:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
 
 
-def _came(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:
-    """What became of an event that was given to the log."""
+def _came(
+    events: Sequence[Event], futures: Sequence[Pending[Any]]
+) -> list[Published | JobQuestError]:
+    """What became of events that were given to the log; waits for it."""
+    return [_came_of(event, future) for event, future in zip(events, futures, strict=True)]
+
+
+def _came_of(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:
     try:
         position = confirmed(future)
     except (LogUnavailable, RecordRefused) as error:

@@ -85,6 +85,20 @@ class Pending(Generic[_T]):
         return True
 
 
+def when_all(pendings: Iterable[Pending[_T]], callback: Callable[[], None]) -> None:
+    """Have `callback()` called once all of them are settled, by whoever settles the last."""
+    remaining = iter(pendings)
+
+    def go_on(_settled: Pending[_T] | None = None) -> None:
+        for pending in remaining:
+            if not pending.done():
+                pending.add_done_callback(go_on)
+                return
+        callback()
+
+    go_on()
+
+
 def wait_for_all(pendings: Iterable[Pending[_T]], timeout: float) -> bool:
     """Wait at most `timeout` seconds for all of them; whether all are settled."""
     deadline = time.monotonic() + timeout

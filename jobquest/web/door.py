@@ -11,7 +11,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ from jobquest.runtime import Runtime
 from jobquest.web import publishing
 from jobquest.web.errors import answer_to, unexpected
 from jobquest.web.events import MAX_BATCH_BYTES
+from jobquest.web.plain import PlainAnswer, PlainRequest
 from jobquest.web.publishing import Answer
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,16 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 64 * 1024
 _Environ = dict[str, Any]
 _Application = Callable[[_Environ, Any], Iterable[bytes]]
-_Take = Callable[[Runtime, bytes], Answer]
-_ROUTES: Mapping[str, tuple[_Take, int]] = {
-    "/api/kafka/events": (publishing.publish_one, MAX_BODY_BYTES),
-    "/api/kafka/events/batch": (publishing.publish_batch, MAX_BATCH_BYTES),
+
+
+class _Route(NamedTuple):
+    taker: publishing.Taker
+    longest: int  # body, in bytes
+
+
+_ROUTES: Mapping[str, _Route] = {
+    "/api/kafka/events": _Route(publishing.ONE, MAX_BODY_BYTES),
+    "/api/kafka/events/batch": _Route(publishing.BATCH, MAX_BATCH_BYTES),
 }
 # What only the views look at.
 _NOT_PLAIN = ("HTTP_ORIGIN", "HTTP_TRANSFER_ENCODING", "HTTP_UPGRADE", "HTTP_CONTENT_ENCODING")
@@ -57,42 +64,64 @@ class Door:
 
     def __call__(self, environ: _Environ, start_response: Any) -> Iterable[bytes]:
         route = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] != "POST" or route not in _ROUTES:
-            return self._application(environ, start_response)
-        take, longest = _ROUTES[route]
-        length = self._plain_length(environ, longest)
+        length = self._plain_length(environ) if environ["REQUEST_METHOD"] == "POST" else None
         if length is None:
             return self._application(environ, start_response)
         body = environ["wsgi.input"].read(length)
         if len(body) < length:  # the client has gone: the views say so
             environ["wsgi.input"] = io.BytesIO(body)
             return self._application(environ, start_response)
-        answer = self._answer(take, body)
-        self._count(route, "POST", answer.code)
-        document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
-        headers = [*self._headers, ("Content-Length", str(len(document))), *answer.headers.items()]
-        start_response(_STATUS[answer.code], headers)
+        taker = _ROUTES[route].taker
+        status, headers, document = self._answer(
+            route, lambda: publishing.publish(self._runtime, taker, body)
+        )
+        start_response(status, headers)
         return (document,)
 
-    def _plain_length(self, environ: _Environ, longest: int) -> int | None:
+    def begin(
+        self, request: PlainRequest, done: Callable[[], None]
+    ) -> Callable[[], PlainAnswer] | None:
+        """See `worker.Application`."""
+        path, body = request.path, request.body
+        if not self._is_plain(path, request.host, request.content_type, len(body)):
+            return None
+        try:
+            tell = publishing.begin(self._runtime, _ROUTES[path].taker, body, done)
+        except JobQuestError as error:
+            refused = answer_to(error)
+            done()
+            return lambda: self._answer(path, lambda: refused)
+        return None if tell is None else lambda: self._answer(path, tell)
+
+    def _plain_length(self, environ: _Environ) -> int | None:
         """How long the body of a plain request is; None where it is none."""
         if environ.get("QUERY_STRING") or any(name in environ for name in _NOT_PLAIN):
             return None
-        if environ.get("CONTENT_TYPE") != "application/json":
+        text = environ.get("CONTENT_LENGTH", "")
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
             return None
-        host = environ.get("HTTP_HOST", "")
-        if (host.rpartition(":")[0] or host) not in self._hosts:
-            return None
-        length = environ.get("CONTENT_LENGTH", "")
-        if not (length.isascii() and length.isdigit() and len(length) < 10):
-            return None
-        return int(length) if int(length) <= longest else None
+        route, host = environ["PATH_INFO"], environ.get("HTTP_HOST", "")
+        is_plain = self._is_plain(route, host, environ.get("CONTENT_TYPE", ""), int(text))
+        return int(text) if is_plain else None
 
-    def _answer(self, take: _Take, body: bytes) -> Answer:
+    def _is_plain(self, path: str, host: str, content_type: str, length: int) -> bool:
+        return (
+            path in _ROUTES
+            and length <= _ROUTES[path].longest
+            and content_type == "application/json"
+            and (host.rpartition(":")[0] or host) in self._hosts
+        )
+
+    def _answer(self, route: str, tell: Callable[[], Answer]) -> PlainAnswer:
         self._runtime.start()
         try:
-            return take(self._runtime, body)
+            answer = tell()
         except JobQuestError as error:
-            return answer_to(error)
+            answer = answer_to(error)
         except Exception as error:
-            return unexpected(error)
+            answer = unexpected(error)
+        self._count(route, "POST", answer.code)
+        document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
+        length = ("Content-Length", str(len(document)))
+        headers = [*self._headers, length, *answer.headers.items()]
+        return PlainAnswer(_STATUS[answer.code], headers, document)

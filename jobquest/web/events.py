@@ -17,16 +17,19 @@ MAX_BATCH_BYTES = 1024 * 1024
 @events.post("")
 def publish() -> Response:
     """Check one event and keep it; with `dryRun`, only check it."""
-    take = publishing.check_one if flag_parameter("dryRun") else publishing.publish_one
-    return answered(take(runtime(), json_body()))
+    return _taken(publishing.ONE)
 
 
 @events.post("/batch")
 def publish_batch() -> Response:
     """The same with up to 1,000 events."""
     request.max_content_length = MAX_BATCH_BYTES
-    take = publishing.check_batch if flag_parameter("dryRun") else publishing.publish_batch
-    return answered(take(runtime(), json_body()))
+    return _taken(publishing.BATCH)
+
+
+def _taken(taker: publishing.Taker) -> Response:
+    take = publishing.check if flag_parameter("dryRun") else publishing.publish
+    return answered(take(runtime(), taker, json_body()))
 
 
 @events.get("")

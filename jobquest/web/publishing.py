@@ -33,55 +33,80 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-def publish_one(runtime: Runtime, body: bytes) -> Answer:
-    """Check one event and keep it. Raises JobQuestError."""
-    published = runtime.producer.publish_one(read(body))
-    code, outcome = _OUTCOMES[published.result]
-    data = _as_published(published, _first_copies(runtime, [published]))
-    return _success(code, f"Event {published.event.type} {outcome}", data)
+class Taker(NamedTuple):
+    """How a route takes a body: `read` makes requests of it, `answer` an answer of what became of
+    them."""
+
+    read: Callable[[bytes], Sequence[Request | InvalidEvent]]
+    answer: Callable[[Runtime, Sequence[_Came], Sequence[Request | InvalidEvent]], Answer]
 
 
-def check_one(runtime: Runtime, body: bytes) -> Answer:
-    """Only check it. Raises JobQuestError."""
-    [event] = runtime.producer.check_all([read(body)])
-    if isinstance(event, IdConflict):
-        raise event
-    message = f"Event {event.type} is valid; it was not published"
-    return _success(200, message, _as_valid(event))
+def publish(runtime: Runtime, taker: Taker, body: bytes) -> Answer:
+    """Check events and keep them. Raises JobQuestError."""
+    return _take(runtime, taker, body, runtime.producer.publish_all)
 
 
-def publish_batch(runtime: Runtime, body: bytes) -> Answer:
-    """Check events and keep them. Raises InvalidEvent where the body is no list of events."""
-    return _batch(runtime, body, runtime.producer.publish_all, 201)
+def check(runtime: Runtime, taker: Taker, body: bytes) -> Answer:
+    """Only check them. Raises JobQuestError."""
+    return _take(runtime, taker, body, runtime.producer.check_all)
 
 
-def check_batch(runtime: Runtime, body: bytes) -> Answer:
-    """Only check them. Raises InvalidEvent where the body is no list of events."""
-    return _batch(runtime, body, runtime.producer.check_all, 200)
+def begin(
+    runtime: Runtime, taker: Taker, body: bytes, done: Callable[[], None]
+) -> Callable[[], Answer] | None:
+    """Publish without waiting; see `Producer.begin`. Raises JobQuestError."""
+    wanted = taker.read(body)
+    tell = runtime.producer.begin(_sound(wanted), done)
+    return tell and (lambda: taker.answer(runtime, _all(wanted, tell()), wanted))
 
 
-def _batch(
+def _take(
     runtime: Runtime,
+    taker: Taker,
     body: bytes,
     take: Callable[[Sequence[Request]], Sequence[_Came]],
-    all_taken: int,
 ) -> Answer:
-    wanted = read_batch(body)
-    taken = iter(take([one for one in wanted if isinstance(one, Request)]))
-    came = [one if isinstance(one, InvalidEvent) else next(taken) for one in wanted]
+    wanted = taker.read(body)
+    return taker.answer(runtime, _all(wanted, take(_sound(wanted))), wanted)
+
+
+def _sound(wanted: Sequence[Request | InvalidEvent]) -> list[Request]:
+    return [one for one in wanted if isinstance(one, Request)]
+
+
+def _all(wanted: Sequence[Request | InvalidEvent], came: Sequence[_Came]) -> list[_Came]:
+    """What became of the sound ones, in their places among the others."""
+    taken = iter(came)
+    return [one if isinstance(one, InvalidEvent) else next(taken) for one in wanted]
+
+
+def _one_answer(
+    runtime: Runtime, came: Sequence[_Came], _wanted: Sequence[Request | InvalidEvent]
+) -> Answer:
+    [one] = came
+    if isinstance(one, JobQuestError):
+        raise one
+    if isinstance(one, Event):
+        message = f"Event {one.type} is valid; it was not published"
+        return _success(200, message, _as_valid(one))
+    code, outcome = _OUTCOMES[one.result]
+    data = _as_published(one, _first_copies(runtime, [one]))
+    return _success(code, f"Event {one.event.type} {outcome}", data)
+
+
+def _batch_answer(
+    runtime: Runtime, came: Sequence[_Came], wanted: Sequence[Request | InvalidEvent]
+) -> Answer:
     firsts = _first_copies(runtime, (one for one in came if isinstance(one, Published)))
     ids = [asked.event.id if isinstance(asked, Request) else None for asked in wanted]
-    return _batch_answer(
-        [_result(one, id, firsts) for one, id in zip(came, ids, strict=True)], all_taken
-    )
-
-
-def _batch_answer(results: list[dict[str, Any]], all_taken: int) -> Answer:
+    results = [_result(one, id, firsts) for one, id in zip(came, ids, strict=True)]
     refused = [one["result"] for one in results if one["result"] in ("rejected", "retry")]
     message = f"{len(results) - len(refused)} of {len(results)} events taken"
     data = {"results": results}
+    if not refused:
+        return _success(200 if isinstance(came[0], Event) else 201, message, data)
     if len(refused) < len(results):
-        return _success(207 if refused else all_taken, message, data)
+        return _success(207, message, data)
     document = {"status": "error", "message": f"{message}.", "data": data}
     if "retry" in refused:
         return Answer(503, document, {"Retry-After": str(RETRY_AFTER_SECONDS)})
@@ -134,3 +159,7 @@ def _named(event: Event) -> dict[str, Any]:
 
 def _success(code: int, message: str, data: dict[str, Any]) -> Answer:
     return Answer(code, {"status": "success", "message": message, "data": data})
+
+
+ONE = Taker(lambda body: [read(body)], _one_answer)
+BATCH = Taker(read_batch, _batch_answer)
