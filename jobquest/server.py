@@ -14,12 +14,13 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobquest import create_app
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
+from jobquest.log_lines import Lines
 from jobquest.web.live import MAX_VIEWERS
 
 REQUEST_THREADS = 64
@@ -27,6 +28,7 @@ MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PLACE = "\0"  # of a message in its line: nothing else there can hold it
 _M_ARENA_MAX = -8  # glibc's malloc.h
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -36,8 +38,22 @@ class OneLine(logging.Formatter):
     for a line of ours. Tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
-        record.message = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], record.message)
+        if isinstance(record.msg, Lines):
+            return self._formatted(record, record.msg.lines)
+        record.message = _escaped(record.message)
         return super().formatMessage(record)
+
+    def _formatted(self, record: logging.LogRecord, lines: Sequence[str]) -> str:
+        """Every line as if it were a record of its own."""
+        record.message = _PLACE
+        before, _, after = super().formatMessage(record).partition(_PLACE)
+        return "\n".join([f"{before}{_escaped(line)}{after}" for line in lines])
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():  # as nearly all are, and much faster to ask
+        return text
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def main() -> None:

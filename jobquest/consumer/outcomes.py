@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from jobquest.consumer.retries import Backoff
 from jobquest.events import Event
@@ -15,8 +14,7 @@ from jobquest.read.failures import Failure
 Verdict = Literal["applied", "known", "parked", "dead"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """One record and what becomes of it. `attempts` counts the tries of its handlers.
 
     `was` is the row under which it waited, where it did; `polled` says that it came from the log
@@ -36,7 +34,7 @@ class Outcome:
 
     def dies(self, error: Exception) -> Outcome:
         """It can't be counted, now or later."""
-        return replace(self, verdict="dead", failure=Failure.of(error))
+        return self._replace(verdict="dead", failure=Failure.of(error))
 
     def failed(
         self, failure: Failure, now_ms: int, backoff: Backoff, *, final: bool = False
@@ -44,8 +42,7 @@ class Outcome:
         """One more try failed: it waits for the next, or dies after the last or a `final` one."""
         attempts = self.attempts + 1
         last = final or attempts >= backoff.max_attempts
-        return replace(
-            self,
+        return self._replace(
             verdict="dead" if last else "parked",
             failure=failure,
             attempts=attempts,
@@ -83,6 +80,8 @@ class Outcome:
 
 def batch_of(outcomes: Sequence[Outcome], stored: Mapping[Origin, int | None]) -> Batch:
     """What the read side has to write; `stored` are the positions that it has now."""
+    # The last of a partition is the one that is left.
+    ends = {o.origin: o.record.offset + 1 for o in outcomes if o.polled}
     return Batch(
         applied=[
             Applied(o.event, o.record) for o in outcomes if o.event and o.verdict == "applied"
@@ -90,5 +89,5 @@ def batch_of(outcomes: Sequence[Outcome], stored: Mapping[Origin, int | None]) -
         dead=[o.dead() for o in outcomes if o.verdict == "dead"],
         parked=[o.parked() for o in outcomes if o.verdict == "parked"],
         released=[o.was for o in outcomes if o.was],
-        moves={o.origin: (stored.get(o.origin), o.record.offset + 1) for o in outcomes if o.polled},
+        moves={origin: (stored.get(origin), end) for origin, end in ends.items()},
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome
@@ -17,6 +16,7 @@ from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
 from jobquest.events import Event, from_record
 from jobquest.log import Origin, Partition, Record
+from jobquest.log_lines import log_lines
 from jobquest.read import Lane, Parked, ReadSide
 from jobquest.read.failures import Failure
 from jobquest.read.letters import now_ms
@@ -39,6 +39,7 @@ class Reactor:
         self._backoff = backoff
         self._brake = brake
         self._watch = watch
+        self._lines: list[str] = []
 
     def react(
         self,
@@ -50,7 +51,8 @@ class Reactor:
 
         May end before the last record, when handlers have had their time or the brake is pulled.
         """
-        decoded = [_decoded(one, assigned[Partition(one.topic, one.partition)]) for one in records]
+        origins: dict[tuple[str, int], Origin] = dict(assigned.items())
+        decoded = [_decoded(one, origins[one[:2]]) for one in records]
         known = self._read_side.contents([o.event.id for o in decoded if o.event], parked=True)
         busy = set(waiting)
         go_on = self._bounded()
@@ -58,10 +60,12 @@ class Reactor:
         for outcome in decoded:
             if outcome.event and outcome.verdict == "applied":
                 outcome = self._judge(outcome, outcome.event, known, busy)
-            self._tell(outcome)
+            if outcome.failure:
+                self._tell(outcome, outcome.failure)
             outcomes.append(outcome)
             if not go_on():
                 break
+        self._say()
         return outcomes
 
     def retry(self, lane: Lane) -> list[Outcome]:
@@ -72,10 +76,12 @@ class Reactor:
         outcomes: list[Outcome] = []
         for one in parked:
             outcome = self._tried_again(one, known)
-            self._tell(outcome)
+            if outcome.failure:
+                self._tell(outcome, outcome.failure)
             outcomes.append(outcome)
             if outcome.verdict == "parked" or not go_on():
                 break
+        self._say()
         return outcomes
 
     def _bounded(self) -> Callable[[], bool]:
@@ -88,10 +94,10 @@ class Reactor:
         if event.id in known:
             # Ours name a fact by their id: whichever event caused it, it is the same one.
             if event.is_ours or event.has_content_of(known[event.id]):
-                return replace(outcome, verdict="known")
+                return outcome._replace(verdict="known")
             return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
-        if lane_of(outcome.record) in busy:
-            outcome = replace(outcome, verdict="parked")  # behind the one that failed
+        if busy and lane_of(outcome.record) in busy:
+            outcome = outcome._replace(verdict="parked")  # behind the one that failed
         else:
             outcome = self._handle(outcome, event)
             if outcome.verdict == "parked":
@@ -101,25 +107,27 @@ class Reactor:
         return outcome
 
     def _tried_again(self, one: Parked, known: Mapping[str, bytes]) -> Outcome:
-        outcome = replace(
-            _decoded(one.record, one.origin),
+        outcome = _decoded(one.record, one.origin)._replace(
             attempts=one.attempts,
             first_failed_ms=one.first_failed_ms,
             was=one,
             polled=False,
         )
         if one.event_id in known:
-            return replace(outcome, verdict="known")
+            return outcome._replace(verdict="known")
         if outcome.event is None:  # this version does not take it any more
             return outcome
         if one.failure and one.attempts >= self._backoff.max_attempts:
-            return replace(outcome, verdict="dead", failure=one.failure)
+            return outcome._replace(verdict="dead", failure=one.failure)
         return self._handle(outcome, outcome.event)
 
     def _handle(self, outcome: Outcome, event: Event) -> Outcome:
         """Run the handlers of an event's type."""
-        logger.info("Processing event: %s for user: %s", event.type, event.user_id)
+        self._lines.append(f"Processing event: {event.type} for user: {event.user_id}")
         handlers = self._handlers.of(event.type)
+        if not handlers:
+            return outcome
+        self._say()  # before they run: where one hangs, this is the log's last line
         for handler in handlers:
             failure, final = None, False
             self._watch.begin(_name(handler), outcome)
@@ -128,34 +136,36 @@ class Reactor:
             except BaseException as error:
                 failure, final = Failure.of(error), isinstance(error, NotRetryable)
             if noted := self._watch.end():
-                outcome = replace(outcome, was=noted, first_failed_ms=noted.first_failed_ms)
+                outcome = outcome._replace(was=noted, first_failed_ms=noted.first_failed_ms)
             if failure:
                 return self._failed(outcome, event, failure, final)
-        if handlers:
-            self._brake.succeeded()
+        self._brake.succeeded()
         return outcome
+
+    def _say(self) -> None:
+        """Write the lines that have come together."""
+        lines, self._lines = self._lines, []
+        log_lines(logger, logging.INFO, lines)
 
     def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
         self._brake.failed(event.id, failure)
         return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
-    def _tell(self, outcome: Outcome) -> None:
-        if not outcome.failure:
-            return
-        logger.error("Failed to process event: %s", outcome.failure.error)
+    def _tell(self, outcome: Outcome, failure: Failure) -> None:
+        self._say()
+        logger.error("Failed to process event: %s", failure.error)
         if outcome.verdict == "parked" and outcome.event:
             tries = f"{outcome.attempts} of {self._backoff.max_attempts} tries"
             logger.info("Event %s waits for another try after %s", outcome.event.id, tries)
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
-    outcome = Outcome(record, origin)
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
-        return replace(outcome, event=from_record(record.value, record.timestamp_ms))
+        return Outcome(record, origin, from_record(record.value, record.timestamp_ms))
     except InvalidEvent as error:
-        return outcome.dies(error)
+        return Outcome(record, origin).dies(error)
 
 
 def _name(handler: Handler) -> str:

@@ -49,8 +49,7 @@ class NewRecord:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record as the log has it. `timestamp_ms` is when it was appended, Unix milliseconds.
 
     `value` is None for a tombstone. `damage` is set where the log could not unpack the record's

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, tuple_, update
 
@@ -26,8 +27,7 @@ __all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
 RELAY_OTHERS_AFTER_MS = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(NamedTuple):
     """An event to be counted, and the record that it came as."""
 
     event: Event
