@@ -57,8 +57,10 @@ def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = tables.DERIVED) -> Row
     found: Rows = {}
     with runtime.database.reading() as connection:
         for table in chosen:
-            query = select(table).order_by(*table.primary_key.columns)
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+            key = [table.c.id] if "id" in table.c else table.primary_key.columns
+            rows = [
+                dict(row) for row in connection.execute(select(table).order_by(*key)).mappings()
+            ]
             found[table.name] = [{k: v for k, v in r.items() if k != "seq"} for r in rows]
     return found
 

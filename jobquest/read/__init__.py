@@ -7,24 +7,25 @@ relay; `queries.py` reads. It knows no log, no threads and no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, delete, select, update
 
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import effects, history, parking, tables
-from jobquest.read.database import Database, inserting, padded
+from jobquest.read.database import Database, padded
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
-from jobquest.read.projections import Row
+from jobquest.read.statements import add_rows, rows_by_key, write_rows
 
 __all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
+_ORIGIN = ("topic", "partition", "identity")  # in the order of Origin's members
 
 
 class Applied(NamedTuple):
@@ -66,9 +67,8 @@ class ReadSide:
 
     def contents(self, ids: Iterable[str], *, parked: bool = False) -> dict[str, bytes]:
         """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
-        outcomes = ["processed", "retrying"] if parked else ["processed"]
         with self._database.reading() as connection:
-            return effects.contents(connection, ids, outcomes)
+            return effects.contents(connection, ids, parked=parked)
 
     # --- what waits for another try ---
 
@@ -110,8 +110,13 @@ class ReadSide:
             seq = lock_counter(connection)
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
-            _check_unknown(connection, [entry.event.id for entry in batch.applied])
-            seq = effects.write_events(connection, _rows(batch), seq)
+            counted = [effects.event_row(*entry) for entry in batch.applied]
+            if effects.write_events(connection, counted, seq) != len(counted):
+                raise PositionMoved("Another consumer has applied some of these events.")
+            others = [effects.parked_row(one) for one in batch.parked]
+            others += [effects.dead_row(letter) for letter in batch.dead]
+            effects.write_events(connection, others, seq + len(counted))
+            seq += len(counted) + len(others)
             # A batch that moves nothing is one of further tries.
             again = [] if batch.moves else [letter.origin for letter in batch.dead]
             self._letters.bury(connection, batch.dead, _positions(connection, again))
@@ -130,21 +135,20 @@ class ReadSide:
     # --- records of our own: kept here until the log has them ---
 
     def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
+        now = now_ms()
         rows = [
-            {
-                "id": event.id,
-                "process": self._process_id,
-                "created_ms": now_ms(),
-                "topic": event.topic,
-                "key": event.user_id.encode(),
-                "value": event.to_json(),
-                "headers": dump_headers(event.headers()),
-            }
+            (
+                event.id,
+                self._process_id,
+                now,
+                event.topic,
+                event.user_id.encode(),
+                event.to_json(),
+                dump_headers(event.headers()),
+            )
             for event in {event.id: event for event in caused}.values()
         ]
-        if rows:
-            once = inserting(connection, tables.outgoing).on_conflict_do_nothing()
-            connection.execute(once, rows)
+        add_rows(connection, tables.outgoing, rows)
 
     def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
         """Id and record of what the log has not confirmed: ours, and what others left."""
@@ -169,29 +173,11 @@ class ReadSide:
             connection.execute(delete(table).where(table.c.id.in_(padded(ids))))
 
 
-def _positions(connection: Connection, origins: Sequence[Origin]) -> dict[Origin, int]:
-    table = tables.positions
-    columns = (table.c.topic, table.c.partition, table.c.identity)
-    if not origins:
-        return {}
-    rows = connection.execute(
-        select(*columns, table.c.next).where(tuple_(*columns).in_(padded(origins)))
+def _positions(connection: Connection, origins: Collection[Origin]) -> dict[Origin, int]:
+    found = rows_by_key(
+        connection, tables.positions, origins, key=_ORIGIN, columns=(*_ORIGIN, "next")
     )
-    return {Origin(*row[:3]): row[3] for row in rows}
-
-
-def _check_unknown(connection: Connection, ids: Sequence[str]) -> None:
-    table = tables.events
-    counted = table.c.id.in_(padded(ids)) & (table.c.outcome == "processed")
-    if ids and connection.execute(select(table.c.id).where(counted).limit(1)).first():
-        raise PositionMoved("Another consumer has applied some of these events.")
-
-
-def _rows(batch: Batch) -> list[Row]:
-    """The row of each event that changed."""
-    rows = [effects.event_row(entry.event, entry.record) for entry in batch.applied]
-    rows += [effects.parked_row(one) for one in batch.parked]
-    return rows + [effects.dead_row(letter) for letter in batch.dead]
+    return {Origin(*row[:3]): row[3] for row in found}
 
 
 def lock_counter(connection: Connection) -> int:
@@ -205,14 +191,9 @@ def lock_counter(connection: Connection) -> int:
 
 
 def _move(connection: Connection, moves: Mapping[Origin, tuple[int | None, int]]) -> None:
-    table = tables.positions
-    for origin, (stored, following) in moves.items():
-        where = {"identity": origin.identity, "topic": origin.topic, "partition": origin.number}
-        same = [table.c[name] == value for name, value in where.items()]
-        found = connection.execute(select(table.c.next).where(*same)).scalar()
-        if found != stored:
+    found = _positions(connection, moves)
+    for origin, (stored, _) in moves.items():
+        if found.get(origin) != stored:
             raise PositionMoved(f"Partition {origin.topic}/{origin.number} is read by another.")
-        if stored is None:
-            connection.execute(insert(table), {**where, "next": following})
-        else:
-            connection.execute(update(table).where(*same).values(next=following))
+    rows = [(o.identity, o.topic, o.number, following) for o, (_, following) in moves.items()]
+    write_rows(connection, tables.positions, rows)

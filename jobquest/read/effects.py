@@ -7,131 +7,152 @@ live tables, and of a rebuild's, which writes others of the same columns (`Into`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Table, select, tuple_
+from sqlalchemy import Connection, Table
 
 from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
-from jobquest.read.database import inserting, padded, replacing
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
+from jobquest.read.statements import Values, rows_by_key, write_rows
 
 Into = Mapping[Table, Table]
 """A derived table → the one that is written in its place."""
 
 LIVE: Into = {table: table for table in tables.DERIVED}
+_ID = ("id",)
+_COUNTED = "outcome = 'processed'"
+_TAKEN = "outcome IN ('processed', 'retrying')"
+
+
+class EventRow(NamedTuple):
+    """An event's row, save its `seq`, which stands first in the table."""
+
+    id: str
+    outcome: str
+    topic: str
+    partition: int
+    offset: int
+    type: str | None
+    user_id: str | None
+    time_ms: int
+    received_ms: int
+    caused_by: str | None
+    body: str
 
 
 def contents(
-    connection: Connection, ids: Iterable[str], outcomes: Sequence[str], into: Into = LIVE
+    connection: Connection, ids: Iterable[str], *, parked: bool = False, into: Into = LIVE
 ) -> dict[str, bytes]:
-    """Of those ids that came to one of `outcomes`: the event as JSON."""
-    table = into[tables.events]
-    query = select(table.c.id, table.c.body)
-    rows = connection.execute(
-        query.where(table.c.id.in_(padded(ids)), table.c.outcome.in_(outcomes))
+    """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
+    found = rows_by_key(
+        connection,
+        into[tables.events],
+        [(id,) for id in ids],
+        key=_ID,
+        columns=("id", "body"),
+        where=_TAKEN if parked else _COUNTED,
     )
-    return {row.id: row.body.encode() for row in rows}
+    return {id: body.encode() for id, body in found}
 
 
-def write_events(connection: Connection, rows: Sequence[Row], seq: int, into: Into = LIVE) -> int:
-    """Write events' rows as changes after `seq`, in their order; returns the new highest one."""
-    for row in rows:
-        seq += 1
-        row["seq"] = seq
-    if rows:
-        connection.execute(_events_upsert(connection, into[tables.events]), rows)
-    return seq
+def write_events(
+    connection: Connection, rows: Sequence[EventRow], seq: int, into: Into = LIVE
+) -> int:
+    """Write events' rows as changes after `seq`, in their order; how many were written: an id whose
+    event died may come again, one that is processed is not overwritten."""
+    numbered = [(number, *row) for number, row in enumerate(rows, seq + 1)]
+    return write_rows(connection, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
 
 def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) -> list[Event]:
     """Fold the events into every projection's rows; returns the follow-ups."""
     caused: list[Event] = []
     for projection in PROJECTIONS:
-        concerned = [event for event in events if event.type in projection.folds]
+        key, folds = projection.key, projection.folds
+        concerned = [(key(event), event) for event in events if event.type in folds]
         if not concerned:
             continue
         table = into[projection.table]
-        rows = _load(connection, projection, table, {projection.key(e) for e in concerned})
-        for event in concerned:
-            row = rows[projection.key(event)]
-            before = dict(row) if projection is USER_STATS else row
-            projection.folds[event.type](row, event)
-            if projection is USER_STATS:
-                caused += follow_ups(event, before, row)
-        connection.execute(replacing(connection.dialect.name, table), list(rows.values()))
+        rows = _load(connection, projection, table, {key for key, _ in concerned})
+        if projection is USER_STATS:
+            caused = _fold_users(rows, concerned)
+        else:
+            for key_, event in concerned:
+                folds[event.type](rows[key_], event)
+        write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
     return caused
 
 
-def event_row(event: Event, record: Record) -> Row:
-    """The row of an event that counts."""
-    return {
-        "id": event.id,
-        "outcome": "processed",
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "type": event.type,
-        "user_id": event.user_id,
-        "time_ms": event.time_ms,
-        "received_ms": record.timestamp_ms,
-        "caused_by": event.cause,
-        "body": event.to_json().decode(),
-    }
+def _fold_users(
+    rows: Mapping[Values, Row], concerned: Sequence[tuple[Values, Event]]
+) -> list[Event]:
+    caused: list[Event] = []
+    for key, event in concerned:
+        row = rows[key]
+        level = row["level"]
+        USER_STATS.folds[event.type](row, event)
+        caused += follow_ups(event, level, row)
+    return caused
 
 
-def parked_row(one: Parked) -> Row:
+def event_row(event: Event, record: Record, outcome: str = "processed") -> EventRow:
+    """The row of an event that counts, or came to another `outcome`."""
+    return EventRow(
+        event.id,
+        outcome,
+        record.topic,
+        record.partition,
+        record.offset,
+        event.type,
+        event.user_id,
+        event.time_ms,
+        record.timestamp_ms,
+        event.cause,
+        event.to_json().decode(),
+    )
+
+
+def parked_row(one: Parked) -> EventRow:
     """The row of an event that waits for another try."""
     event = from_record(one.record.value, one.record.timestamp_ms)
-    return event_row(event, one.record) | {"outcome": "retrying"}
+    return event_row(event, one.record, "retrying")
 
 
-def dead_row(letter: Dead) -> Row:
+def dead_row(letter: Dead) -> EventRow:
     """The row of a record that will not be counted."""
-    dead = {"id": letter.event_id, "outcome": "dead"}
-    if letter.event:
-        return event_row(letter.event, letter.record) | dead
     record = letter.record
+    if letter.event:
+        return event_row(letter.event, record, "dead")._replace(id=letter.event_id)
     unread: Row = {"id": letter.event_id, "type": None, "userId": None, "timestamp": None}
-    return dead | {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "type": None,
-        "user_id": None,
-        "time_ms": record.timestamp_ms,
-        "received_ms": record.timestamp_ms,
-        "caused_by": None,
-        "body": orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
-    }
-
-
-def _events_upsert(connection: Connection, table: Table) -> Any:
-    """An id whose event died may come again; one that is processed must not be overwritten."""
-    statement = inserting(connection, table)
-    return statement.on_conflict_do_update(
-        index_elements=["id"],
-        set_={c.name: statement.excluded[c.name] for c in table.c if c.name != "id"},
-        where=table.c.outcome != "processed",
+    return EventRow(
+        id=letter.event_id,
+        outcome="dead",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        type=None,
+        user_id=None,
+        time_ms=record.timestamp_ms,
+        received_ms=record.timestamp_ms,
+        caused_by=None,
+        body=orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
     )
 
 
 def _load(
-    connection: Connection, projection: Projection, table: Table, keys: set[tuple[Any, ...]]
-) -> dict[tuple[Any, ...], Row]:
+    connection: Connection, projection: Projection, table: Table, keys: set[Values]
+) -> dict[Values, Row]:
     """The rows of these keys, in the order of the keys, new ones where there are none."""
-    columns = list(table.primary_key.columns)
-    if len(columns) == 1:
-        chosen = columns[0].in_(padded(key[0] for key in keys))
-    else:
-        chosen = tuple_(*columns).in_(padded(keys))
-    rows = {key: projection.new_row(key) for key in sorted(keys)}
-    for found in connection.execute(select(table).where(chosen)).mappings():
-        row = dict(found)
-        rows[tuple(row[column.name] for column in columns)] = row
-    return rows
+    names = table.columns.keys()
+    of_key = [names.index(name) for name in table.primary_key.columns.keys()]  # noqa: SIM118
+    found = {
+        tuple(row[n] for n in of_key): dict(zip(names, row, strict=True))
+        for row in rows_by_key(connection, table, keys)
+    }
+    return {key: found.get(key) or projection.new_row(key) for key in sorted(keys)}

@@ -14,11 +14,11 @@ from jobquest.events import OUR_PREFIX, Event
 from jobquest.read.projections import Row
 
 
-def follow_ups(event: Event, before: Row, after: Row) -> list[Event]:
-    """The events that follow from `event`, which changed its user's statistics from `before`."""
+def follow_ups(event: Event, level_before: int, after: Row) -> list[Event]:
+    """The events that follow from `event`, by which its user's statistics came to `after`."""
     found = [_notification(event)] if event.type in _NOTICES else []
     level = after["level"]
-    if level > before["level"] and level > after["reported_level"]:
+    if level > level_before and level > after["reported_level"]:
         data = {"newLevel": level, "totalXp": after["xp"]}
         found.append(_event(event, "level.up", f"level:{level}", data))
     return found

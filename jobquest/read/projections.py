@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Table
@@ -30,13 +31,16 @@ class Projection:
     key: Callable[[Event], tuple[Any, ...]]
     folds: Mapping[str, Fold]
 
-    def new_row(self, key: tuple[Any, ...]) -> Row:
-        """The row before its first event."""
-        row = {
+    @cached_property
+    def _defaults(self) -> Row:
+        return {
             column.name: column.default.arg if column.default is not None else None  # type: ignore[attr-defined]
             for column in self.table.columns
         }
-        return row | dict(zip(self.table.primary_key.columns.keys(), key, strict=True))
+
+    def new_row(self, key: tuple[Any, ...]) -> Row:
+        """The row before its first event."""
+        return self._defaults | dict(zip(self.table.primary_key.columns.keys(), key, strict=True))
 
 
 @dataclass(frozen=True)

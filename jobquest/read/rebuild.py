@@ -18,7 +18,17 @@ from itertools import islice
 from typing import Any
 
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Select, Table, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Table,
+    UniqueConstraint,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from jobquest.errors import LogUnavailable, StateConflict
 from jobquest.log import EventLog, Origin, Partition, Record
@@ -284,6 +294,17 @@ def _swap(connection: Connection, live: Table, shadow: Table) -> None:
     live.drop(connection)
     connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"ALTER INDEX {shadow.name}_pkey RENAME TO {live.name}_pkey"))
+        made = ["pkey", *(f"{name}_key" for name in _unique_columns(live))]
+        for end in made:  # PostgreSQL's own names of what comes with the table
+            connection.execute(text(f"ALTER INDEX {shadow.name}_{end} RENAME TO {live.name}_{end}"))
     for index in live.indexes:
         index.create(connection)
+
+
+def _unique_columns(table: Table) -> list[str]:
+    return [
+        name
+        for constraint in table.constraints
+        if isinstance(constraint, UniqueConstraint)
+        for name in constraint.columns.keys()  # noqa: SIM118
+    ]

@@ -27,6 +27,7 @@ from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
 from jobquest.events import Event, from_record
 from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
+from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
 from jobquest.read.letters import Dead, dead_of
 from jobquest.read.projections import Row
@@ -108,9 +109,9 @@ class Refold:
         try:
             with self._connection.begin_nested():
                 rows, applied = self._judge(entries)
-                seq = effects.write_events(self._connection, rows, self.seq, SHADOW)
+                effects.write_events(self._connection, rows, self.seq, SHADOW)
                 effects.project(self._connection, applied, SHADOW)
-                self.seq = seq
+            self.seq += len(rows)
         except Exception as error:
             if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
                 raise
@@ -166,13 +167,13 @@ class Refold:
             ) from error
         self._add([self._bury(entry, entry.dies(error))])
 
-    def _judge(self, entries: Sequence[Entry]) -> tuple[list[Row], list[Event]]:
+    def _judge(self, entries: Sequence[Entry]) -> tuple[list[EventRow], list[Event]]:
         """The events' rows, in the records' order, and the events that count."""
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
-        known = effects.contents(self._connection, ids, ["processed"], SHADOW)
+        known = effects.contents(self._connection, ids, into=SHADOW)
         letters = self._letters({*ids, *(entry.own_id for entry in entries)})
-        rows: list[Row] = []
+        rows: list[EventRow] = []
         applied: list[Event] = []
         for entry in entries:
             event, place = entry.event, entry.place
@@ -188,7 +189,7 @@ class Refold:
                 rows.append(self._bury(entry, died))
             elif event.id in waiting:
                 if waiting[event.id] == place:
-                    rows.append(effects.event_row(event, entry.record) | {"outcome": "retrying"})
+                    rows.append(effects.event_row(event, entry.record, "retrying"))
             elif event.id in known:
                 # Ours name a fact by their id: whichever event caused it, it is the same one.
                 if not (event.is_ours or event.has_content_of(known[event.id])):
@@ -196,7 +197,7 @@ class Refold:
                     rows.append(self._bury(entry, entry.dies(conflict)))
             elif not any(_came_while_it_waited(place, row) for row in about):
                 rows.append(effects.event_row(event, entry.record))
-                known[event.id] = rows[-1]["body"].encode()
+                known[event.id] = rows[-1].body.encode()
                 applied.append(event)
         return rows, applied
 
@@ -213,13 +214,14 @@ class Refold:
             found.setdefault(row["event_id"], []).append(row)
         return found
 
-    def _bury(self, entry: Entry, died: Dead) -> Row:
+    def _bury(self, entry: Entry, died: Dead) -> EventRow:
         """Have a letter written in the end; the event's row."""
         self.buried[entry.place] = died
         return effects.dead_row(died)
 
-    def _add(self, rows: Sequence[Row]) -> None:
-        self.seq = effects.write_events(self._connection, rows, self.seq, SHADOW)
+    def _add(self, rows: Sequence[EventRow]) -> None:
+        effects.write_events(self._connection, rows, self.seq, SHADOW)
+        self.seq += len(rows)
 
     def _rows(self, query: Select[Any]) -> list[Row]:
         return [dict(row) for row in self._connection.execute(query).mappings()]
@@ -238,8 +240,8 @@ def decoded(origin: Origin, record: Record) -> Entry:
         return Entry(origin, record, None, Failure.of(error))
 
 
-def _dead_row(letter: Row) -> Row:
-    return effects.dead_row(dead_of(letter)) | {"id": letter["event_id"]}
+def _dead_row(letter: Row) -> EventRow:
+    return effects.dead_row(dead_of(letter))._replace(id=letter["event_id"])
 
 
 def _came_while_it_waited(place: Place, letter: Row) -> bool:

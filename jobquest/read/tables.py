@@ -18,10 +18,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
-LAYOUT = 3  # changes with every change of a table: a database of another one is not read
+LAYOUT = 4  # changes with every change of a table: a database of another one is not read
 
 
 def _count(name: str) -> Column[int]:
@@ -37,8 +38,11 @@ def _time(name: str) -> Column[int]:
 events = Table(
     "events",
     metadata,
-    Column("id", String(100), primary_key=True),
-    Column("seq", BigInteger, nullable=False),  # of the row's last change
+    # Of the row's last change. On SQLite it is the row's number, so it takes no index of its own.
+    Column(
+        "seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    Column("id", String(100), nullable=False),
     Column("outcome", String(10), nullable=False),  # processed | retrying | dead
     Column("topic", String(249), nullable=False),
     Column("partition", Integer, nullable=False),
@@ -47,10 +51,16 @@ events = Table(
     Column("user_id", String(128)),
     Column("time_ms", BigInteger, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
-    Column("caused_by", String(100), index=True),  # of one of ours: the event that it follows from
+    Column("caused_by", String(100)),  # of one of ours: the event that it follows from
     Column("body", Text, nullable=False),  # the event as JSON
-    Index("events_by_seq", "seq", unique=True),
+    UniqueConstraint("id"),
     Index("events_by_user", "user_id", "seq"),
+    Index(
+        "events_by_cause",
+        "caused_by",
+        sqlite_where=text("caused_by IS NOT NULL"),
+        postgresql_where=text("caused_by IS NOT NULL"),
+    ),
 )
 
 user_stats = Table(
