@@ -20,6 +20,7 @@ from kafka.errors import KafkaError
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, PartitionInfo, Record
+from jobquest.log.kafka.unpacked import Unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Cluster:
 
     def _reading(self) -> Any:
         if self._reader is None:
-            self._reader = KafkaConsumer(
+            self._reader = consumer_of(
                 **self._common,
                 group_id=None,
                 enable_auto_commit=False,
@@ -236,10 +237,17 @@ class Cluster:
                 records.append(damaged)
                 continue
             found = polled.get(place, [])
-            records += map(record_of, found)
+            records += found
             if not found and records:
                 break
         return records
+
+
+def consumer_of(**settings: Any) -> Any:
+    """A consumer of the library's whose `poll` returns records of ours."""
+    consumer = KafkaConsumer(**settings)
+    consumer._fetcher.PartitionRecords = Unpacked
+    return consumer
 
 
 def damaged_record(consumer: Any, error: Exception) -> Record | None:
@@ -257,17 +265,3 @@ def damaged_record(consumer: Any, error: Exception) -> Record | None:
     why = f"{type(error).__name__}: {error}"
     now_ms = time.time_ns() // 1_000_000
     return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
-
-
-def record_of(found: Any) -> Record:
-    """kafka-python's record as ours."""
-    headers = tuple((name, value or b"") for name, value in found.headers)
-    return Record(
-        found.topic,
-        found.partition,
-        found.offset,
-        found.key,
-        found.value,
-        headers,
-        found.timestamp,
-    )

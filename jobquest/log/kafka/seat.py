@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, Record, StartPositions
-from jobquest.log.kafka.cluster import Cluster, damaged_record, record_of
+from jobquest.log.kafka.cluster import Cluster, consumer_of, damaged_record
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._checked = time.monotonic()
         self._pause = threading.Event()  # never set
-        self._consumer = KafkaConsumer(**common, **_SETTINGS, group_id=group)
+        self._consumer = consumer_of(**common, **_SETTINGS, group_id=group)
         self._consumer.subscribe(list(topics), listener=self)
 
     # --- the listener: on the library's I/O thread ---
@@ -109,10 +109,10 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
                 polled = {}
             with self._lock:  # what was fetched before a partition was sought is not to be read
                 records = [
-                    record_of(found)
+                    record
                     for place, batch in polled.items()
                     if place in self._origins
-                    for found in batch
+                    for record in batch
                 ]
             if records or time.monotonic() >= deadline:
                 return records
