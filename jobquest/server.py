@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobquest import create_app
+from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
 from jobquest.log_lines import Lines
@@ -64,6 +65,7 @@ def main() -> None:
     logging.getLogger("kafka").setLevel(logging.WARNING)
     _raise_file_limit()
     _share_heaps()
+    collect_seldom()
     try:
         config = load()
         create_app()  # what it finds wrong, handlers included, is said here, once

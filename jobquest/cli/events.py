@@ -10,6 +10,7 @@ import click
 from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
+from jobquest.collector import collect_seldom
 from jobquest.demo import Traffic
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
@@ -141,6 +142,7 @@ def rebuild() -> None:
     Dead letters and what an operator decided about them stay, and are made anew from their topic
     where the read side was lost.
     """
+    collect_seldom()
     runtime = current_runtime()
     try:
         with click.progressbar(length=0, label="Rebuilding from the log") as bar:
