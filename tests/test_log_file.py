@@ -204,3 +204,13 @@ def test_a_log_that_another_writes_to_for_long_refuses_and_goes_on(tmp_path: Pat
         other.execute("ROLLBACK")
     assert post(client, "after").status_code == 201
     app.extensions["jobquest"].stop()
+
+
+def test_large_records_are_read_few_at_a_time(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db", ["t"])
+    value = b"x" * 1_000_000
+    for future in log.append([NewRecord("t", b"k", value)] * 40):
+        future.result(10)
+    found = log.read(Partition("t", 0), 0, 3_000)
+    assert [record.offset for record in found] == list(range(17))
+    log.close()

@@ -16,6 +16,7 @@ from jobquest.errors import LogDamaged, LogUnavailable
 from jobquest.log import Headers, Record
 
 BUSY_SECONDS = 5.0
+MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go: memory is bounded by more than a count
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 SCHEMA = """
@@ -100,12 +101,19 @@ def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> i
 
 
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
+    """The first records from `offset` on: at most `limit`, and few where they are large."""
     rows = connection.execute(
         "SELECT offset, key, value, headers, timestamp_ms FROM records"
         " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
         (topic, offset, limit),
     )
-    return [_record(topic, *row) for row in rows]
+    records, size = [], 0
+    for row in rows:
+        records.append(_record(topic, *row))
+        size += len(records[-1].value or b"")
+        if size >= MAX_READ_BYTES:
+            break
+    return records
 
 
 def _record(
