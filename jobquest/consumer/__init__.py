@@ -31,7 +31,7 @@ State = Literal[
     "stopped", "starting", "running", "idle", "paused", "stalled", "crashed", "disconnected"
 ]
 
-MAX_RECORDS = 2_000
+MAX_RECORDS = 3_000
 POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
@@ -246,7 +246,7 @@ class Consumer:
         assigned = seat.assignment()  # a rebalance may have taken a partition since
         if assigned.keys() - known:  # ours since this poll: nothing overtakes what waits there
             waiting = self._read_side.heads(assigned)
-        records = [one for one in polled if Partition(one.topic, one.partition) in assigned]
+        records = [one for one in polled if one[:2] in assigned]
         self._backlog = []
         if records:
             outcomes = self._reactor.react(records, assigned, waiting)

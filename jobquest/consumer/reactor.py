@@ -60,9 +60,9 @@ class Reactor:
         for outcome in decoded:
             if outcome.event and outcome.verdict == "applied":
                 outcome = self._judge(outcome, outcome.event, known, busy)
+            outcomes.append(outcome)
             if outcome.failure:
                 self._tell(outcome, outcome.failure)
-            outcomes.append(outcome)
             if not go_on():
                 break
         self._say()

@@ -26,6 +26,9 @@ from jobquest.read import tables
 BUSY_SECONDS = 5.0
 # A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
 _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
+# SQLite's pages: of a connection that waits in the pool, of the one that writes, and of the log
+# before it is copied into the file.
+_CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 4_000
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
 _POOL = {"pool_size": 8, "max_overflow": 56}
@@ -162,6 +165,9 @@ def _engine(url: str) -> Engine:
         # Positions stand in the same file as what they count, and the log is the truth: losing
         # the last transactions to a power cut costs reading them again, so no fsync for each.
         connection.execute("PRAGMA synchronous=NORMAL")
+        # A large batch changes as many pages as SQLite copies out of its log by default, each time
+        # with a sync of the disk.
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
 
     @engine_events.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -169,6 +175,13 @@ def _engine(url: str) -> Engine:
         # an immediate one waits.
         writes = connection.get_execution_options().get("write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if writes:  # so that a large batch's pages need not be written twice
+            connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE_KB}")
+
+    @engine_events.listens_for(engine, "checkin")
+    def _given_back(connection: Any, _record: Any) -> None:
+        if connection:  # None: it was lost
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
 
     return engine
 

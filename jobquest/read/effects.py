@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table
 from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
-from jobquest.read.follow_ups import follow_ups
+from jobquest.read.follow_ups import NOTICES, follow_ups
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
@@ -93,11 +93,13 @@ def _fold_users(
     rows: Mapping[Values, Row], concerned: Sequence[tuple[Values, Event]]
 ) -> list[Event]:
     caused: list[Event] = []
+    folds = USER_STATS.folds
     for key, event in concerned:
         row = rows[key]
         level = row["level"]
-        USER_STATS.folds[event.type](row, event)
-        caused += follow_ups(event, level, row)
+        folds[event.type](row, event)
+        if event.type in NOTICES or row["level"] != level:
+            caused += follow_ups(event, level, row)
     return caused
 
 

@@ -16,7 +16,7 @@ from jobquest.read.projections import Row
 
 def follow_ups(event: Event, level_before: int, after: Row) -> list[Event]:
     """The events that follow from `event`, by which its user's statistics came to `after`."""
-    found = [_notification(event)] if event.type in _NOTICES else []
+    found = [_notification(event)] if event.type in NOTICES else []
     level = after["level"]
     if level > level_before and level > after["reported_level"]:
         data = {"newLevel": level, "totalXp": after["xp"]}
@@ -41,7 +41,7 @@ def _challenge_notice(data: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 # Type → the fact, the notification's type, its title and its message.
-_NOTICES: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str, str, str]]] = {
+NOTICES: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str, str, str]]] = {
     "level.up": _level_notice,
     "achievement.unlocked": _achievement_notice,
     "daily.challenge.completed": _challenge_notice,
@@ -49,7 +49,7 @@ _NOTICES: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str, str, str]]]
 
 
 def _notification(cause: Event) -> Event:
-    fact, kind, title, message = _NOTICES[cause.type](cause.data)
+    fact, kind, title, message = NOTICES[cause.type](cause.data)
     data = {"notificationType": kind, "title": title, "message": message}
     return _event(cause, "notification.sent", f"notice:{fact}", data)
 

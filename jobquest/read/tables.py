@@ -86,6 +86,7 @@ user_stats = Table(
     _count("reported_level"),
     _count("event_count"),
     _time("last_seen_ms"),
+    sqlite_with_rowid=False,
 )
 
 applications = Table(
@@ -98,6 +99,7 @@ applications = Table(
     Column("status", String(500)),
     _time("applied_ms"),
     _time("updated_ms"),
+    sqlite_with_rowid=False,
 )
 
 notifications = Table(
@@ -110,6 +112,7 @@ notifications = Table(
     Column("message", String(5000)),
     _time("sent_ms"),
     _time("read_ms"),
+    sqlite_with_rowid=False,
 )
 
 achievements = Table(
@@ -120,6 +123,7 @@ achievements = Table(
     Column("achievement_name", String(500)),
     _count("xp_amount"),
     _time("unlocked_ms"),
+    sqlite_with_rowid=False,
 )
 
 challenges = Table(
@@ -131,6 +135,7 @@ challenges = Table(
     Column("description", String(5000)),
     _time("available_ms"),
     _time("completed_ms"),
+    sqlite_with_rowid=False,
 )
 
 learning = Table(
@@ -143,6 +148,7 @@ learning = Table(
     Column("progress", Float, nullable=False, default=0.0),
     _time("started_ms"),
     _time("completed_ms"),
+    sqlite_with_rowid=False,
 )
 
 minute_counts = Table(
@@ -151,6 +157,7 @@ minute_counts = Table(
     Column("minute_ms", BigInteger, primary_key=True),
     Column("type", String(100), primary_key=True),
     _count("count"),
+    sqlite_with_rowid=False,
 )
 
 daily_xp = Table(
@@ -158,6 +165,7 @@ daily_xp = Table(
     metadata,
     Column("day_ms", BigInteger, primary_key=True),  # UTC, of event time
     _count("xp"),
+    sqlite_with_rowid=False,
 )
 
 DERIVED = (
