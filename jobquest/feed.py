@@ -1,10 +1,10 @@
 """The feed: hands what the read side has stored to the live viewers.
 
-One thread per process follows the number of the last change (`seq`), so it shows what any process
-did, keeps the last items in one ring, and is the only one that writes to viewers' sockets: a frame
-is encoded once per distinct filter and sent without blocking; a viewer that does not keep up is
-cut and delays nobody. Where the database begins a new life (`epoch`), so do the viewers. It knows
-sockets and WebSocket frames (RFC 6455), no Flask.
+One thread per process follows the number of the last change (`seq`) while somebody watches, so it
+shows what any process did, keeps the last items in one ring, and is the only one that writes to
+viewers' sockets: a frame is encoded once per distinct filter and sent without blocking; a viewer
+that does not keep up is cut and delays nobody. Where the database begins a new life (`epoch`), so
+do the viewers. It knows sockets and WebSocket frames (RFC 6455), no Flask.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import orjson
 
 from jobquest.errors import Unavailable
 from jobquest.read.event_filter import EventFilter
-from jobquest.read.queries import Queries
+from jobquest.read.queries import Change, Queries
 
 logger = logging.getLogger(__name__)
 
 RING_ITEMS = 1_000
-TICK_SECONDS = 0.05  # under load: one frame per tick
-LOOK_SECONDS = 0.25  # for what other processes did
+TICK_SECONDS = 0.05  # under load one frame per tick; else a look for what other processes did
+IDLE_SECONDS = 0.25  # between looks where nobody watches
 LOOK_ITEMS = 200  # so that a frame of the largest events is some megabytes
 HEARTBEAT_SECONDS = 25.0
 MAX_BACKLOG_BYTES = 1_000_000
@@ -71,25 +71,36 @@ class Viewer:
     def send(self, frame: bytes = b"") -> bool:
         """Send what the socket takes now; False where the viewer is gone or too slow."""
         with self._lock:
-            if self.backlog and not (self._flush() and len(self.backlog) <= MAX_BACKLOG_BYTES):
-                return False
-            self.backlog += frame
-            return not frame or self._flush()
+            if self.backlog:
+                if not self._flush() or len(self.backlog) > MAX_BACKLOG_BYTES:
+                    return False
+                if self.backlog:  # nothing overtakes what waits
+                    self.backlog += frame
+                    return True
+            sent = self._write(frame) if frame else 0
+            if sent is not None and sent < len(frame):
+                self.backlog += frame[sent:]
+                self.stalled_since = time.monotonic()
+            return sent is not None
 
     def _flush(self) -> bool:
-        try:
-            sent = self.socket.send(self.backlog, _DO_NOT_WAIT)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
+        sent = self._write(self.backlog)
+        if sent is None:
             return False
-        del self.backlog[:sent]
         now = time.monotonic()
-        if sent or not self.backlog:
-            self.stalled_since = now if self.backlog else None
-        elif self.stalled_since is None:
+        if sent:
+            del self.backlog[:sent]
             self.stalled_since = now
         return self.stalled_since is None or now - self.stalled_since <= MAX_STALL_SECONDS
+
+    def _write(self, data: bytes | bytearray) -> int | None:
+        """How many bytes the socket took; None where the viewer is gone."""
+        try:
+            return self.socket.send(data, _DO_NOT_WAIT)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            return None
 
     def close(self, code: int) -> None:
         """Say why (RFC 6455, section 7.4) and end the connection, without waiting."""
@@ -119,7 +130,7 @@ class Feed:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
-        self._last_beat = time.monotonic()
+        self._last_beat = self._looked = time.monotonic()
         self.epoch = ""
 
     def start(self) -> None:
@@ -128,8 +139,9 @@ class Feed:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look now: this process applied a batch."""
-        self._woken.set()
+        """Look now, where somebody watches: this process applied a batch."""
+        if self._viewers:
+            self._woken.set()
 
     def begin_stop(self) -> None:
         """Have the thread say good-bye to every viewer (1001) and end. Safe in a signal handler."""
@@ -158,14 +170,18 @@ class Feed:
         with self._lock:
             if self._stop.is_set():
                 return False
-            if since is not None and since > self._seq:
-                self._catch_up()  # else it would be shown again what its page has already
+            try:
+                if not self._viewers or (since is not None and since > self._seq):
+                    self._catch_up()  # else it would be shown again what its page has already
+            except Unavailable:
+                return False
             hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
             hello["status"] = orjson.Fragment(status)
             viewer.send(_json_frame(hello))
             if since is not None and since < self._seq:
                 self._replay(viewer, since)
             self._viewers.add(viewer)
+            self._woken.set()  # from an idle pace to a viewer's
         return True
 
     def leave(self, viewer: Viewer) -> None:
@@ -197,52 +213,72 @@ class Feed:
     def _fill(self) -> None:
         """Load the last items, so that a viewer who was here before the restart misses nothing."""
         with self._lock:
-            self._begin_anew()
-            self._catch_up()
+            self._begin_anew(*self._queries.last_change())
         self._ready.set()
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, epoch: str, last: int) -> None:
         """Forget what another life of the database has numbered. Holding the lock."""
         if self.epoch:
             logger.info("The read side was made anew: viewers begin anew.")
         self._send_away(BEGIN_ANEW)
+        self.epoch = epoch
+        self._begin_at(max(0, last - RING_ITEMS))
+
+    def _begin_at(self, seq: int) -> None:
         self._ring.clear()
-        self.epoch = self._queries.epoch()
-        self._floor = self._seq = max(0, self._queries.last_seq() - RING_ITEMS)
+        self._floor = self._seq = seq
 
     def _step(self) -> None:
-        self._woken.wait(LOOK_SECONDS)
+        pace = TICK_SECONDS if self._viewers else IDLE_SECONDS
+        self._woken.wait(max(0.0, self._looked + pace - time.monotonic()))
         self._woken.clear()
-        began = time.monotonic()
-        self._take()
-        if began - self._last_beat > HEARTBEAT_SECONDS:
-            self._last_beat = began
+        self._looked = time.monotonic()
+        news = self._look()
+        if self._looked - self._last_beat > HEARTBEAT_SECONDS:
+            self._last_beat = self._looked
             self._broadcast(_json_frame({"kind": "heartbeat"}))
         self._broadcast()  # what sockets did not take before
-        self._stop.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began)))
+        if news:
+            self._stop.wait(max(0.0, self._looked + TICK_SECONDS - time.monotonic()))
 
-    def _take(self) -> None:
+    def _look(self) -> bool:
+        """Whether the viewers were told anything."""
         with self._lock:
-            self._catch_up()
+            if self._viewers:
+                return self._catch_up()
+            epoch, last = self._queries.last_change()
+            if epoch != self.epoch:
+                self._begin_anew(epoch, last)
+            return False
 
-    def _catch_up(self) -> None:
-        """Move what has changed into the ring and out to the viewers. Holding the lock."""
+    def _catch_up(self) -> bool:
+        """Move what has changed into the ring and out to the viewers; whether anything had. Holding
+        the lock."""
+        seen = self._seq
+        changes: list[Change] = []
         while not self._stop.is_set():
+            epoch, last = self._queries.last_change()  # after the changes: they may be of that life
+            if epoch != self.epoch:
+                self._begin_anew(epoch, last)
+                changes = []
+            if changes:
+                self._take([Item(*change) for change in changes])
+            if not self._viewers and last - self._seq > RING_ITEMS:
+                self._begin_at(last - RING_ITEMS)  # nobody misses what nobody was shown
+            if self._seq >= last or 0 < len(changes) < LOOK_ITEMS:
+                break
             changes = self._queries.changes(self._seq, LOOK_ITEMS)
-            if self._queries.epoch() != self.epoch:  # asked after the changes: may be theirs
-                self._begin_anew()
-                continue
             if not changes:
-                return
-            items = [Item(*change) for change in changes]
-            overflow = len(self._ring) + len(items) - RING_ITEMS
-            if overflow > 0:
-                self._floor = self._ring[overflow - 1].seq
-            self._ring.extend(items)
-            self._seq = items[-1].seq
-            self._send_events(items)
-            if len(changes) < LOOK_ITEMS:
-                return
+                self._seq = last
+        return self._seq != seen
+
+    def _take(self, items: Sequence[Item]) -> None:
+        overflow = len(self._ring) + len(items) - RING_ITEMS
+        if overflow > 0:
+            self._floor = self._ring[overflow - 1].seq
+        self._ring.extend(items)
+        self._seq = items[-1].seq
+        self._send_events(items)
 
     def _replay(self, viewer: Viewer, since: int) -> None:
         """Send what the ring has after `since`, the newest that fit, and tell of the rest."""
@@ -266,10 +302,11 @@ class Feed:
         frames: dict[EventFilter, bytes] = {}
         lost = []
         for viewer in self._viewers:
-            if viewer.filter not in frames:
+            frame = frames.get(viewer.filter)
+            if frame is None:
                 chosen = [item for item in items if item.passes(viewer.filter)]
-                frames[viewer.filter] = _events_frame(chosen) if chosen else b""
-            if not viewer.send(frames[viewer.filter]):
+                frame = frames[viewer.filter] = _events_frame(chosen) if chosen else b""
+            if not viewer.send(frame):
                 lost.append(viewer)
         self._cut(lost)
 

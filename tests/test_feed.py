@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import statistics
 import struct
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from jobquest.config import load
 from jobquest.feed import MAX_BACKLOG_BYTES, MAX_REPLAY_BYTES, RING_ITEMS, Feed, Viewer
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import EVERY_EVENT
@@ -83,6 +85,32 @@ def test_a_filter_lets_only_its_own_through(runtime: Runtime, feed: Feed) -> Non
     assert nobody.message()["kind"] == "hello"
     feed.stop()
     assert nobody.frame() == (0x88, struct.pack("!H", 1001))
+
+
+def test_what_another_process_did_is_shown_as_soon(
+    runtime: Runtime, feed: Feed, settings: dict[str, str], database: dict[str, str]
+) -> None:
+    other = Runtime(load(settings | database))
+    screen = Screen(feed)
+    screen.message()
+    delays = []
+    for n in range(15):
+        publish(other, f"n{n}")
+        began = time.monotonic()
+        assert screen.ids(1) == [f"n{n}"]
+        delays.append(time.monotonic() - began)
+    other.consumer.close()
+    other.stop()
+    print(f"after {[round(delay, 3) for delay in delays]} s")
+    assert statistics.median(delays) < 0.1
+
+
+def test_whoever_comes_is_up_to_date_though_nobody_watched(runtime: Runtime, feed: Feed) -> None:
+    publish(runtime, "a", "b", "c")
+    first = Screen(feed)
+    assert first.message()["seq"] == 3
+    publish(runtime, "d")
+    assert first.ids(1) == ["d"]
 
 
 def test_what_came_while_a_viewer_was_away_is_replayed(runtime: Runtime, feed: Feed) -> None:
@@ -172,6 +200,16 @@ def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed
     assert again.ids(1) == ["c"]
     publish(runtime, "d")
     assert again.ids(1) == ["d"]
+
+
+def test_a_read_side_made_anew_is_noticed_though_nobody_watches(
+    runtime: Runtime, feed: Feed
+) -> None:
+    publish(runtime, "a")
+    wait_for(lambda: feed.epoch, 10)
+    with runtime.database.writing() as connection:
+        connection.execute(text("UPDATE counter SET epoch = 'another'"))
+    wait_for(lambda: feed.epoch == "another", 2)
 
 
 def test_what_a_viewer_is_answered_lines_up_behind_what_it_did_not_take() -> None:

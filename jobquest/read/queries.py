@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import Select, Table, bindparam, func, select
 
 from jobquest.events import format_time
 from jobquest.read import tables
@@ -27,6 +27,16 @@ MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 MAX_GROUPS = 50
 TOP_USERS = 10
 EVERY_EVENT = EventFilter()
+Change = tuple[int, str | None, str, str | None, bytes]  # seq, type, topic, user, the item's JSON
+# The feed asks twenty times a second: built once, and read as tuples, it takes a third of the time.
+_CHANGED = ("seq", "type", "topic", "user_id", "partition", "offset", "outcome", "body")
+_CHANGES = (
+    select(*(tables.events.c[name] for name in _CHANGED))
+    .where(tables.events.c.seq > bindparam("since"))
+    .order_by(tables.events.c.seq)
+    .limit(bindparam("limit"))
+)
+_LAST_CHANGE = select(tables.counter.c.epoch, tables.counter.c.seq)
 
 
 class Queries:
@@ -65,22 +75,17 @@ class Queries:
         items = [item_of(row) for row in rows[:limit]]
         return {"events": items, "next": items[-1]["seq"] if more else None}
 
-    def changes(
-        self, since: int, limit: int
-    ) -> list[tuple[int, str | None, str, str | None, bytes]]:
-        """Events changed after `since`, oldest first: seq, type, topic, user, the item's JSON."""
-        table = tables.events
-        query = select(table).where(table.c.seq > since).order_by(table.c.seq).limit(limit)
-        return [
-            (
-                row["seq"],
-                row["type"],
-                row["topic"],
-                row["user_id"],
-                orjson.dumps(item_of(row, orjson.Fragment)),
-            )
-            for row in self._rows(query)
-        ]
+    def changes(self, since: int, limit: int) -> list[Change]:
+        """Events changed after `since`, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_CHANGES, {"since": since, "limit": limit}).all()
+        return [_change(dict(zip(_CHANGED, row, strict=True))) for row in rows]
+
+    def last_change(self) -> tuple[str, int]:
+        """This database's life and the number of its last change: `epoch` and `last_seq` in one."""
+        with self._database.reading() as connection:
+            epoch, seq = connection.execute(_LAST_CHANGE).one()
+            return epoch, seq
 
     def last_seq(self) -> int:
         """The number of the last change."""
@@ -265,3 +270,8 @@ class Queries:
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _change(row: dict[str, Any]) -> Change:
+    item = orjson.dumps(item_of(row, orjson.Fragment))
+    return row["seq"], row["type"], row["topic"], row["user_id"], item
