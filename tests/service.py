@@ -9,17 +9,18 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
+HEAD_BYTES = 2_000  # of what it writes, in which its address stands
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Service:
         self.settings |= settings
         self.url = ""
         self.python_path = [str(ROOT)]
-        self.output: list[str] = []
-        self._process: subprocess.Popen[str] | None = None
+        self._written = _new_file()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Service:
         """Start it and wait until it says where it listens, and answers there."""
@@ -52,17 +53,15 @@ class Service:
     def launch(self) -> None:
         """Start it and wait until it says where it listens."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
-        self.output = []
+        self._written = _new_file()  # one that was killed may still write to the last one
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "app.py")],
             cwd=self.folder,  # no .env of a developer's is found there
             env={**kept, **self.settings, "PYTHONPATH": os.pathsep.join(self.python_path)},
-            stdout=subprocess.PIPE,
+            stdout=self._written,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         wait_for(lambda: self._address() or self._ended(), START_SECONDS, self.tail)
         self.url = self._address()
         assert self.url, self.tail()
@@ -143,6 +142,11 @@ class Service:
         """Until nothing is left to process, follow-ups included, and it has stayed so."""
         wait_for(lambda: self._is_caught_up() and self._is_caught_up(), seconds, self.tail)
 
+    @property
+    def output(self) -> list[str]:
+        """The lines that it wrote since its last start."""
+        return self._read(os.fstat(self._written.fileno()).st_size).splitlines(keepends=True)
+
     def tail(self) -> str:
         """The last lines it wrote."""
         return "".join(self.output[-40:])
@@ -157,17 +161,20 @@ class Service:
             and not any(topic["lag"] for topic in topics.json["data"]["topics"])
         )
 
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
-        for line in process.stdout:
-            self.output.append(line)
+    def _read(self, size: int) -> str:
+        # At a place of its own: the process shares the file's place with us.
+        return os.pread(self._written.fileno(), size, 0).decode(errors="replace")
 
     def _address(self) -> str:
-        found = re.search(r"on (http://[^/ ]+)/", "".join(self.output[:5]))
+        found = re.search(r"on (http://[^/ ]+)/", self._read(HEAD_BYTES))
         return found[1] if found else ""
 
     def _ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
+
+
+def _new_file() -> IO[bytes]:
+    return tempfile.TemporaryFile("ab+")  # not in the service's folder: that may be a full disk
 
 
 def wait_for(
