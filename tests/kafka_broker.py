@@ -17,7 +17,8 @@ from pathlib import Path
 
 VERSION = "4.3.1"
 START_SECONDS = 90.0  # 4 s as a rule; a log that was killed is checked first
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / f"kafka-{VERSION}-jars"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_JARS = CACHE / f"kafka-{VERSION}-jars"
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 <modelVersion>4.0.0</modelVersion>
@@ -42,9 +43,9 @@ def why_not() -> str | None:
 
 def _jars() -> Path:
     """The folder of the broker's jars; fetched at first use, and only then put in its place."""
-    if not _CACHE.exists():
-        _CACHE.parent.mkdir(parents=True, exist_ok=True)
-        fetched = Path(tempfile.mkdtemp(dir=_CACHE.parent))
+    if not _JARS.exists():
+        _JARS.parent.mkdir(parents=True, exist_ok=True)
+        fetched = Path(tempfile.mkdtemp(dir=_JARS.parent))
         (fetched / "pom.xml").write_text(_POM)
         subprocess.run(
             [
@@ -59,11 +60,11 @@ def _jars() -> Path:
             timeout=600,
         )
         try:
-            (fetched / "jars").rename(_CACHE)
+            (fetched / "jars").rename(_JARS)
         except OSError:  # another run was faster
-            assert _CACHE.exists()
+            assert _JARS.exists()
         shutil.rmtree(fetched)
-    return _CACHE
+    return _JARS
 
 
 def free_port() -> int:

@@ -1,0 +1,61 @@
+"""Measures the service beside what a user would pick instead, and says whether it is fast enough.
+
+    python -m bench                      # everything, into bench/RESULTS.md
+    python -m bench --only single        # one measure, only shown
+
+It starts a real Kafka, the service, the floors and the peer, lets them take turns, and checks that
+every answered event is on its topic. Code 1 where a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from bench import http_load, posting
+from bench.goals import GOALS
+from bench.machine import description
+from bench.plan import Plan
+from bench.report import Results, write_section
+from tests import kafka_broker
+
+MEASURES: dict[str, Callable[[Plan, Results], None]] = {
+    "single": posting.single,
+    "latency": posting.latency,
+    "batch": posting.batch,
+    "embedded": posting.embedded,
+}
+
+
+def main() -> None:
+    options = _options()
+    if reason := http_load.why_not() or kafka_broker.why_not():
+        sys.exit(f"error: {reason}")
+    results = Results()
+    for name in options.only or MEASURES:
+        MEASURES[name](Plan(options.rounds, options.seconds), results)
+    table = results.table(GOALS)
+    print(f"\n{table}\n")
+    if not options.only:
+        made = description(f"python -m bench --rounds {options.rounds}")
+        write_section("Against the goals", f"{made}\n\n{table}")
+        write_section("Every figure", results.all_medians())
+    missed = results.missed(GOALS)
+    for line in missed:
+        print(line)
+    sys.exit(1 if missed else 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure, compare, write bench/RESULTS.md.")
+    parser.add_argument("--rounds", type=int, default=7, help="of each contender (7)")
+    parser.add_argument("--seconds", type=float, default=8, help="of one run over HTTP (8)")
+    parser.add_argument(
+        "--only", action="append", choices=MEASURES, help="this measure; nothing is written"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Starts and stops who is measured: the broker, the service, the floors and the peer.
+
+Each is a process of its own on a free port of loopback, ended by its process id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from jobquest.events import TOPICS
+from jobquest.log.sqlite import SqliteLog
+from tests.kafka_broker import CACHE, KafkaBroker, free_port
+from tests.service import ROOT, Service, wait_for
+
+OURS, FLASK, FASTAPI = "JobQuest", "plain Flask", "FastAPI + aiokafka"
+PARTITIONS = 6
+REQUIREMENTS = Path(__file__).parent / "peer" / "requirements.txt"
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who takes events over HTTP."""
+
+    name: str
+    url: str
+
+
+@contextmanager
+def kafka() -> Iterator[str]:
+    """A broker with the eight topics, empty: host:port."""
+    broker = KafkaBroker().start()
+    try:
+        with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
+            admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in TOPICS])
+        yield broker.bootstrap
+    finally:
+        broker.remove()
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """An empty folder that goes away."""
+    made = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def ours(name: str = OURS, **settings: str) -> Iterator[Contender]:
+    """The service without its consumer, its files in a folder that goes away."""
+    with folder() as files:
+        service = Service(files, JOBQUEST_CONSUMER_AUTOSTART="false", **settings)
+        try:
+            service.start()
+            yield Contender(name, service.url)
+        finally:
+            service.kill()
+
+
+@contextmanager
+def plain_flask(bootstrap: str) -> Iterator[Contender]:
+    """The plain Flask floor with one worker of 64 threads."""
+    server = ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "64", "--no-control-socket"]
+    command = [sys.executable, "-m", *server, "--log-level", "warning"]
+    command += ["bench.floors.plain_flask:app", "--bind"]
+    with _served(command, "127.0.0.1:{port}", ROOT, bootstrap) as url:
+        yield Contender(FLASK, url)
+
+
+@contextmanager
+def fastapi(bootstrap: str, workers: int = 2) -> Iterator[Contender]:
+    """The peer, in an environment of its own."""
+    server = ["uvicorn", "app:app", "--workers", str(workers), "--loop", "uvloop"]
+    server += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--port"]
+    command = [_peer_python(), "-m", *server]
+    with _served(command, "{port}", REQUIREMENTS.parent, bootstrap) as url:
+        yield Contender(FASTAPI, url)
+
+
+def ends_on_kafka(bootstrap: str) -> int:
+    """How many records stand on the topics: their end offsets together."""
+    with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        places = [TopicPartition(topic, n) for topic in TOPICS for n in range(PARTITIONS)]
+        return sum(consumer.end_offsets(places).values())
+
+
+def ends_in_file(path: Path) -> int:
+    """The same of an embedded log."""
+    return sum(info.next for info in SqliteLog(path, TOPICS).describe(TOPICS))
+
+
+def told_by(module: str, *arguments: str) -> Any:
+    """Run a module of ours as a process of its own; what it told, as JSON on its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def _served(command: Sequence[str], address: str, cwd: Path, bootstrap: str) -> Iterator[str]:
+    """A server on a free port; ended with its workers."""
+    port = free_port()
+    with tempfile.TemporaryFile("ab+") as output:
+        process = subprocess.Popen(
+            [*command, address.format(port=port)],
+            cwd=cwd,
+            env={**os.environ, "BOOTSTRAP": bootstrap},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+        def said() -> str:
+            return os.pread(output.fileno(), 4_000, 0).decode(errors="replace")
+
+        def answers() -> bool:
+            assert process.poll() is None, said()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            wait_for(answers, START_SECONDS, said)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+
+def _peer_python() -> str:
+    """The interpreter of the peer's environment; made at first use, one per set of versions."""
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    environment = CACHE / f"jobquest-bench-peer-{digest}"
+    python = environment / "bin" / "python"
+    if not environment.exists():
+        print("making the peer's environment", flush=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=CACHE))
+        subprocess.run([sys.executable, "-m", "venv", made], check=True)
+        install = [made / "bin" / "python", "-m", "pip", "install", "-q", "-r", REQUIREMENTS]
+        subprocess.run(install, check=True)
+        made.rename(environment)
+    return str(python)

@@ -1,0 +1,95 @@
+"""The goals of every measure, and the names under which the measures note their figures."""
+
+from __future__ import annotations
+
+from bench.contenders import FASTAPI, FLASK, OURS
+from bench.report import Goal, Series
+
+BARE = "bare kafka-python"
+EMBEDDED, ON_KAFKA = "embedded log", "Kafka"
+QUIET, STALLED = "200 viewers", "and one stalled"
+RATE, P50, P99 = "events/s", "p50 ms", "p99 ms"
+SECONDS, SHARE, CPU = "seconds", "delivered %", "fan-out CPU %"
+
+
+def _single(figure: str, contender: str) -> tuple[Series, Series]:
+    return Series("single", OURS, figure), Series("single", contender, figure)
+
+
+GOALS = (
+    Goal("single POST, c=64, against plain Flask", *_single(RATE, FLASK), "times", 2.2, 3.3),
+    Goal("its p99", *_single(P99, FLASK), "times", 0.5, at_most=True),
+    Goal("the same against FastAPI + aiokafka", *_single(RATE, FASTAPI), "times", 0.45, 0.7),
+    Goal("its p99", *_single(P99, FASTAPI), "times", 1.5, at_most=True),
+    Goal(
+        "single POST, c=1: p50 against `send().get()`, ms",
+        Series("latency", OURS, P50),
+        Series("latency", BARE, P50),
+        "plus",
+        0.5,
+        0.3,
+        at_most=True,
+    ),
+    Goal(
+        "batch of 100, c=16, against FastAPI + aiokafka",
+        Series("batch", OURS, RATE),
+        Series("batch", FASTAPI, RATE),
+        "times",
+        1.0,
+        1.3,
+    ),
+    Goal(
+        "single POST, c=64, one worker: embedded log against Kafka",
+        Series("embedded", EMBEDDED, RATE),
+        Series("embedded", ON_KAFKA, RATE),
+        "times",
+        1.0,
+        1.5,
+    ),
+    Goal(
+        "consuming 300k events, against a bare poll with marshmallow",
+        Series("consume", OURS, RATE),
+        Series("consume", BARE, RATE),
+        "times",
+        1.0,
+        2.0,
+    ),
+    *(
+        Goal(
+            f"rebuild from one million events, {log}, s",
+            Series("rebuild", log, SECONDS),
+            None,
+            "is",
+            45,
+            20,
+            at_most=True,
+        )
+        for log in (EMBEDDED, ON_KAFKA)
+    ),
+    Goal(
+        "200 viewers, 1,000 events/s: delivered, %",
+        Series("viewers", QUIET, SHARE),
+        None,
+        "is",
+        99,
+    ),
+    Goal("their p99, ms", Series("viewers", QUIET, P99), None, "is", 100, at_most=True),
+    Goal(
+        "CPU of the fan-out, % of a core",
+        Series("viewers", QUIET, CPU),
+        None,
+        "is",
+        20,
+        5,
+        at_most=True,
+    ),
+    Goal(
+        "a viewer stalled for 15 s: the others' p99",
+        Series("stalled", STALLED, P99),
+        Series("stalled", QUIET, P99),
+        "times",
+        1.5,
+        1.1,
+        at_most=True,
+    ),
+)

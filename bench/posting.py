@@ -1,0 +1,126 @@
+"""Measures over HTTP: single, latency, batch and embedded. After each run every answered event must
+be on its topic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from bench import contenders, http_load, workload
+from bench.contenders import Contender
+from bench.goals import BARE, EMBEDDED, ON_KAFKA, P50, P99, RATE
+from bench.http_load import LoadFailed, Run
+from bench.plan import Plan, interleaved
+from bench.report import Results
+from bench.workload import Request
+
+WARM_SECONDS = 2.0
+SETTLED_SECONDS = 0.3  # without another record: requests that wrk broke off are through
+SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 64, 16
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is posted, and over how many connections."""
+
+    request: Request
+    connections: int
+
+    def run(self, contender: Contender, ends: Callable[[], int], seconds: float) -> Run:
+        """One run. Raises LoadFailed where a request fails or an answered event is not on a topic;
+        at its end wrk breaks off one request a connection, which may be there without an answer."""
+        before = ends()
+        run = http_load.post(contender.url, self.request, self.connections, seconds)
+        kept = _settled(ends) - before
+        broken_off = self.connections * self.request.events
+        if not run.answered <= kept <= run.answered + broken_off:
+            raise LoadFailed(
+                f"{contender.name} answered {run.answered} events, but {kept} are on the topics."
+            )
+        return run
+
+
+def _settled(ends: Callable[[], int]) -> int:
+    """The end once it stays."""
+    last = -1
+    while (now := ends()) != last:
+        last = now
+        time.sleep(SETTLED_SECONDS)
+    return now
+
+
+def single(plan: Plan, results: Results) -> None:
+    """One event a request, 64 connections."""
+    _on_kafka("single", Load(workload.single(), SINGLE_CONNECTIONS), plan, results)
+
+
+def batch(plan: Plan, results: Results) -> None:
+    """A hundred events a request, 16 connections."""
+    _on_kafka("batch", Load(workload.batch(), BATCH_CONNECTIONS), plan, results)
+
+
+def _on_kafka(measure: str, load: Load, plan: Plan, results: Results) -> None:
+    with (
+        contenders.kafka() as broker,
+        contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
+        contenders.plain_flask(broker) as floor,
+        contenders.fastapi(broker) as peer,
+    ):
+        ends = partial(contenders.ends_on_kafka, broker)
+        runs = {
+            contender.name: partial(load.run, contender, ends) for contender in (mine, floor, peer)
+        }
+        _take_turns(measure, runs, plan, results)
+
+
+def latency(plan: Plan, results: Results) -> None:
+    """One event a request, one connection; beside it kafka-python alone."""
+    load = Load(workload.single(), 1)
+    with (
+        contenders.kafka() as broker,
+        contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
+        contenders.fastapi(broker) as peer,
+    ):
+        ends = partial(contenders.ends_on_kafka, broker)
+        runs = {
+            mine.name: partial(load.run, mine, ends),
+            BARE: partial(_send_and_get, broker),
+            peer.name: partial(load.run, peer, ends),
+        }
+        _take_turns("latency", runs, plan, results)
+
+
+def embedded(plan: Plan, results: Results) -> None:
+    """One event a request, 64 connections, one worker: the embedded log beside Kafka."""
+    load = Load(workload.single(), SINGLE_CONNECTIONS)
+    with (
+        contenders.kafka() as broker,
+        contenders.folder() as files,
+        contenders.ours(EMBEDDED, JOBQUEST_DATA_DIR=str(files), JOBQUEST_WORKERS="1") as on_file,
+        contenders.ours(ON_KAFKA, KAFKA_BROKER=broker, JOBQUEST_WORKERS="1") as on_kafka,
+    ):
+        ends_in_file = partial(contenders.ends_in_file, files / "log.db")
+        runs = {
+            EMBEDDED: partial(load.run, on_file, ends_in_file),
+            ON_KAFKA: partial(load.run, on_kafka, partial(contenders.ends_on_kafka, broker)),
+        }
+        _take_turns("embedded", runs, plan, results)
+
+
+def _send_and_get(broker: str, seconds: float) -> Run:
+    return Run(**contenders.told_by("bench.floors.send_and_get", broker, str(seconds)))
+
+
+def _take_turns(
+    measure: str, runs: Mapping[str, Callable[[float], Run]], plan: Plan, results: Results
+) -> None:
+    """Warm each up, then let each run once a round; another one begins each round."""
+    for run in runs.values():
+        run(WARM_SECONDS)
+    for name in interleaved(list(runs), plan.rounds):
+        run = runs[name](plan.seconds)
+        figures = {RATE: run.events_per_second, P50: run.p50_ms, P99: run.p99_ms}
+        results.note(measure, name, **figures)

@@ -1,0 +1,149 @@
+"""What was measured, held against what is wanted: the goals, medians, ratios and the table.
+
+Filled by the measures, written by the command. It starts nothing and measures nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+_HEAD = "# What was measured\n\nMade by the commands named below; only figures of one run compare."
+
+
+class Series(NamedTuple):
+    """One figure of one contender: a value a round."""
+
+    measure: str
+    contender: str
+    figure: str
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A line of the table: a figure of ours, as it is or against another's.
+
+    "times" is the quotient of the two, "plus" their difference. `least` must be reached (from
+    above, where `at_most`), `stretch` would be fine.
+    """
+
+    text: str
+    ours: Series
+    theirs: Series | None
+    relation: Literal["times", "plus", "is"]
+    least: float
+    stretch: float | None = None
+    at_most: bool = False
+
+    def is_met(self, value: float) -> bool:
+        return self._reaches(value, self.least)
+
+    def is_stretched(self, value: float) -> bool:
+        return self.stretch is not None and self._reaches(value, self.stretch)
+
+    def _reaches(self, value: float, bound: float) -> bool:
+        return value <= bound if self.at_most else value >= bound
+
+
+class Results:
+    """The figures of all rounds."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[Series, list[float]] = defaultdict(list)
+
+    def note(self, measure: str, contender: str, **figures: float) -> None:
+        """Keep what one run came to, and show it."""
+        for figure, value in figures.items():
+            self.rounds[Series(measure, contender, figure)].append(value)
+        shown = ", ".join(f"{name} {readable(value)}" for name, value in figures.items())
+        count = len(self.rounds[Series(measure, contender, next(iter(figures)))])
+        print(f"{measure:>9} {count}: {contender:<18} {shown}", flush=True)
+
+    def value(self, goal: Goal) -> float | None:
+        """The median over the rounds of what the goal asks; None where nothing was measured."""
+        ours = self.rounds.get(goal.ours)
+        if not ours:
+            return None
+        if goal.theirs is None:
+            return statistics.median(ours)
+        pairs = list(zip(ours, self.rounds[goal.theirs], strict=True))
+        if goal.relation == "times":
+            return statistics.median(mine / yours for mine, yours in pairs)
+        return statistics.median(mine - yours for mine, yours in pairs)
+
+    def median(self, series: Series | None) -> str:
+        """The median of one contender's figure, to read."""
+        values = self.rounds.get(series) if series else None
+        return readable(statistics.median(values)) if values else "–"
+
+    def missed(self, goals: Collection[Goal]) -> list[str]:
+        """A line for each goal that was measured and missed."""
+        found = ((goal, self.value(goal)) for goal in goals)
+        return [
+            f"missed: {goal.text}: {_related(goal, value)}, wanted {_bound(goal, goal.least)}"
+            for goal, value in found
+            if value is not None and not goal.is_met(value)
+        ]
+
+    def table(self, goals: Collection[Goal]) -> str:
+        """The goals that were measured, as Markdown."""
+        lines = [
+            "| measure | ours | theirs | came to | at least | stretch | |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for goal in goals:
+            value = self.value(goal)
+            if value is None:
+                continue
+            verdict = "**missed**"
+            if goal.is_met(value):
+                verdict = "met, stretch too" if goal.is_stretched(value) else "met"
+            stretch = "–" if goal.stretch is None else _bound(goal, goal.stretch)
+            cells = [goal.text, self.median(goal.ours), self.median(goal.theirs)]
+            cells += [_related(goal, value), _bound(goal, goal.least), stretch, verdict]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def all_medians(self) -> str:
+        """Every figure of every contender, as Markdown: median, and the range of its rounds."""
+        lines = ["| measure | contender | figure | median | range |", "| --- |" + " --- |" * 4]
+        for series, values in self.rounds.items():
+            span = f"{readable(min(values))} to {readable(max(values))}"
+            cells = [*series, readable(statistics.median(values)), span]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+
+def readable(value: float) -> str:
+    """A figure with three digits that say something."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def write_section(title: str, text: str, path: Path = RESULTS) -> None:
+    """Put a section into the file, in the place of the last one under that title."""
+    whole = path.read_text() if path.exists() else _HEAD + "\n"
+    head, *sections = re.split(r"\n+(?=## )", whole.strip())
+    made = f"## {title}\n\n{text.strip()}"
+    at = [n for n, section in enumerate(sections) if section.startswith(f"## {title}\n")]
+    if at:
+        sections[at[0]] = made
+    else:
+        sections.append(made)
+    path.write_text("\n\n".join([head, *sections]) + "\n")
+
+
+def _related(goal: Goal, value: float) -> str:
+    return {"times": f"{value:.2f}×", "plus": f"{value:+.2f}", "is": readable(value)}[goal.relation]
+
+
+def _bound(goal: Goal, bound: float) -> str:
+    number = {"times": f"{bound:g}×", "plus": f"+ {bound:g}", "is": f"{bound:,g}"}[goal.relation]
+    return f"≤ {number}" if goal.at_most else number
