@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import http_load, posting
+from bench import consuming, http_load, posting, viewing
 from bench.goals import GOALS
 from bench.machine import description
 from bench.plan import Plan
@@ -25,6 +25,10 @@ MEASURES: dict[str, Callable[[Plan, Results], None]] = {
     "latency": posting.latency,
     "batch": posting.batch,
     "embedded": posting.embedded,
+    "consume": consuming.consume,
+    "rebuild": consuming.rebuild,
+    "viewers": viewing.viewers,
+    "stalled": viewing.stalled,
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from jobquest.events import CATALOGUE, Event, from_request
+from jobquest.events import CATALOGUE, Event, new_id
 
 USERS = 1_000
 PATH = "/api/kafka/events"
@@ -50,7 +51,7 @@ def mission(number: int) -> dict[str, Any]:
 
 
 def mix(count: int, seed: int = 7) -> Iterator[Event]:
-    """Events of every type, so of all eight topics, of 1,000 users in no order."""
+    """Valid events of every type, so of all eight topics, of 1,000 users in no order."""
     chance = random.Random(seed)
     for _ in range(count):
         kind, user = chance.choice(_TYPES), f"user_{chance.randrange(USERS)}"
@@ -59,10 +60,19 @@ def mix(count: int, seed: int = 7) -> Iterator[Event]:
             name: f"{value}_{thing}" if name.endswith("Id") else value
             for name, value in CATALOGUE[kind].example.items()
         }
-        yield from_request(kind, user, data)
+        yield Event(new_id(), kind, user, datetime.now(UTC), {}, data)
 
 
-def xp_of(event: Event) -> int:
-    """What an event adds to its user's XP."""
-    field = CATALOGUE[event.type].xp
-    return int(event.data[field]) if field else 0
+class Expected:
+    """What the read side must come to, added up while events are passed on."""
+
+    def __init__(self) -> None:
+        self.events = self.xp = 0
+
+    def counting(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The same events, counted."""
+        for event in events:
+            field = CATALOGUE[event.type].xp
+            self.events += 1
+            self.xp += int(event.data[field]) if field else 0
+            yield event

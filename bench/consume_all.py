@@ -1,0 +1,53 @@
+"""The service's consumer as it runs in a process of the service, until it has caught up. Run by the
+measures:
+
+    python -m bench.consume_all FOLDER EVENTS [BROKER]
+
+Log lines go to a file, one type has a handler; what the read side came to stays in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+from jobquest.config import load
+from jobquest.events import Event
+from jobquest.runtime import Runtime
+from jobquest.server import LOG_FORMAT, OneLine
+
+WAIT_SECONDS = 0.5
+
+
+def main(folder: str, events: int, broker: str = "") -> None:
+    _log_to(f"{folder}/consumer.log")
+    settings = {"JOBQUEST_DATA_DIR": folder, "JOBQUEST_CONSUMER_AUTOSTART": "false"}
+    runtime = Runtime(load(settings | ({"KAFKA_BROKER": broker} if broker else {})))
+    handled: list[str] = []
+
+    def handler(event: Event) -> None:
+        handled.append(event.id)
+
+    runtime.consumer.register_event_handler("mission.completed", handler)
+    done, began = 0, 0.0
+    while done < events:
+        now = time.perf_counter()
+        count = runtime.consumer.step(WAIT_SECONDS)
+        began = began or (now if count else 0.0)  # joining the group is no consuming
+        done += count
+    seconds = time.perf_counter() - began
+    runtime.consumer.close()
+    runtime.stop()
+    print(json.dumps({"events": done, "seconds": seconds, "handled": len(set(handled))}))
+
+
+def _log_to(path: str) -> None:
+    logging.basicConfig(level=logging.INFO, filename=path)
+    logging.getLogger().handlers[0].setFormatter(OneLine(LOG_FORMAT))
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,85 @@
+"""Measures of the read side: consume and rebuild. Every event must be counted once after each run."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+from bench import contenders
+from bench.contenders import OURS
+from bench.fill import fill_file, fill_kafka
+from bench.goals import BARE, EMBEDDED, ON_KAFKA, RATE, SECONDS
+from bench.plan import Plan, interleaved
+from bench.report import Results
+from bench.workload import Expected, mix
+from tests.service import ROOT
+
+CONSUMED_EVENTS = 300_000
+REBUILT_EVENTS = 1_000_000
+REBUILD_ROUNDS = 3  # of a minute each
+
+
+class Miscounted(Exception):
+    """The read side is not what the events come to: such a run measures nothing."""
+
+
+def consume(plan: Plan, results: Results) -> None:
+    """300,000 events that stand on Kafka: the service's consumer, and a bare poll."""
+    expected = Expected()
+    with contenders.kafka() as broker:
+        fill_kafka(broker, expected.counting(mix(CONSUMED_EVENTS)))
+        count = str(CONSUMED_EVENTS)
+        for name in interleaved((OURS, BARE), plan.rounds):
+            if name == BARE:
+                told = contenders.told_by("bench.floors.poll", broker, count)
+            else:
+                with contenders.folder() as files:
+                    told = contenders.told_by("bench.consume_all", str(files), count, broker)
+                    check(files, expected)
+            results.note("consume", name, **{RATE: told["events"] / told["seconds"]})
+
+
+def rebuild(plan: Plan, results: Results) -> None:
+    """A lost read side, made anew from a million events, on either log."""
+    with contenders.kafka() as broker, contenders.folder() as files:
+        expected = {EMBEDDED: Expected(), ON_KAFKA: Expected()}
+        fill_file(files / "log.db", expected[EMBEDDED].counting(mix(REBUILT_EVENTS)))
+        fill_kafka(broker, expected[ON_KAFKA].counting(mix(REBUILT_EVENTS)))
+        for name in interleaved((EMBEDDED, ON_KAFKA), min(plan.rounds, REBUILD_ROUNDS)):
+            seconds = _rebuild(files, broker if name == ON_KAFKA else "")
+            check(files, expected[name])
+            for file in files.glob("read.db*"):
+                file.unlink()
+            results.note("rebuild", name, **{SECONDS: seconds})
+
+
+def check(folder: Path, expected: Expected) -> None:
+    """Raise Miscounted where the read side in `folder` is not what the events come to."""
+    with closing(sqlite3.connect(folder / "read.db")) as connection:
+        [rows] = connection.execute("SELECT COUNT(*) FROM events").fetchone()
+        sums = "SELECT SUM(event_count), SUM(xp) FROM user_stats"
+        events, xp = connection.execute(sums).fetchone()
+    if (rows, events, xp) != (expected.events, expected.events, expected.xp):
+        raise Miscounted(
+            f"{rows} rows, {events} events and {xp} XP counted,"
+            f" instead of {expected.events} and {expected.xp}."
+        )
+
+
+def _rebuild(folder: Path, broker: str) -> float:
+    """How long `flask events rebuild` takes."""
+    settings = {"JOBQUEST_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    if broker:
+        settings["KAFKA_BROKER"] = broker
+    command = [sys.executable, "-m", "flask", "--app", "app", "events", "rebuild"]
+    began = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return time.perf_counter() - began

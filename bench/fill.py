@@ -1,0 +1,45 @@
+"""Fills a log with events before something is measured that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from kafka import KafkaProducer
+
+from jobquest.events import TOPICS, Event
+from jobquest.log import NewRecord
+from jobquest.log.sqlite import SqliteLog
+
+CHUNK = 2_000
+CONFIRM_SECONDS = 60
+
+
+def fill_kafka(bootstrap: str, events: Iterable[Event]) -> None:
+    """As the service does, but without waiting for each."""
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap, acks="all", linger_ms=20, batch_size=131_072
+    )
+    sent = [
+        producer.send(event.topic, event.to_json(), event.user_id.encode(), list(event.headers()))
+        for event in events
+    ]
+    producer.flush(CONFIRM_SECONDS)
+    for future in sent:
+        future.get(CONFIRM_SECONDS)
+    producer.close()
+
+
+def fill_file(path: Path, events: Iterable[Event]) -> None:
+    """An embedded log, made where it is missing."""
+    remaining = iter(events)
+    with closing(SqliteLog(path, TOPICS)) as log:
+        while chunk := list(islice(remaining, CHUNK)):
+            records = [
+                NewRecord(one.topic, one.user_id.encode(), one.to_json(), one.headers())
+                for one in chunk
+            ]
+            for future in log.append(records):
+                future.result(CONFIRM_SECONDS)

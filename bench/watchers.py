@@ -1,0 +1,123 @@
+"""Viewers of the live stream in one light process: reads frames, notes when each came. Run by the
+measures:
+
+    python -m bench.watchers URL VIEWERS STALLED
+
+It says "ready" when all are connected, reads until its input ends, and tells as JSON how many of
+the bench's events came and how old they were. A stalled viewer reads nothing for 15 s after that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import selectors
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.frames import Upgrade
+
+STALL_SECONDS = 15.0
+READ_BYTES = 262_144
+_SENT = re.compile(rb'"id":"bench-(\d+)-')
+_TENTH_OF_MS = 100_000  # ns
+
+
+@dataclass
+class Arrivals:
+    """Every frame's arrival. All viewers get the same frames: one look into each is enough."""
+
+    sent_ns: dict[bytes, list[int]] = field(default_factory=dict)
+    arrived: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def note(self, now_ns: int, frame: bytes) -> None:
+        begin = frame[:100]  # has the number of its first change
+        if begin not in self.sent_ns:
+            self.sent_ns[begin] = [int(found) for found in _SENT.findall(frame)]
+        self.arrived.append((now_ns, begin))
+
+    def told(self) -> dict[str, float]:
+        ages: Counter[int] = Counter()  # in tenths of a millisecond
+        for now_ns, begin in self.arrived:
+            for sent_ns in self.sent_ns[begin]:
+                ages[(now_ns - sent_ns) // _TENTH_OF_MS] += 1
+        received = ages.total()
+        return {"received": received, "p50_ms": _cut(ages, 0.5), "p99_ms": _cut(ages, 0.99)}
+
+
+class Watcher:
+    """One viewer's connection."""
+
+    def __init__(self, url: str, arrivals: Arrivals) -> None:
+        upgraded = Upgrade(url)
+        assert upgraded.code == 101, upgraded.head
+        self.socket = upgraded.socket
+        self.socket.setblocking(False)
+        self._arrivals = arrivals
+        self._buffer = b""
+
+    def read(self) -> bool:
+        """Take what is there; False where the connection has ended."""
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        now_ns = time.time_ns()
+        self._buffer += data
+        while (size := _frame_size(self._buffer)) and size <= len(self._buffer):
+            self._arrivals.note(now_ns, self._buffer[:size])
+            self._buffer = self._buffer[size:]
+        return bool(data)
+
+
+def _frame_size(buffer: bytes) -> int:
+    """Of the frame that begins the buffer (RFC 6455, section 5.2); 0 where that can't be said."""
+    if len(buffer) < 10:
+        return 0
+    size = buffer[1]
+    if size < 126:
+        return 2 + size
+    if size == 126:
+        return 4 + int.from_bytes(buffer[2:4])
+    return 10 + int.from_bytes(buffer[2:10])
+
+
+def _cut(ages: Counter[int], share: float) -> float:
+    """The age that `share` of all do not pass, in ms."""
+    left = ages.total() * share
+    for age in sorted(ages):
+        left -= ages[age]
+        if left <= 0:
+            return age / 10
+    return 0.0
+
+
+def main(url: str, viewers: int, stalled: int) -> None:
+    arrivals, unseen = Arrivals(), Arrivals()
+    selector = selectors.DefaultSelector()
+    for _ in range(viewers):
+        watcher = Watcher(url, arrivals)
+        selector.register(watcher.socket, selectors.EVENT_READ, watcher)
+    sleepers = [Watcher(url, unseen) for _ in range(stalled)]
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    print("ready", flush=True)
+    wakes_at, told_to_end = time.monotonic() + STALL_SECONDS, False
+    while not told_to_end:
+        for key, _ in selector.select(0.5):
+            if key.data is None:
+                told_to_end = True
+            elif not key.data.read():
+                selector.unregister(key.fileobj)
+        if sleepers and time.monotonic() > wakes_at:
+            for watcher in sleepers:
+                selector.register(watcher.socket, selectors.EVENT_READ, watcher)
+            sleepers = []
+    print(json.dumps(arrivals.told()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
