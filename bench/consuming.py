@@ -1,4 +1,4 @@
-"""Measures of the read side: consume and rebuild. Every event must be counted once after each run."""
+"""Measures of the read side: consume and rebuild. After each run all must be counted once."""
 
 from __future__ import annotations
 
