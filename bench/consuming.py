@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import contenders
 from bench.contenders import OURS
@@ -51,27 +52,42 @@ def rebuild(plan: Plan, results: Results) -> None:
         fill_file(files / "log.db", expected[EMBEDDED].counting(mix(REBUILT_EVENTS)))
         fill_kafka(broker, expected[ON_KAFKA].counting(mix(REBUILT_EVENTS)))
         for name in interleaved((EMBEDDED, ON_KAFKA), min(plan.rounds, REBUILD_ROUNDS)):
-            seconds = _rebuild(files, broker if name == ON_KAFKA else "")
+            seconds = rebuild_seconds(files, broker if name == ON_KAFKA else "")
             check(files, expected[name])
             for file in files.glob("read.db*"):
                 file.unlink()
             results.note("rebuild", name, **{SECONDS: seconds})
 
 
-def check(folder: Path, expected: Expected) -> None:
-    """Raise Miscounted where the read side in `folder` is not what the events come to."""
+class Sums(NamedTuple):
+    """What a read side comes to: rows of events, and over all users events and XP."""
+
+    rows: int
+    events: int
+    xp: int
+
+
+NOTHING = Sums(0, 0, 0)
+
+
+def sums(folder: Path) -> Sums:
+    """Of the read side in `folder`."""
     with closing(sqlite3.connect(folder / "read.db")) as connection:
         [rows] = connection.execute("SELECT COUNT(*) FROM events").fetchone()
-        sums = "SELECT SUM(event_count), SUM(xp) FROM user_stats"
-        events, xp = connection.execute(sums).fetchone()
-    if (rows, events, xp) != (expected.events, expected.events, expected.xp):
-        raise Miscounted(
-            f"{rows} rows, {events} events and {xp} XP counted,"
-            f" instead of {expected.events} and {expected.xp}."
-        )
+        of_users = "SELECT SUM(event_count), SUM(xp) FROM user_stats"
+        return Sums(rows, *connection.execute(of_users).fetchone())
 
 
-def _rebuild(folder: Path, broker: str) -> float:
+def check(folder: Path, expected: Expected, before: Sums = NOTHING) -> None:
+    """Raise Miscounted where the read side in `folder` did not grow by what was expected."""
+    wanted = Sums(
+        before.rows + expected.events, before.events + expected.events, before.xp + expected.xp
+    )
+    if (found := sums(folder)) != wanted:
+        raise Miscounted(f"The read side comes to {found} instead of {wanted}.")
+
+
+def rebuild_seconds(folder: Path, broker: str = "") -> float:
     """How long `flask events rebuild` takes."""
     settings = {"JOBQUEST_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
     if broker:

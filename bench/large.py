@@ -1,0 +1,210 @@
+"""How the service does with ten million events stored: consuming more, its pages, its first paint.
+
+    python -m bench.large                      # an hour or less, 20 GB of disk
+    python -m bench.large --folder big         # keeps what it fills, and fills it no second time
+
+The events are put into an embedded log, and `flask events rebuild` makes the read side from it: the
+same rows in the same order as the consumer's, sooner. Its table goes into bench/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+from bench import contenders
+from bench.consuming import check, rebuild_seconds, sums
+from bench.contenders import OURS
+from bench.fill import fill_file, fill_kafka
+from bench.goals import P99, RATE
+from bench.machine import description
+from bench.report import Goal, Results, Series, readable, write_section
+from bench.workload import USERS, Expected, mix
+from tests import browser as chromium
+from tests import kafka_broker
+from tests.service import Service
+
+EVENTS = 10_000_000
+MORE_EVENTS = 100_000
+ROUNDS = 3
+REQUESTS = 1_000
+PAINTS = 50
+LINKED = re.compile(r'(?:src|href)="(/static/[^"]+)"')
+FIRST_PAINT = """() => new Promise((tell) => new PerformanceObserver((list) => {
+    const [found] = list.getEntriesByName("first-contentful-paint");
+    if (found) tell(found.startTime);
+}).observe({ type: "paint", buffered: true }))"""
+ROUTES = {
+    "/api/events": "/api/events",
+    "/api/events?userId=": "/api/events?userId={user}",
+    "/api/users/{id}": "/api/users/{user}",
+}
+CONSUME, PAGES, DASHBOARD = "consume", "pages", "dashboard"
+ANSWERED, PAINTED = "answered", "painted"
+GOALS = (
+    Goal(
+        f"consuming {MORE_EVENTS:,} more, events/s",
+        Series(CONSUME, OURS, RATE),
+        None,
+        "is",
+        10_000,
+        20_000,
+    ),
+    *(
+        Goal(f"`{route}`: p99, ms", Series(PAGES, route, P99), None, "is", 20, at_most=True)
+        for route in ROUTES
+    ),
+    Goal(
+        "dashboard and all it links, answered one by one: p99, ms",
+        Series(DASHBOARD, ANSWERED, P99),
+        None,
+        "is",
+        150,
+        at_most=True,
+    ),
+    Goal(
+        "dashboard, first contentful paint in Chromium: p99, ms",
+        Series(DASHBOARD, PAINTED, P99),
+        None,
+        "is",
+        150,
+        at_most=True,
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure with ten million events stored.")
+    parser.add_argument("--events", type=int, default=EVENTS, help=f"stored ({EVENTS:,})")
+    parser.add_argument("--folder", type=Path, help="keep what is filled here")
+    options = parser.parse_args()
+    if reason := kafka_broker.why_not() or chromium.why_not():
+        sys.exit(f"error: {reason}")
+    results = Results()
+    with _folder(options.folder) as folder:
+        made = _fill(folder, options.events)
+        _consume(folder, results)
+        _look(folder, results)
+    table = results.table(GOALS)
+    print(f"\n{table}\n")
+    if options.events == EVENTS:
+        text = f"{description('python -m bench.large')}\n{made}\n\n{table}"
+        write_section("Ten million events stored", text)
+    missed = results.missed(GOALS)
+    print("\n".join(missed))
+    sys.exit(1 if missed else 0)
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.absolute()
+        return
+    with contenders.folder() as made:
+        yield made
+
+
+def _fill(folder: Path, events: int) -> str:
+    """Store so many events, where the folder has none; says what is there."""
+    if not (folder / "read.db").exists():
+        print(f"filling the log with {events:,} events", flush=True)
+        expected = Expected()
+        fill_file(folder / "log.db", expected.counting(mix(events)))
+        print("making the read side from it", flush=True)
+        seconds = rebuild_seconds(folder)
+        check(folder, expected)
+        print(f"made in {readable(seconds)} s", flush=True)
+    megabytes = (folder / "read.db").stat().st_size / 2**20
+    return f"The read side has {sums(folder).rows:,} events in {megabytes:,.0f} MB."
+
+
+def _consume(folder: Path, results: Results) -> None:
+    """More events from Kafka, each round others."""
+    for number in range(ROUNDS):
+        expected = Expected()
+        with contenders.kafka() as broker:
+            fill_kafka(broker, expected.counting(mix(MORE_EVENTS, seed=number)))
+            before = sums(folder)
+            count = str(MORE_EVENTS)
+            told = contenders.told_by("bench.consume_all", str(folder), count, broker)
+        check(folder, expected, before)
+        results.note(CONSUME, OURS, **{RATE: told["events"] / told["seconds"]})
+
+
+def _look(folder: Path, results: Results) -> None:
+    service = Service(folder, JOBQUEST_CONSUMER_AUTOSTART="false")
+    try:
+        service.start()
+        for _ in range(ROUNDS):
+            for route, path in ROUTES.items():
+                took = _answers(service.url, path, REQUESTS)
+                results.note(PAGES, route, **{P99: _p99(took)})
+            results.note(DASHBOARD, ANSWERED, **{P99: _p99(_dashboards(service.url))})
+            results.note(DASHBOARD, PAINTED, **{P99: _p99(_paints(service.url))})
+    finally:
+        service.kill()
+
+
+def _answers(url: str, path: str, count: int) -> list[float]:
+    """How long each of so many requests took, in ms; each of another user."""
+    connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+    chance = random.Random(1)
+    took = []
+    for _ in range(count):
+        asked = path.format(user=f"user_{chance.randrange(USERS)}")
+        began = time.perf_counter()
+        _get(connection, asked)
+        took.append((time.perf_counter() - began) * 1000)
+    connection.close()
+    return took
+
+
+def _dashboards(url: str) -> list[float]:
+    """How long the page took with everything that it links."""
+    took = []
+    for _ in range(PAINTS):
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
+        began = time.perf_counter()
+        for linked in LINKED.findall(_get(connection, "/").decode()):
+            _get(connection, linked)
+        took.append((time.perf_counter() - began) * 1000)
+        connection.close()
+    return took
+
+
+def _get(connection: HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read()
+    assert answer.status == 200, (path, body[:500])
+    return body
+
+
+def _paints(url: str) -> list[float]:
+    """When a browser showed the first of the page's content, in ms since it asked for it; nothing
+    is in its cache."""
+    took = []
+    with chromium.launched() as browser:
+        for _ in range(PAINTS):
+            page = browser.new_context().new_page()
+            page.goto(url)
+            took.append(float(page.evaluate(FIRST_PAINT)))
+            page.context.close()
+    return took
+
+
+def _p99(took: list[float]) -> float:
+    return statistics.quantiles(took, n=100, method="inclusive")[98]
+
+
+if __name__ == "__main__":
+    main()
