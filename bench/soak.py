@@ -186,10 +186,10 @@ class Gauge:
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             try:
-                held = [_held(pid) for pid in _family(self._service.pid)]
+                figures = [held(pid) for pid in _family(self._service.pid)]
             except OSError:  # it is being started again
                 continue
-            memory, threads, files = (sum(column) for column in zip(*held, strict=True))
+            memory, threads, files = (sum(column) for column in zip(*figures, strict=True))
             self.samples.append((time.monotonic(), memory, int(threads), int(files)))
 
 
@@ -198,7 +198,8 @@ def _family(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
-def _held(pid: int) -> tuple[float, int, int]:
+def held(pid: int) -> tuple[float, int, int]:
+    """What a process holds: memory in MB, threads, open files."""
     lines = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -236,8 +237,8 @@ def _break_and_compare(
     ended = time.monotonic()
     clients.stop()
     gauge.stop()
-    for at, *held in gauge.samples[:: max(1, len(gauge.samples) // 20)]:
-        print(f"  after {at - began:3.0f} s: {held[0]:.0f} MB, {held[1]} threads, {held[2]} files")
+    for at, memory, threads, files in gauge.samples[:: max(1, len(gauge.samples) // 20)]:
+        print(f"  after {at - began:3.0f} s: {memory:.0f} MB, {threads} threads, {files} files")
     service.switch("start")
 
     def is_quiet() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import subprocess
@@ -10,8 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 from bench import contenders
@@ -32,34 +33,28 @@ WARM_SECONDS = 2.0
 
 
 class Publisher:
-    """Publishes events at a steady rate until it is left; their ids tell when."""
+    """Publishes events at a steady rate until it is left; their ids tell when. Leaving raises what
+    went wrong."""
 
     def __init__(self, url: str) -> None:
         self.sent = 0
-        self._connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        self._connection = HTTPConnection(url.removeprefix("http://"), timeout=30)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._error: BaseException | None = None
 
     def __enter__(self) -> Publisher:
-        self._thread.start()
+        self._done = ThreadPoolExecutor().submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._done.result()
         self._connection.close()
-        if self._error:
-            raise self._error
 
     def _run(self) -> None:
-        try:
-            due = time.monotonic()
-            while not self._stop.wait(max(0.0, due - time.monotonic())):
-                self._publish(RATE // BATCHES_PER_SECOND)
-                due += 1 / BATCHES_PER_SECOND
-        except Exception as error:
-            self._error = error
+        due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            self._publish(RATE // BATCHES_PER_SECOND)
+            due += 1 / BATCHES_PER_SECOND
 
     def _publish(self, count: int) -> None:
         numbers = range(self.sent, self.sent + count)

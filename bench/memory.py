@@ -1,0 +1,171 @@
+"""Resident memory of one worker through an hour of load, on either log: how much, and whether flat.
+
+    python -m bench.memory --minutes 60 --rate 100
+
+Both services run at once, each under the same load: numbered events from eight clients, viewers who
+come and go, and somebody who looks at every page. Its table goes into bench/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from bench import contenders
+from bench.goals import EMBEDDED, ON_KAFKA
+from bench.machine import description
+from bench.report import Goal, Results, Series, write_section
+from bench.soak import Clients, held
+from tests import kafka_broker
+from tests.load import worker_of
+from tests.service import ROOT, Service, wait_for
+
+MINUTES = 60.0
+RATE = 100.0
+SAMPLE_SECONDS = 5.0
+LINES = 12  # of progress
+VIEWERS = "20"
+STAY_SECONDS = 30.0
+LOOK_SECONDS = 0.5
+LOOKED_AT = (
+    "/",
+    "/failures",
+    "/users",
+    "/users/user_1",
+    "/topics",
+    "/analytics",
+    "/metrics",
+    "/api/events?limit=500",
+    "/api/users?q=user",
+    "/api/analytics?window=minute",
+    "/api/kafka/status",
+)
+MEASURE, MIDDLE, LAST = "memory", "middle third, MB", "last third, MB"
+GOALS = tuple(
+    goal
+    for log in (EMBEDDED, ON_KAFKA)
+    for goal in (
+        Goal(
+            f"resident memory of one worker, {log}, MB",
+            Series(MEASURE, log, LAST),
+            None,
+            "is",
+            150,
+            100,
+            at_most=True,
+        ),
+        Goal(
+            "its last third against its middle third",
+            Series(MEASURE, log, LAST),
+            Series(MEASURE, log, MIDDLE),
+            "times",
+            1.03,
+            at_most=True,
+        ),
+    )
+)
+
+
+class Visitors:
+    """Viewers who come and go, and somebody who looks at every page meanwhile."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stop = threading.Event()
+        pool = ThreadPoolExecutor()
+        self._visits = [pool.submit(self._come_and_go), pool.submit(self._look)]
+
+    def stop(self) -> None:
+        """Raises what went wrong."""
+        self._stop.set()
+        for visit in self._visits:
+            visit.result()
+
+    def _come_and_go(self) -> None:
+        command = [sys.executable, "-m", "bench.watchers", self._service.url, VIEWERS, "0"]
+        while not self._stop.is_set():
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            self._stop.wait(STAY_SECONDS)
+            process.communicate(timeout=60)  # the end of its input is the end of its stay
+            assert process.returncode == 0
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            for path in LOOKED_AT:
+                answer = self._service.get(path)
+                assert answer.code == 200, (path, answer)
+                self._stop.wait(LOOK_SECONDS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Resident memory through an hour of load.")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="how long (60)")
+    parser.add_argument("--rate", type=float, default=RATE, help="events a second for each (100)")
+    options = parser.parse_args()
+    if reason := kafka_broker.why_not():
+        sys.exit(f"error: {reason}")
+    results = Results()
+    with ExitStack() as started:
+        broker = started.enter_context(contenders.kafka())
+        services = {
+            EMBEDDED: _started(started),
+            ON_KAFKA: _started(started, KAFKA_BROKER=broker),
+        }
+        _load(services, options.minutes * 60, options.rate, results)
+    table = results.table(GOALS)
+    print(f"\n{table}\n")
+    if options.minutes >= MINUTES:
+        command = f"python -m bench.memory --minutes {options.minutes:g} --rate {options.rate:g}"
+        write_section("Memory after an hour of load", f"{description(command)}\n\n{table}")
+    missed = results.missed(GOALS)
+    print("\n".join(missed))
+    sys.exit(1 if missed else 0)
+
+
+def _started(started: ExitStack, **settings: str) -> Service:
+    """The service with one worker, consuming; ended with the rest."""
+    files = started.enter_context(contenders.folder())
+    service = Service(files, JOBQUEST_WORKERS="1", **settings)
+    started.callback(service.kill)
+    service.start()
+    wait_for(lambda: service.status()["consumerRunning"], 60, service.tail)
+    return service
+
+
+def _load(services: dict[str, Service], seconds: float, rate: float, results: Results) -> None:
+    """Load them all and look at their workers' memory meanwhile."""
+    clients = [Clients(service, rate) for service in services.values()]
+    visitors = [Visitors(service) for service in services.values()]
+    began = time.monotonic()
+    samples: dict[str, list[float]] = {name: [] for name in services}
+    shown = 0
+    while (passed := time.monotonic() - began) < seconds:
+        time.sleep(SAMPLE_SECONDS)
+        for name, service in services.items():
+            samples[name].append(held(worker_of(service))[0])
+        if passed * LINES >= shown * seconds:
+            shown += 1
+            now = ", ".join(f"{name} {found[-1]:.0f} MB" for name, found in samples.items())
+            print(f"after {passed / 60:4.1f} min: {now}", flush=True)
+    for one in [*clients, *visitors]:
+        one.stop()
+    for client in clients:
+        print(f"{len(client.taken)} of {len(client.asked)} events taken: {dict(client.codes)}")
+        assert len(client.taken) > 0.9 * rate * seconds, "the load was less than asked for"
+    for name, found in samples.items():
+        third = len(found) // 3
+        middle, last = found[third : 2 * third], found[2 * third :]
+        figures = {MIDDLE: statistics.median(middle), LAST: statistics.median(last)}
+        results.note(MEASURE, name, **figures)
+
+
+if __name__ == "__main__":
+    main()
