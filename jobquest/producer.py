@@ -26,6 +26,7 @@ from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
 from jobquest.log.pending import Pending, when_all
+from jobquest.log_lines import log_lines
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,9 @@ def _came(
     events: Sequence[Event], futures: Sequence[Pending[Any]]
 ) -> list[Published | JobQuestError]:
     """What became of events that were given to the log; waits for it."""
-    return [_came_of(event, future) for event, future in zip(events, futures, strict=True)]
+    came = [_came_of(event, future) for event, future in zip(events, futures, strict=True)]
+    log_lines(logger, logging.INFO, [_line(one) for one in came if isinstance(one, Published)])
+    return came
 
 
 def _came_of(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:
@@ -158,13 +161,14 @@ def _came_of(event: Event, future: Pending[Position | None]) -> Published | JobQ
     except (LogUnavailable, RecordRefused) as error:
         logger.error("Failed to publish event: %s", error)
         return error
-    if position is None:
-        logger.info("Queued event %s for user %s", event.type, event.user_id)
-        return Published(event, None, "queued")
-    logger.info(
-        "Published event %s to topic %s for user %s", event.type, event.topic, event.user_id
-    )
-    return Published(event, position, "accepted")
+    return Published(event, position, "accepted" if position else "queued")
+
+
+def _line(published: Published) -> str:
+    event = published.event
+    if published.position is None:
+        return f"Queued event {event.type} for user {event.user_id}"
+    return f"Published event {event.type} to topic {event.topic} for user {event.user_id}"
 
 
 def _known(event: Event, stored: Mapping[str, bytes]) -> Published | IdConflict | None:

@@ -21,7 +21,7 @@ from jobquest import create_app
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
-from jobquest.log_lines import Lines
+from jobquest.log_lines import Lines, PatientHandler
 from jobquest.web.live import MAX_VIEWERS
 
 REQUEST_THREADS = 64
@@ -60,8 +60,9 @@ def _escaped(text: str) -> str:
 def main() -> None:
     """Serve until told to stop. A wrong setting ends it with one line and code 2."""
     signal.signal(signal.SIGTERM, _end)  # until the server has its own
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    logging.getLogger().handlers[0].setFormatter(OneLine(LOG_FORMAT))
+    handler = PatientHandler(sys.stderr)
+    handler.setFormatter(OneLine(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
     _raise_file_limit()
     _share_heaps()

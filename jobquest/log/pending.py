@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_lock = threading.Lock()  # over every pending's callbacks; held for a few steps only
+_lock = threading.Lock()  # over every pending's members; held for a few steps only
 
 
 class Pending(Generic[_T]):
@@ -28,8 +28,7 @@ class Pending(Generic[_T]):
         self._value: _T | None = None
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[Pending[_T]], None]] | None = None
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._gate: threading.Lock | None = None  # made by the first who waits
 
     def resolve(self, value: _T) -> bool:
         """Settle it with an answer; False where it was settled before."""
@@ -45,9 +44,18 @@ class Pending(Generic[_T]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds; whether it is settled."""
-        if not self._settled and self._gate.acquire(timeout=-1 if timeout is None else timeout):
-            self._gate.release()  # for the next who waits
+        if not self._settled:
+            gate = self._closed_gate()
+            if gate and gate.acquire(timeout=-1 if timeout is None else timeout):
+                gate.release()  # for the next who waits
         return self._settled
+
+    def _closed_gate(self) -> threading.Lock | None:
+        with _lock:
+            if self._gate is None and not self._settled:
+                self._gate = threading.Lock()
+                self._gate.acquire()
+            return self._gate
 
     def result(self, timeout: float | None = None) -> _T:
         """The answer. Raises its error, or TimeoutError after `timeout` seconds."""
@@ -76,7 +84,8 @@ class Pending(Generic[_T]):
                 return False
             self._value, self._error, self._settled = value, error, True
             callbacks, self._callbacks = self._callbacks, None
-        self._gate.release()
+        if self._gate:
+            self._gate.release()
         for callback in callbacks or ():
             try:
                 callback(self)

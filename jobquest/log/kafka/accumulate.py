@@ -1,13 +1,14 @@
-"""Puts many records into the library's producer at once, at a third of what `send` costs for each.
+"""Puts many records into the library's producer at once, at a quarter of what `send` costs each.
 
 Used by `sender.py` alone. `send` makes two futures and takes three locks for every record; what it
 does besides (find the partition, encode, append to the partition's open batch, wake the sending
-thread) is done here for all of them, with the library's own parts: tried with 3.0.12, whose names
+thread) is done here for all of them, on the library's own parts: tried with 3.0.12, whose names
 with an underscore these are. One callback per batch tells what became of all its records.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -17,16 +18,50 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
+from kafka.record.util import encode_varint
 
 from jobquest.log import NewRecord
 
 _hash_of = lru_cache(maxsize=8_192)(murmur2)  # in Python it costs as much as the encoding
 
 
+def _varint(number: int) -> bytes:
+    """As Kafka's record format has it (https://kafka.apache.org/documentation/#record)."""
+    if 0 <= number < len(_SMALL):
+        return _SMALL[number]
+    found = bytearray()
+    encode_varint(number, found.append)
+    return bytes(found)
+
+
+_SMALL: list[bytes] = []
+_SMALL = [_varint(number) for number in range(8_192)]
+_NONE = _varint(-1)
+
+
+@lru_cache(maxsize=256)
+def _named(name: str) -> bytes:
+    spelled = name.encode()
+    return _varint(len(spelled)) + spelled
+
+
+def encode(record: NewRecord) -> bytes:
+    """A record's key, value and headers in Kafka's record format."""
+    parts: list[bytes] = []
+    for part in (record.key, record.value):
+        parts += (_NONE,) if part is None else (_varint(len(part)), part)
+    parts.append(_varint(len(record.headers)))
+    for name, value in record.headers:
+        parts += (_named(name), _varint(len(value)), value)
+    return b"".join(parts)
+
+
 class Entry(Protocol):
-    """A record on its way, and who is told what became of it: on the library's thread."""
+    """A record on its way (`encoded` is what `encode` makes of it), and who is told what became of
+    it: on the library's thread."""
 
     record: NewRecord
+    encoded: bytes
 
     def took(self, topic: str, partition: int, offset: int) -> None: ...
 
@@ -44,11 +79,29 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
 
     def take(self, entry: Entry) -> bool:
         """Append a record; False where it has no room."""
-        record = entry.record
-        if self.records.append(None, record.key, record.value, record.headers) is None:
+        if self.records._closed or not self._append(entry.encoded):
             return False
         self.entries.append(entry)
         self._record_futures.append(_Follower(entry))
+        return True
+
+    def _append(self, encoded: bytes) -> bool:
+        """What the library's builder does with a record, on one that is encoded."""
+        builder, now_ms = self.records._builder, time.time_ns() // 1_000_000
+        is_first = not builder._num_records
+        if is_first:
+            builder._first_timestamp = builder._max_timestamp = now_ms
+        offset = self.records._next_offset
+        head = b"\0" + _varint(now_ms - builder._first_timestamp) + _varint(offset)
+        size = _varint(len(head) + len(encoded))
+        whole = b"".join((size, head, encoded))
+        if not is_first and len(builder._buffer) + len(whole) > builder._batch_size:
+            return False
+        builder._buffer += whole
+        builder._max_timestamp = max(builder._max_timestamp, now_ms)
+        builder._num_records += 1
+        builder._last_offset = offset
+        self.records._next_offset = offset + 1
         return True
 
     def _tell(self, came: tuple[int, int, Callable[[int], Exception] | None]) -> None:

@@ -10,6 +10,7 @@ was sent behind a failed record can overtake it.
 from __future__ import annotations
 
 import logging
+import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from kafka.errors import (
 
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import NewRecord, Position
-from jobquest.log.kafka.accumulate import accumulate
+from jobquest.log.kafka.accumulate import accumulate, encode
 from jobquest.log.pending import Pending
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,20 @@ CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs se
 LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
 LOOK_SECONDS = 0.1
 MAX_RECORD_BYTES = 2_097_152  # the topic decides; some may allow more than the default
+
+
+class Selector(selectors.DefaultSelector):
+    """The library asks before each wait whether a socket is registered, and the standard "no"
+    spells the socket out, at the price of two system calls."""
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
+        key = keys.get(fileobj.fileno())
+        if key is None:
+            raise KeyError
+        return key
+
+
 _REFUSALS = (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -59,18 +74,20 @@ _SETTINGS = {
     "max_request_size": MAX_RECORD_BYTES,
     "reconnect_backoff_max_ms": 1_000,
     "allow_auto_create_topics": False,
+    "metrics_enabled": False,  # nobody asks for them, and they cost an eighth of its thread
+    "selector": Selector,
 }
 
 
 class _Sent:
     """One record on its way; told apart by identity. Its methods are called by the library."""
 
-    __slots__ = ("_sender", "deadline", "future", "producer", "record", "size")
+    __slots__ = ("_sender", "deadline", "encoded", "future", "producer", "record")
 
     def __init__(self, sender: Sender, record: NewRecord) -> None:
         self._sender = sender
         self.record = record
-        self.size = _size(record)
+        self.encoded = encode(record)
         self.future: Pending[Position] = Pending()
         self.producer: Any = None
         self.deadline = 0.0
@@ -159,7 +176,7 @@ class Sender:
             line = f"There is no topic {record.topic}."
         elif record.key is None and record.value is None:
             line = "A record needs a key or a value."
-        elif sent.size > MAX_RECORD_BYTES:
+        elif len(sent.encoded) > MAX_RECORD_BYTES:
             line = f"Larger than {MAX_RECORD_BYTES} bytes."
         return bool(line) and sent.future.fail(RecordRefused(line))
 
@@ -195,9 +212,9 @@ class Sender:
 
     def _with_room(self, records: Sequence[_Sent]) -> Iterator[_Sent]:
         for sent in records[: MAX_IN_FLIGHT - len(self._sent)]:
-            if self._bytes + sent.size > MAX_IN_FLIGHT_BYTES:
+            if self._bytes + len(sent.encoded) > MAX_IN_FLIGHT_BYTES:
                 return
-            self._bytes += sent.size
+            self._bytes += len(sent.encoded)
             yield sent
 
     def _leave(self, sent: _Sent) -> bool:
@@ -206,7 +223,7 @@ class Sender:
             if sent not in self._sent:
                 return False
             del self._sent[sent]
-            self._bytes -= sent.size
+            self._bytes -= len(sent.encoded)
             return True
 
     # --- answers: on the library's thread ---
@@ -322,11 +339,6 @@ class Sender:
             except KafkaTimeoutError as error:
                 why = why or f"Kafka does not answer: {error}."
         return why or "The log is closed."
-
-
-def _size(record: NewRecord) -> int:
-    headers = sum(len(name) + len(value) for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers + 100
 
 
 def _end(producer: Any) -> None:

@@ -1,0 +1,67 @@
+"""Records in Kafka's format, as the library itself writes and reads them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import TopicPartition
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+
+from jobquest.log import NewRecord
+from jobquest.log.kafka.accumulate import _Batch, encode
+
+BATCH_BYTES = 65_536
+_BYTES = st.one_of(
+    st.binary(max_size=200), st.sampled_from([b"", b"x" * 127, b"x" * 9_000, b"x" * 70_000])
+)
+_RECORDS = st.builds(
+    NewRecord,
+    st.just("t"),
+    st.none() | _BYTES,
+    st.none() | _BYTES,
+    st.lists(st.tuples(st.text(max_size=70), _BYTES), max_size=8).map(tuple),
+)
+
+
+class Sent:
+    """A record on its way, and where the broker put it."""
+
+    def __init__(self, record: NewRecord) -> None:
+        self.record = record
+        self.encoded = encode(record)
+        self.offset: int | None = None
+
+    def took(self, _topic: str, _partition: int, offset: int) -> None:
+        self.offset = offset
+
+    def failed(self, error: Exception) -> None:
+        raise AssertionError(error)
+
+
+@given(st.lists(_RECORDS, min_size=1, max_size=5))
+def test_the_library_reads_what_was_written_and_finds_room_for_as_much(
+    records: list[NewRecord],
+) -> None:
+    ours = _Batch(TopicPartition("t", 0), MemoryRecordsBuilder(2, 0, BATCH_BYTES))
+    library = MemoryRecordsBuilder(2, 0, BATCH_BYTES)
+    sent = [Sent(record) for record in records]
+    taken = 0
+    for one in sent:
+        has_room = library.append(None, one.record.key, one.record.value, list(one.record.headers))
+        assert ours.take(one) == (has_room is not None)
+        if has_room is None:
+            break
+        taken += 1
+    library.close()
+    ours.records.close()
+    assert not ours.take(sent[0]), "a batch that goes out takes no more"
+    assert len(ours.records.buffer()) == len(library.buffer())
+    [batch] = MemoryRecords(bytes(ours.records.buffer()))
+    assert batch.validate_crc()
+    found = list(batch)
+    assert [record.offset for record in found] == list(range(taken))
+    for record, one in zip(found, records, strict=False):
+        assert (record.key, record.value) == (one.key, one.value)
+        assert tuple(record.headers) == one.headers
+    ours.complete(100, -1)
+    assert [one.offset for one in sent[:taken]] == list(range(100, 100 + taken))
