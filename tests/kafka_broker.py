@@ -151,8 +151,12 @@ class KafkaBroker:
             self._process.wait(10)
 
     def freeze(self) -> None:
-        """SIGSTOP: it hangs, its connections stay open."""
+        """SIGSTOP: it hangs, its connections stay open. Returns when each of its threads does."""
         self._signal(signal.SIGSTOP)
+        assert self._process
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        while any("\nState:\tT" not in (task / "status").read_text() for task in tasks.iterdir()):
+            time.sleep(0.01)  # between looks: on a busy machine some run on for a moment
 
     def thaw(self) -> None:
         """Undo `freeze`."""
