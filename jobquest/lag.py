@@ -75,11 +75,9 @@ class Lag:
         stored = self._read_side.positions([info.origin for info in found])
         offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
         self._remember(_Sample(time.monotonic(), offsets))
-        heads = []
-        for origin, (end, at) in offsets.items():
-            if end > at:
-                heads += self._log.read(Partition(origin.topic, origin.number), at, 1)
-        oldest_ms = min((record.timestamp_ms for record in heads), default=None)
+        behind = {Partition(o.topic, o.number): at for o, (end, at) in offsets.items() if end > at}
+        heads = self._log.read_each(behind, 1).values() if behind else ()
+        oldest_ms = min((records[0].timestamp_ms for records in heads if records), default=None)
         age_ms = 0 if oldest_ms is None else max(0, time.time_ns() // 1_000_000 - oldest_ms)
         messages = sum(end - at for end, at in offsets.values())
         taken, processed, topics = self._rates()

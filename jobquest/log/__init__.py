@@ -156,6 +156,15 @@ class EventLog(Protocol):
         """
         ...
 
+    def read_each(
+        self, starts: Mapping[Partition, int], limit: int
+    ) -> dict[Partition, list[Record]]:
+        """Read about `limit` records of each partition from its offset on, outside any group.
+
+        Bounded in time, so that a partition may give fewer than it has. Raises LogUnavailable.
+        """
+        ...
+
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """The offset of the first record appended at `moment_ms` (Unix milliseconds) or later; None
         where there is none. Raises LogUnavailable."""

@@ -106,10 +106,19 @@ class SqliteLog:
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """A range of one topic; see `EventLog.read`."""
+        return self.read_each({partition: offset}, limit)[partition]
+
+    def read_each(
+        self, starts: Mapping[Partition, int], limit: int
+    ) -> dict[Partition, list[Record]]:
+        """See `EventLog.read_each`."""
         with errors_of(self._path, "be read"):
             self._prepare()
             with closing(connect(self._path)) as connection:
-                return select(connection, partition.topic, offset, limit)
+                return {
+                    partition: select(connection, partition.topic, offset, limit)
+                    for partition, offset in starts.items()
+                }
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""

@@ -76,6 +76,12 @@ class KafkaLog:
         """See `EventLog.read`."""
         return self._cluster.read(partition, offset, limit)
 
+    def read_each(
+        self, starts: Mapping[Partition, int], limit: int
+    ) -> dict[Partition, list[Record]]:
+        """See `EventLog.read_each`."""
+        return self._cluster.read_each(starts, limit)
+
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
         return self._cluster.offset_at(partition, moment_ms)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 ANSWER_MS = 2_000
 READ_SECONDS = 1.0
+READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one record gets few more
+READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
 _MAX_RETENTION_MS = "-1"
@@ -116,7 +118,13 @@ class Cluster:
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
-        return self._ask(lambda: self._read(TopicPartition(*partition), offset, limit))
+        return self.read_each({partition: offset}, limit)[partition][:limit]
+
+    def read_each(
+        self, starts: Mapping[Partition, int], limit: int
+    ) -> dict[Partition, list[Record]]:
+        """See `EventLog.read_each`."""
+        return self._ask(lambda: self._read(starts, limit))
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
@@ -180,6 +188,7 @@ class Cluster:
                 auto_offset_reset="earliest",
                 request_timeout_ms=ANSWER_MS,
                 fetch_max_wait_ms=100,
+                max_partition_fetch_bytes=READ_BYTES,
                 allow_auto_create_topics=False,
             )
         return self._reader
@@ -221,26 +230,32 @@ class Cluster:
                     kept,
                 )
 
-    def _read(self, place: Any, offset: int, limit: int) -> list[Record]:
+    def _read(self, starts: Mapping[Partition, int], limit: int) -> dict[Partition, list[Record]]:
         reader = self._reading()
-        reader.assign([place])
-        reader.seek(place, offset)
-        records: list[Record] = []
+        reader.assign([TopicPartition(*partition) for partition in starts])
+        for partition, offset in starts.items():  # what is fetched ahead from there is kept
+            reader.seek(TopicPartition(*partition), offset)
+        found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
+        most, total = len(starts) * max(limit, READ_RECORDS), 0
         deadline = time.monotonic() + READ_SECONDS
-        while len(records) < limit and time.monotonic() < deadline:
-            try:
-                polled = reader.poll(100, max_records=limit - len(records))
-            except Exception as error:
-                damaged = damaged_record(reader, error)
-                if damaged is None:
-                    raise
-                records.append(damaged)
-                continue
-            found = polled.get(place, [])
-            records += found
-            if not found and records:
+        while min(map(len, found.values())) < limit and total < most:
+            polled = self._polled(reader, most)
+            for place, records in polled.items():
+                found[Partition(*place)] += records
+                total += len(records)
+            if (total and not polled) or time.monotonic() >= deadline:
                 break
-        return records
+        return found
+
+    def _polled(self, reader: Any, most: int) -> dict[Any, list[Record]]:
+        try:
+            polled: dict[Any, list[Record]] = reader.poll(100, max_records=most)
+            return polled
+        except Exception as error:
+            damaged = damaged_record(reader, error)
+            if damaged is None:
+                raise
+            return {TopicPartition(*damaged[:2]): [damaged]}
 
 
 def consumer_of(**settings: Any) -> Any:
