@@ -13,6 +13,7 @@ import pytest
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import EventLog, NewRecord, Origin, Partition, Position, Record, Subscription
 from jobquest.log.sqlite import SqliteLog
+from jobquest.read.past import in_order
 from tests.logs import Embedded, OnKafka
 from tests.service import wait_for
 
@@ -178,6 +179,41 @@ def test_a_range_is_read_outside_the_group(log: EventLog, place: Embedded | OnKa
     partition = Partition(position.topic, position.partition)
     assert [record.offset for record in log.read(partition, 3, 4)] == [3, 4, 5, 6]
     assert log.read(partition, 10, 4) == []
+
+
+def test_ranges_of_several_partitions_are_read_at_once(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    ends = {}
+    for topic in place.topics:
+        [*_, last] = append(log, *numbered(topic, *range(10)))
+        ends[Partition(topic, last.partition)] = last.offset + 1
+    for _ in range(2):  # again from where it was begun, then to the end
+        found = log.read_each(dict.fromkeys(ends, 3), 2)
+        assert found.keys() == ends.keys()
+        for records in found.values():
+            offsets = [record.offset for record in records]
+            assert offsets == list(range(3, 3 + len(offsets)))
+            assert len(offsets) >= 2
+    assert log.read_each(ends, 2) == {partition: [] for partition in ends}
+
+
+def test_the_past_is_one_stream_by_time_and_in_order_within_each_partition(
+    log: EventLog, place: Embedded | OnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobquest.read.past.READ_RECORDS", 4)
+    for n in range(30):
+        topic = place.topics[n * n % 7 % 2]
+        append(log, *numbered(topic, n, key=b"%d" % (n % 3)))
+    spans = {info.origin: (info.first, info.next) for info in log.describe(place.topics)}
+    found = list(in_order(log, spans))
+    times = [record.timestamp_ms for _, record in found]
+    assert times == sorted(times)
+    for origin, (first, following) in spans.items():
+        mine = [record.offset for of, record in found if of == origin]
+        assert mine == list(range(first, following))
+    ends = {origin: (first, min(following, 2)) for origin, (first, following) in spans.items()}
+    assert len(list(in_order(log, ends))) == sum(end - first for first, end in ends.values())
 
 
 def test_a_closed_log_answers_every_append(log: EventLog, place: Embedded | OnKafka) -> None:

@@ -49,7 +49,7 @@ def settings(settings: dict[str, str]) -> dict[str, str]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few records at one go, so that a few events make many batches and rounds."""
     monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 3)
-    monkeypatch.setattr(rebuilding, "READ_RECORDS", 2)
+    monkeypatch.setattr("jobquest.read.past.READ_RECORDS", 2)
 
 
 def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = tables.DERIVED) -> Rows:

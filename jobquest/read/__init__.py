@@ -18,6 +18,7 @@ from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import effects, history, parking, tables
 from jobquest.read.database import Database, padded
+from jobquest.read.follow_ups import follow_ups
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
@@ -122,8 +123,8 @@ class ReadSide:
             self._letters.bury(connection, batch.dead, _positions(connection, again))
             history.note_failures(connection, batch.parked, batch.dead)
             history.count(connection, len(batch.applied), batch.parked, len(batch.dead))
-            caused = effects.project(connection, [entry.event for entry in batch.applied])
-            self._queue(connection, caused)
+            rises = effects.project(connection, [entry.event for entry in batch.applied])
+            self._queue(connection, [caused for rise in rises for caused in follow_ups(rise)])
             connection.execute(update(tables.counter).values(seq=seq))
         return seq
 

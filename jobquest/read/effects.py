@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table
 from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
-from jobquest.read.follow_ups import NOTICES, follow_ups
+from jobquest.read.follow_ups import NOTICES, Rise
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
@@ -70,9 +70,9 @@ def write_events(
     return write_rows(connection, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
 
-def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) -> list[Event]:
-    """Fold the events into every projection's rows; returns the follow-ups."""
-    caused: list[Event] = []
+def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) -> list[Rise]:
+    """Fold the events into every projection's rows; returns what may have follow-ups."""
+    rises: list[Rise] = []
     for projection in PROJECTIONS:
         key, folds = projection.key, projection.folds
         concerned = [(key(event), event) for event in events if event.type in folds]
@@ -81,26 +81,25 @@ def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) 
         table = into[projection.table]
         rows = _load(connection, projection, table, {key for key, _ in concerned})
         if projection is USER_STATS:
-            caused = _fold_users(rows, concerned)
+            rises = _fold_users(rows, concerned)
         else:
             for key_, event in concerned:
                 folds[event.type](rows[key_], event)
         write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
-    return caused
+    return rises
 
 
 def _fold_users(
     rows: Mapping[Values, Row], concerned: Sequence[tuple[Values, Event]]
-) -> list[Event]:
-    caused: list[Event] = []
-    folds = USER_STATS.folds
+) -> list[Rise]:
+    folds, rises = USER_STATS.folds, []
     for key, event in concerned:
         row = rows[key]
         level = row["level"]
         folds[event.type](row, event)
-        if event.type in NOTICES or row["level"] != level:
-            caused += follow_ups(event, level, row)
-    return caused
+        if row["level"] != level or event.type in NOTICES:
+            rises.append(Rise(event, level, row["level"], row["reported_level"], row["xp"]))
+    return rises
 
 
 def event_row(event: Event, record: Record, outcome: str = "processed") -> EventRow:

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobquest.events import OUR_PREFIX, Event
-from jobquest.read.projections import Row
 
 
-def follow_ups(event: Event, level_before: int, after: Row) -> list[Event]:
-    """The events that follow from `event`, by which its user's statistics came to `after`."""
+class Rise(NamedTuple):
+    """An event that may have follow-ups, and what its user's statistics were then."""
+
+    event: Event
+    level_before: int
+    level: int
+    reported_level: int
+    xp: int
+
+
+def follow_ups(rise: Rise) -> list[Event]:
+    """The events that follow from one."""
+    event, level = rise.event, rise.level
     found = [_notification(event)] if event.type in NOTICES else []
-    level = after["level"]
-    if level > level_before and level > after["reported_level"]:
-        data = {"newLevel": level, "totalXp": after["xp"]}
+    if level > rise.level_before and level > rise.reported_level:
+        data = {"newLevel": level, "totalXp": rise.xp}
         found.append(_event(event, "level.up", f"level:{level}", data))
     return found
 

@@ -8,7 +8,6 @@ published but the letters of records that had none.
 
 from __future__ import annotations
 
-import heapq
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,18 +29,17 @@ from sqlalchemy import (
     update,
 )
 
-from jobquest.errors import LogUnavailable, StateConflict
-from jobquest.log import EventLog, Origin, Partition, Record
+from jobquest.errors import StateConflict
+from jobquest.log import EventLog, Origin
 from jobquest.read import lock_counter, tables
 from jobquest.read.database import Database
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters
+from jobquest.read.past import in_order
 from jobquest.read.refold import SHADOW, Entry, RebuildFailed, Refold, decoded, shadows
 
-BATCH_RECORDS = 2_000
-READ_RECORDS = 1_000  # of one partition at one go
+BATCH_RECORDS = 5_000
 MAX_ROUNDS = 10  # without the lock, where the consumer is as fast as we are
-EMPTY_READS = 10  # of a partition that should have more, until that is an error
 _LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers for names
 
 Progress = Callable[[int, int], None]
@@ -180,7 +178,7 @@ class _Run:
                 return None
         self._new = {info.origin: info.next for info in found}
         for info in self._log.describe([DEAD_LETTERS]):
-            records = self._read(info.origin, info.first, info.next)
+            records = in_order(self._log, {info.origin: (info.first, info.next)})
             while batch := list(islice(records, BATCH_RECORDS)):
                 with self._connection.begin():
                     for _, record in batch:
@@ -220,26 +218,12 @@ class _Run:
         """The records up to `ends`, as the log has taken them: by time of appending, and in order
         within each partition."""
         self._expect(ends)
-        streams = [self._read(origin, self._done[origin], end) for origin, end in ends.items()]
-        merged = heapq.merge(*streams, key=lambda one: one[1].timestamp_ms)
-        while batch := list(islice(merged, BATCH_RECORDS)):
+        records = in_order(self._log, {o: (self._done[o], end) for o, end in ends.items()})
+        while batch := list(islice(records, BATCH_RECORDS)):
             yield [decoded(origin, record) for origin, record in batch]
             self._done |= {origin: record.offset + 1 for origin, record in batch}
             self._records += len(batch)
             self._progress(self._records, self._total)
-
-    def _read(self, origin: Origin, start: int, end: int) -> Iterator[tuple[Origin, Record]]:
-        partition, empty = Partition(origin.topic, origin.number), 0
-        while start < end:
-            found = self._log.read(partition, start, min(READ_RECORDS, end - start))
-            empty = 0 if found else empty + 1
-            if empty == EMPTY_READS:
-                place = f"{origin.topic}/{origin.number}"
-                raise LogUnavailable(f"The log gives nothing of {place} from {start} on.")
-            for record in found:
-                start = record.offset + 1
-                if record.offset < end:
-                    yield origin, record
 
     # --- the end, all in one transaction ---
 

@@ -8,7 +8,6 @@ letter though it can't be counted gets one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -31,6 +30,7 @@ from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
 from jobquest.read.letters import Dead, dead_of
 from jobquest.read.projections import Row
+from jobquest.read.statements import rows_by_key
 
 CHUNK_ROWS = 2_000
 
@@ -66,8 +66,7 @@ class Place(NamedTuple):
         return Place(*(row[name] for name in Place._fields))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A record, and its event where it can be read."""
 
     origin: Origin
@@ -172,14 +171,12 @@ class Refold:
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
         known = effects.contents(self._connection, ids, into=SHADOW)
-        letters = self._letters({*ids, *(entry.own_id for entry in entries)})
+        letters = self._letters(entries)
         rows: list[EventRow] = []
         applied: list[Event] = []
         for entry in entries:
-            event, place = entry.event, entry.place
-            about = letters.get(event.id, []) if event else []
-            mine = [row for row in about + letters.get(entry.own_id, []) if Place.of(row) == place]
-            if mine:
+            event = entry.event
+            if letters and (mine := _about(entry, letters)):
                 # The last to die is what an event's row shows.
                 if mine[0] is letters[mine[0]["event_id"]][-1]:
                     rows.append(_dead_row(mine[0]))
@@ -188,29 +185,39 @@ class Refold:
                 died = Dead(entry.record, entry.origin, entry.failure)
                 rows.append(self._bury(entry, died))
             elif event.id in waiting:
-                if waiting[event.id] == place:
+                if waiting[event.id] == entry.place:
                     rows.append(effects.event_row(event, entry.record, "retrying"))
             elif event.id in known:
                 # Ours name a fact by their id: whichever event caused it, it is the same one.
                 if not (event.is_ours or event.has_content_of(known[event.id])):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
                     rows.append(self._bury(entry, entry.dies(conflict)))
-            elif not any(_came_while_it_waited(place, row) for row in about):
+            elif not (letters and _came_while_it_waited(entry.place, letters.get(event.id, []))):
                 rows.append(effects.event_row(event, entry.record))
-                known[event.id] = rows[-1].body.encode()
+                known[event.id] = event.to_json()
                 applied.append(event)
         return rows, applied
 
     def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
-        query = select(_WAITING).where(_WAITING.c.event_id.in_(ids))
-        return {row["event_id"]: Place.of(row) for row in self._rows(query)}
+        found = rows_by_key(
+            self._connection, _WAITING, [(id,) for id in ids], columns=("event_id", *Place._fields)
+        )
+        return {row[0]: Place(*row[1:]) for row in found}
 
-    def _letters(self, ids: set[str]) -> dict[str, list[Row]]:
-        """Letters by event id, in the order in which they were written."""
+    def _letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
+        """Letters by event id, in the order in which they were written; mostly there are none."""
         table = tables.dead_letters
+        if self._connection.execute(select(table.c.id).limit(1)).first() is None:
+            return {}
+        ids = {entry.own_id for entry in entries}
+        ids |= {entry.event.id for entry in entries if entry.event}
+        names = table.columns.keys()
+        keys = [(id,) for id in ids]
         found: dict[str, list[Row]] = {}
-        query = select(table).where(table.c.event_id.in_(ids)).order_by(table.c.id)
-        for row in self._rows(query):
+        for values in sorted(
+            map(tuple, rows_by_key(self._connection, table, keys, key=("event_id",)))
+        ):
+            row = dict(zip(names, values, strict=True))
             found.setdefault(row["event_id"], []).append(row)
         return found
 
@@ -244,11 +251,21 @@ def _dead_row(letter: Row) -> EventRow:
     return effects.dead_row(dead_of(letter))._replace(id=letter["event_id"])
 
 
-def _came_while_it_waited(place: Place, letter: Row) -> bool:
+def _about(entry: Entry, letters: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The letters about this very record."""
+    place, of_event = entry.place, letters.get(entry.event.id, []) if entry.event else []
+    found = [*of_event, *letters.get(entry.own_id, [])]
+    return [row for row in found if Place.of(row) == place]
+
+
+def _came_while_it_waited(place: Place, letters: Sequence[Row]) -> bool:
     """Whether a record is a repeat that was dropped because its event was parked then: the event
     died later, and the repeat with it."""
-    below = letter["repeats_below"] or 0
-    return place[:3] == Place.of(letter)[:3] and letter["offset"] < place.offset < below
+    return any(
+        place[:3] == Place.of(letter)[:3]
+        and letter["offset"] < place.offset < (letter["repeats_below"] or 0)
+        for letter in letters
+    )
 
 
 def _shown(id: ColumnElement[Any], *outcomes: str) -> ColumnElement[bool]:
