@@ -13,6 +13,7 @@ from jobquest.events import Event, from_request
 from jobquest.log import Origin, Partition, Record
 from jobquest.read import Applied, Batch
 from jobquest.read.database import padded
+from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES
 
@@ -122,3 +123,47 @@ def test_batches_of_every_size_need_few_statements(runtime: Runtime) -> None:
         offset += size
     of_lists = [text for text in texts if " IN (" in text]
     assert len(of_lists) <= 60, "for each of eight queries, one for every power of two up to 64"
+
+
+def test_a_users_events_are_found_however_many_changes_lie_between(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine stretches of changes, asked one, two, four and so on at a time."""
+    for n in (0, 2, 250_000, 250_002, 800_000):
+        with runtime.database.writing() as connection:
+            connection.exec_driver_sql(f"UPDATE counter SET seq = {n}")
+        runtime.read_side.apply(Batch([applied(f"{n}", n), unlocked(f"{n}-b", "bob", n)]))
+    ada = EventFilter(users=frozenset({"ada"}))
+
+    def page(**more: Any) -> tuple[list[int], int | None]:
+        found = runtime.queries.events(ada, **more)
+        return [item["seq"] for item in found["events"]], found["next"]
+
+    assert page() == ([800_001, 250_003, 250_001, 3, 1], None)
+    assert page(limit=2) == ([800_001, 250_003], 250_003)
+    assert page(limit=2, after=250_003) == ([250_001, 3], 3)
+    assert page(after=3) == ([1], None)
+    assert page(since=3) == ([800_001, 250_003, 250_001], None)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_lists_of_events_use_an_index(runtime: Runtime) -> None:
+    """With ten million events a scan takes seconds."""
+    plans: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "FROM events" in statement and not statement.startswith("EXPLAIN"):
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in rows)
+
+    engine_events.listen(runtime.database.engine, "before_cursor_execute", explain)
+    for wanted, index in (
+        (EventFilter(users=frozenset({"ada"})), "events_by_user (<expr>=? AND user_id=?)"),
+        (EventFilter(types=frozenset({"user.login"})), "events_by_type (type=?)"),
+        (EventFilter(outcomes=frozenset({"dead"})), "events_not_processed"),
+        (EventFilter(not_outcomes=frozenset({"processed"})), "events_not_processed"),
+    ):
+        plans.clear()
+        runtime.queries.events(wanted)
+        assert any(index in plan for plan in plans), plans
+        assert not any("TEMP B-TREE" in plan for plan in plans), plans

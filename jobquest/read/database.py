@@ -28,7 +28,7 @@ BUSY_SECONDS = 5.0
 _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 # SQLite's pages: of a connection that waits in the pool, of the one that writes, and of the log
 # before it is copied into the file.
-_CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 4_000
+_CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
 _POOL = {"pool_size": 8, "max_overflow": 56}

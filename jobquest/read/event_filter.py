@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_
+from sqlalchemy import ColumnElement, TextClause, or_, text
 
 from jobquest.read import tables
 
@@ -28,10 +28,10 @@ class EventFilter:
     from_ms: int | None = None
     to_ms: int | None = None
 
-    def conditions(self) -> list[ColumnElement[bool]]:
+    def conditions(self) -> list[ColumnElement[bool] | TextClause]:
         """As SQL."""
         table = tables.events.c
-        found: list[ColumnElement[bool]] = []
+        found: list[ColumnElement[bool] | TextClause] = []
         for column, wanted, unwanted in (
             (table.type, self.types, self.not_types),
             (table.topic, self.topics, self.not_topics),
@@ -39,6 +39,8 @@ class EventFilter:
             (table.outcome, self.outcomes, self.not_outcomes),
         ):
             found += _among(column, wanted, unwanted)
+        if "processed" in self.not_outcomes or (self.outcomes and "processed" not in self.outcomes):
+            found.append(text("outcome != 'processed'"))  # spelled as in the index of these few
         if self.from_ms is not None:
             found.append(table.time_ms >= self.from_ms)
         if self.to_ms is not None:

@@ -70,10 +70,28 @@ class Queries:
         if since is not None:
             query = query.where(table.c.seq > since)
         limit = min(limit, MAX_LIMIT)
-        rows = self._rows(query.order_by(table.c.seq.desc()).limit(limit + 1))
+        query = query.order_by(table.c.seq.desc())
+        if wanted.users:
+            rows = self._by_stretches(query, limit + 1, after, since or 0)
+        else:
+            rows = self._rows(query.limit(limit + 1))
         more = len(rows) > limit
         items = [item_of(row) for row in rows[:limit]]
         return {"events": items, "next": items[-1]["seq"] if more else None}
+
+    def _by_stretches(
+        self, query: Select[Any], limit: int, after: int | None, since: int
+    ) -> list[dict[str, Any]]:
+        """A user's rows are looked up in one stretch of changes after the other, the newest first,
+        and in ever more of them at once where there are few."""
+        stretch = (self.last_seq() if after is None else after) // tables.STRETCH
+        rows: list[dict[str, Any]] = []
+        count = 1
+        while stretch >= since // tables.STRETCH and len(rows) < limit:
+            some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
+            rows += self._rows(query.where(some).limit(limit - len(rows)))
+            stretch, count = stretch - count, count * 2
+        return rows
 
     def changes(self, since: int, limit: int) -> list[Change]:
         """Events changed after `since`, oldest first."""
