@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 
+from jobquest.collector import collect_seldom
 from jobquest.config import load
 from jobquest.events import Event
 from jobquest.runtime import Runtime
@@ -23,6 +24,7 @@ WAIT_SECONDS = 0.5
 
 def main(folder: str, events: int, broker: str = "") -> None:
     _log_to(f"{folder}/consumer.log")
+    collect_seldom()  # as the server does
     settings = {"JOBQUEST_DATA_DIR": folder, "JOBQUEST_CONSUMER_AUTOSTART": "false"}
     runtime = Runtime(load(settings | ({"KAFKA_BROKER": broker} if broker else {})))
     handled: list[str] = []
