@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import event as engine_events
 
@@ -83,7 +83,7 @@ def test_a_batch_is_all_or_nothing(runtime: Runtime) -> None:
 
 
 def _without_data(entry: Applied) -> Event:
-    return replace(entry.event, data={})
+    return msgspec.structs.replace(entry.event, data={})
 
 
 def test_numbers_of_changes_rise_without_gaps(runtime: Runtime) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import orjson
 import uuid_utils
 
@@ -19,14 +19,14 @@ OUR_PREFIX = "jq:"
 """Ids of events that this service publishes by itself begin with it; the door refuses it."""
 
 SOURCE = "/jobquest/events"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 # RFC 3339, section 5.6; datetime.fromisoformat takes more than that.
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Something that happened to a user. Nobody can change it, handlers included.
 
     `timestamp` is when it happened: UTC, whole milliseconds. `extra` holds members of the
@@ -39,8 +39,16 @@ class Event:
     timestamp: datetime
     metadata: Mapping[str, Any]
     data: Mapping[str, Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    json: bytes | None = field(default=None, repr=False, compare=False)
+    extra: Mapping[str, Any] = _NOTHING
+    json: bytes | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._said == other._said
+
+    @property
+    def _said(self) -> tuple[Any, ...]:
+        """All but how its JSON is spelt."""
+        return msgspec.structs.astuple(self)[:-1]
 
     @property
     def topic(self) -> str:
