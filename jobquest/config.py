@@ -192,7 +192,7 @@ class Config:
         """Web processes to run."""
         if self.workers is not None:
             return self.workers
-        return min(4, os.cpu_count() or 1) if self.kafka_broker else 1
+        return min(4, _cores()) if self.kafka_broker else 1
 
     @property
     def read_side_url(self) -> str:
@@ -211,6 +211,13 @@ class Config:
             if row.name.startswith(("kafka_security", "kafka_sasl", "kafka_ssl"))
         }
         return {name: value for name, value in named.items() if value is not None}
+
+
+def _cores() -> int:
+    """How many cores this process may use: a container's own may be few of the machine's."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def variables() -> list[tuple[str, str | None, str]]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobquest import create_app
+from jobquest import create_app, spread
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
@@ -119,7 +119,7 @@ def _listen(config: Config) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))
-        listening.listen(2048)
+        listening.listen(spread.BACKLOG)
     except OSError as error:
         raise SettingsError(
             f"PORT={config.port}: can't listen on {config.host}:{config.port} ({error.strerror});"
@@ -132,16 +132,20 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
     from gunicorn.app.base import BaseApplication
 
     class Server(BaseApplication):  # type: ignore[misc]
-        def __init__(self, listening: socket.socket, workers: int) -> None:
+        def __init__(self, listening: socket.socket, count: int) -> None:
+            sockets = spread.sockets_for(count, listening)
             self._options = {
-                "bind": f"fd://{listening.fileno()}",
-                "workers": workers,
+                "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
+                "workers": count,
                 "worker_class": "jobquest.worker.Worker",
                 "threads": MAX_VIEWERS + REQUEST_THREADS,
                 "graceful_timeout": GRACEFUL_SECONDS,
                 "keepalive": 5,
                 "control_socket_disable": True,
                 "loglevel": "warning",
+                "when_ready": spread.fix_count,
+                "pre_fork": spread.choose_slot,
+                "post_fork": spread.take_slot,
                 "post_worker_init": _start_worker,
                 "worker_exit": _stop_worker,
             }
@@ -154,9 +158,9 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
         def load(self) -> Any:
             return create_app()
 
-    def serve(listening: socket.socket, workers: int) -> None:
+    def serve(listening: socket.socket, count: int) -> None:
         os.environ.pop("GUNICORN_FD", None)
-        Server(listening, workers).run()
+        Server(listening, count).run()
 
     return serve
 

@@ -107,7 +107,7 @@ def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
 def service(stopped_service: Service) -> Service:
     """The service, running on each log."""
     stopped_service.start()
-    workers = min(4, os.cpu_count() or 1) if "KAFKA_BROKER" in stopped_service.settings else 1
+    workers = load(stopped_service.settings).worker_count
 
     def all_consume() -> bool:
         status = stopped_service.status()

@@ -1,0 +1,73 @@
+"""What each of several web workers has to itself: a listening socket and a core.
+
+The kernel spreads connections evenly over the sockets, and threads that stay on one core do not
+hand Python's lock to and fro between two. Called by the server; it knows sockets and processes, and
+nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+BACKLOG = 2048
+
+
+def sockets_for(workers: int, listening: socket.socket) -> list[socket.socket]:
+    """A socket for each worker, on the port that `listening` has; `listening` for all where there
+    is but one worker, or where the system spreads nothing.
+
+    `listening` took the port for itself, so whoever else wants it is refused, another service of
+    ours too; only then are ours let in beside it. They stay open in the server: what waits for a
+    worker that dies is there for its successor.
+    """
+    if workers == 1 or sys.platform != "linux":  # elsewhere the newest socket gets everything
+        return [listening]
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return [listening, *(_beside(listening) for _ in range(workers - 1))]
+
+
+def _beside(listening: socket.socket) -> socket.socket:
+    another = socket.socket(listening.family, socket.SOCK_STREAM)
+    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    another.bind(listening.getsockname())
+    another.listen(BACKLOG)
+    return another
+
+
+def fix_count(server: Any) -> None:
+    """Once the server handles signals: have it ignore those that would change the number of its
+    workers. A socket without a worker would be given connections that nobody answers."""
+    if len(server.LISTENERS) > 1:
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def choose_slot(server: Any, worker: Any) -> None:
+    """In the server, before the fork: the slot that the fewest have, so that a successor gets the
+    socket and the core of the worker that has ended."""
+    taken = [other.slot for other in server.WORKERS.values()]
+    worker.slot = min(range(server.num_workers), key=taken.count)
+
+
+def take_slot(_server: Any, worker: Any) -> None:
+    """In the worker, after the fork and before its threads, which inherit the core."""
+    _keep_one_socket(worker)
+    if worker.cfg.workers > 1 and hasattr(os, "sched_setaffinity"):  # Linux
+        cores = sorted(os.sched_getaffinity(0))
+        # Which is first differs from server to server: several on one machine do not crowd.
+        os.sched_setaffinity(0, {cores[(worker.ppid + worker.slot) % len(cores)]})
+
+
+def _keep_one_socket(worker: Any) -> None:
+    """Close the others' here: a socket that somebody holds open is given connections, also when
+    its own worker is ending."""
+    own = worker.sockets[worker.slot % len(worker.sockets)]
+    for other in worker.sockets:
+        if other is not own:
+            other.close()
+    worker.sockets = [own]
