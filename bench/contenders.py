@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,8 @@ def ends_on_kafka(bootstrap: str) -> int:
 
 def ends_in_file(path: Path) -> int:
     """The same of an embedded log."""
-    return sum(info.next for info in SqliteLog(path, TOPICS).describe(TOPICS))
+    with closing(SqliteLog(path, TOPICS)) as log:
+        return sum(info.next for info in log.describe(TOPICS))
 
 
 def told_by(module: str, *arguments: str) -> Any:

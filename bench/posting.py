@@ -35,12 +35,15 @@ class Load:
         before = ends()
         run = http_load.post(contender.url, self.request, self.connections, seconds)
         kept = _settled(ends) - before
-        broken_off = self.connections * self.request.events
-        if not run.answered <= kept <= run.answered + broken_off:
-            raise LoadFailed(
-                f"{contender.name} answered {run.answered} events, but {kept} are on the topics."
-            )
+        check_kept(contender.name, run.answered, kept, self.connections * self.request.events)
         return run
+
+
+def check_kept(name: str, answered: int, kept: int, broken_off: int) -> None:
+    """Raise LoadFailed where fewer events are on the topics than were answered, or more than these
+    and those of the requests that were broken off."""
+    if not answered <= kept <= answered + broken_off:
+        raise LoadFailed(f"{name} answered {answered} events, but {kept} are on the topics.")
 
 
 def _settled(ends: Callable[[], int]) -> int:

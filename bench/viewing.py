@@ -26,7 +26,7 @@ from tests.service import ROOT, Service, wait_for
 VIEWERS = 200
 RATE = 1_000  # events a second
 BATCHES_PER_SECOND = 20
-VIEW_SECONDS = 15.0
+VIEW_SECONDS = 10.0
 STALLED_RUN_SECONDS = 20.0  # the stalled one reads again after 15
 DELIVER_SECONDS = 1.0
 WARM_SECONDS = 2.0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
 from bench import http_load, workload
+from bench.consuming import Miscounted, check
 from bench.goals import GOALS
 from bench.http_load import LoadFailed
 from bench.plan import interleaved
+from bench.posting import check_kept
 from bench.report import Goal, Results, Series, write_section
 from bench.watchers import Arrivals
 from jobquest.events import TOPICS, from_record, from_request
@@ -47,6 +51,27 @@ def test_a_run_with_requests_that_fail_measures_nothing(wrong: dict[str, int]) -
 def test_a_wrk_that_does_not_start_says_why() -> None:
     with pytest.raises(LoadFailed, match="unable to connect"):
         http_load.figures("unable to connect to 127.0.0.1:1 Connection refused\n", events=1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "is_enough"), [(99, False), (100, True), (106, True), (107, False)]
+)
+def test_every_answered_event_must_be_on_its_topic(kept: int, is_enough: bool) -> None:
+    with nullcontext() if is_enough else pytest.raises(LoadFailed, match=f"but {kept} are"):
+        check_kept("ours", 100, kept, broken_off=6)
+
+
+@pytest.mark.parametrize(("counted", "is_right"), [(3, True), (4, False)])
+def test_every_event_must_be_counted_once(tmp_path: Path, counted: int, is_right: bool) -> None:
+    with closing(sqlite3.connect(tmp_path / "read.db")) as read_side:
+        read_side.execute("CREATE TABLE events AS SELECT 1 UNION SELECT 2 UNION SELECT 3")
+        read_side.execute("CREATE TABLE user_stats (event_count, xp)")
+        read_side.execute("INSERT INTO user_stats VALUES (?, 60), (0, 10)", (counted,))
+        read_side.commit()
+    expected = workload.Expected()
+    expected.events, expected.xp = 3, 70
+    with nullcontext() if is_right else pytest.raises(Miscounted):
+        check(tmp_path, expected)
 
 
 def test_the_ratio_is_the_median_of_the_rounds_own() -> None:
