@@ -4,7 +4,7 @@
     python -m bench --only single        # one measure, only shown
 
 It starts a real Kafka, the service, the floors and the peer, lets them take turns, and checks that
-every answered event is on its topic. Code 1 where a goal is missed.
+every answered event is on its topic. Code 1 where a goal is missed or a measure fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from bench import consuming, http_load, posting, viewing
 from bench.goals import GOALS
 from bench.machine import description
-from bench.plan import Plan
+from bench.plan import MeasureFailed, Plan
 from bench.report import Results, write_section
 from tests import kafka_broker
 
@@ -38,17 +38,19 @@ def main() -> None:
         sys.exit(f"error: {reason}")
     results = Results()
     for name in options.only or MEASURES:
-        MEASURES[name](Plan(options.rounds, options.seconds), results)
-    table = results.table(GOALS)
-    print(f"\n{table}\n")
+        try:
+            MEASURES[name](Plan(options.rounds, options.seconds), results)
+        except (MeasureFailed, AssertionError) as error:  # or it did not start
+            results.fail(name, error)
+    text = "\n\n".join([results.table(GOALS), *results.failed])
+    print(f"\n{text}\n")
     if not options.only:
         made = description(f"python -m bench --rounds {options.rounds}")
-        write_section("Against the goals", f"{made}\n\n{table}")
+        write_section("Against the goals", f"{made}\n\n{text}")
         write_section("Every figure", results.all_medians())
     missed = results.missed(GOALS)
-    for line in missed:
-        print(line)
-    sys.exit(1 if missed else 0)
+    print("\n".join(missed))
+    sys.exit(1 if missed or results.failed else 0)
 
 
 def _options() -> argparse.Namespace:

@@ -15,7 +15,7 @@ from bench import contenders
 from bench.contenders import OURS
 from bench.fill import fill_file, fill_kafka
 from bench.goals import BARE, EMBEDDED, ON_KAFKA, RATE, SECONDS
-from bench.plan import Plan, interleaved
+from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
 from bench.workload import Expected, mix
 from tests.service import ROOT
@@ -23,10 +23,6 @@ from tests.service import ROOT
 CONSUMED_EVENTS = 300_000
 REBUILT_EVENTS = 1_000_000
 REBUILD_ROUNDS = 3  # of a minute each
-
-
-class Miscounted(Exception):
-    """The read side is not what the events come to: such a run measures nothing."""
 
 
 def consume(plan: Plan, results: Results) -> None:
@@ -79,12 +75,12 @@ def sums(folder: Path) -> Sums:
 
 
 def check(folder: Path, expected: Expected, before: Sums = NOTHING) -> None:
-    """Raise Miscounted where the read side in `folder` did not grow by what was expected."""
+    """Raise MeasureFailed where the read side in `folder` did not grow by what was expected."""
     wanted = Sums(
         before.rows + expected.events, before.events + expected.events, before.xp + expected.xp
     )
     if (found := sums(folder)) != wanted:
-        raise Miscounted(f"The read side comes to {found} instead of {wanted}.")
+        raise MeasureFailed(f"The read side comes to {found} instead of {wanted}.")
 
 
 def rebuild_seconds(folder: Path, broker: str = "") -> float:

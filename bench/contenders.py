@@ -23,6 +23,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from bench.plan import MeasureFailed
 from jobquest.events import TOPICS
 from jobquest.log.sqlite import SqliteLog
 from tests.kafka_broker import CACHE, KafkaBroker, free_port
@@ -114,7 +115,8 @@ def told_by(module: str, *arguments: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    if done.returncode:
+        raise MeasureFailed(f"{module} ended with {done.returncode}: {done.stderr[-2000:].strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.plan import MeasureFailed
 from bench.workload import Request
 
 # What wrk calls: `request` for each request, `done` at the end with its figures (microseconds).
@@ -55,10 +56,6 @@ class Run:
         return self.answered / self.seconds
 
 
-class LoadFailed(Exception):
-    """A request was refused or not answered: such a run measures nothing."""
-
-
 def why_not() -> str | None:
     """Why there is no load from here; None where there is."""
     return None if shutil.which("wrk") else "no wrk on this machine: apt-get install wrk"
@@ -71,13 +68,13 @@ def script(request: Request) -> str:
 
 
 def figures(output: str, events: int) -> Run:
-    """Read what wrk wrote, at `events` a request. Raises LoadFailed."""
+    """Read what wrk wrote, at `events` a request. Raises MeasureFailed."""
     lines = [line for line in output.splitlines() if line.startswith("FIGURES ")]
     if len(lines) != 1:
-        raise LoadFailed(f"wrk told no figures: {output.strip()}")
+        raise MeasureFailed(f"wrk told no figures: {output.strip()}")
     found = json.loads(lines[0].removeprefix("FIGURES "))
     if found["refused"] or found["failed"] or not found["requests"]:
-        raise LoadFailed(
+        raise MeasureFailed(
             f"Of {found['requests']} requests {found['refused']} were refused"
             f" and {found['failed']} not answered."
         )
@@ -90,7 +87,7 @@ def figures(output: str, events: int) -> Run:
 
 
 def post(url: str, request: Request, connections: int, seconds: float) -> Run:
-    """Post for `seconds` over so many connections. Raises LoadFailed."""
+    """Post for `seconds` over so many connections. Raises MeasureFailed."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         Path(file.name).write_text(script(request))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s"]

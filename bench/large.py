@@ -26,6 +26,7 @@ from bench.contenders import OURS
 from bench.fill import fill_file, fill_kafka
 from bench.goals import P50, P99, RATE
 from bench.machine import description
+from bench.plan import MeasureFailed
 from bench.report import Goal, Results, Series, readable, write_section
 from bench.workload import USERS, Expected, mix
 from tests import browser as chromium
@@ -187,7 +188,8 @@ def _get(connection: HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
     answer = connection.getresponse()
     body = answer.read()
-    assert answer.status == 200, (path, body[:500])
+    if answer.status != 200:
+        raise MeasureFailed(f"{path} was answered {answer.status}: {body[:300]!r}")
     return body
 
 

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from bench import contenders
 from bench.goals import EMBEDDED, ON_KAFKA
 from bench.machine import description
+from bench.plan import MeasureFailed
 from bench.report import Goal, Results, Series, write_section
 from bench.soak import Clients, held
 from tests import kafka_broker
@@ -95,13 +96,15 @@ class Visitors:
             )
             self._stop.wait(STAY_SECONDS)
             process.communicate(timeout=60)  # the end of its input is the end of its stay
-            assert process.returncode == 0
+            if process.returncode:
+                raise MeasureFailed("The viewers ended by themselves.")
 
     def _look(self) -> None:
         while not self._stop.is_set():
             for path in LOOKED_AT:
                 answer = self._service.get(path)
-                assert answer.code == 200, (path, answer)
+                if answer.code != 200:
+                    raise MeasureFailed(f"{path} was answered {answer.code}: {answer.json}")
                 self._stop.wait(LOOK_SECONDS)
 
 
@@ -159,7 +162,8 @@ def _load(services: dict[str, Service], seconds: float, rate: float, results: Re
         one.stop()
     for client in clients:
         print(f"{len(client.taken)} of {len(client.asked)} events taken: {dict(client.codes)}")
-        assert len(client.taken) > 0.9 * rate * seconds, "the load was less than asked for"
+        if len(client.taken) < 0.9 * rate * seconds:
+            raise MeasureFailed("The load was less than asked for.")
     for name, found in samples.items():
         third = len(found) // 3
         middle, last = found[third : 2 * third], found[2 * third :]

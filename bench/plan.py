@@ -1,9 +1,13 @@
-"""How much is measured, and in which order. Given to every measure by the command."""
+"""How much is measured, in which order, and what ends a measure. Knows no contender."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+
+class MeasureFailed(Exception):
+    """What ran did not do what it should: it has no figure. One line says why."""
 
 
 @dataclass(frozen=True)

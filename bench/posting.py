@@ -12,8 +12,8 @@ from functools import partial
 from bench import contenders, http_load, workload
 from bench.contenders import Contender
 from bench.goals import BARE, EMBEDDED, ON_KAFKA, P50, P99, RATE
-from bench.http_load import LoadFailed, Run
-from bench.plan import Plan, interleaved
+from bench.http_load import Run
+from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
 from bench.workload import Request
 
@@ -30,8 +30,10 @@ class Load:
     connections: int
 
     def run(self, contender: Contender, ends: Callable[[], int], seconds: float) -> Run:
-        """One run. Raises LoadFailed where a request fails or an answered event is not on a topic;
-        at its end wrk breaks off one request a connection, which may be there without an answer."""
+        """One run. Raises MeasureFailed where a request fails or an answered event is on no topic.
+
+        At its end wrk breaks off a request a connection, which may be there without an answer.
+        """
         before = ends()
         run = http_load.post(contender.url, self.request, self.connections, seconds)
         kept = _settled(ends) - before
@@ -40,10 +42,10 @@ class Load:
 
 
 def check_kept(name: str, answered: int, kept: int, broken_off: int) -> None:
-    """Raise LoadFailed where fewer events are on the topics than were answered, or more than these
-    and those of the requests that were broken off."""
+    """Raise MeasureFailed where fewer events are on the topics than were answered, or more than
+    these and those of the requests that were broken off."""
     if not answered <= kept <= answered + broken_off:
-        raise LoadFailed(f"{name} answered {answered} events, but {kept} are on the topics.")
+        raise MeasureFailed(f"{name} answered {answered} events, but {kept} are on the topics.")
 
 
 def _settled(ends: Callable[[], int]) -> int:

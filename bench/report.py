@@ -56,6 +56,7 @@ class Results:
 
     def __init__(self) -> None:
         self.rounds: dict[Series, list[float]] = defaultdict(list)
+        self.failed: list[str] = []
 
     def note(self, measure: str, contender: str, **figures: float) -> None:
         """Keep what one run came to, and show it."""
@@ -64,6 +65,13 @@ class Results:
         shown = ", ".join(f"{name} {readable(value)}" for name, value in figures.items())
         count = len(self.rounds[Series(measure, contender, next(iter(figures)))])
         print(f"{measure:>9} {count}: {contender:<18} {shown}", flush=True)
+
+    def fail(self, measure: str, error: Exception) -> None:
+        """Drop what a measure came to: it did not do what it should."""
+        self.failed.append(f"failed: {measure}: {error}")
+        print(self.failed[-1], flush=True)
+        for series in [series for series in self.rounds if series.measure == measure]:
+            del self.rounds[series]
 
     def value(self, goal: Goal) -> float | None:
         """The median over the rounds of what the goal asks; None where nothing was measured."""

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import http_load, workload
-from bench.consuming import Miscounted, check
+from bench.consuming import check
 from bench.goals import GOALS
-from bench.http_load import LoadFailed
-from bench.plan import interleaved
+from bench.plan import MeasureFailed, interleaved
 from bench.posting import check_kept
 from bench.report import Goal, Results, Series, write_section
 from bench.watchers import Arrivals
@@ -44,12 +43,12 @@ def test_what_wrk_tells_is_read_in_events_and_milliseconds() -> None:
 
 @pytest.mark.parametrize("wrong", [{"refused": 1}, {"failed": 1}, {"requests": 0}])
 def test_a_run_with_requests_that_fail_measures_nothing(wrong: dict[str, int]) -> None:
-    with pytest.raises(LoadFailed):
+    with pytest.raises(MeasureFailed):
         http_load.figures(told(**wrong), events=1)
 
 
 def test_a_wrk_that_does_not_start_says_why() -> None:
-    with pytest.raises(LoadFailed, match="unable to connect"):
+    with pytest.raises(MeasureFailed, match="unable to connect"):
         http_load.figures("unable to connect to 127.0.0.1:1 Connection refused\n", events=1)
 
 
@@ -57,7 +56,7 @@ def test_a_wrk_that_does_not_start_says_why() -> None:
     ("kept", "is_enough"), [(99, False), (100, True), (106, True), (107, False)]
 )
 def test_every_answered_event_must_be_on_its_topic(kept: int, is_enough: bool) -> None:
-    with nullcontext() if is_enough else pytest.raises(LoadFailed, match=f"but {kept} are"):
+    with nullcontext() if is_enough else pytest.raises(MeasureFailed, match=f"but {kept} are"):
         check_kept("ours", 100, kept, broken_off=6)
 
 
@@ -70,7 +69,7 @@ def test_every_event_must_be_counted_once(tmp_path: Path, counted: int, is_right
         read_side.commit()
     expected = workload.Expected()
     expected.events, expected.xp = 3, 70
-    with nullcontext() if is_right else pytest.raises(Miscounted):
+    with nullcontext() if is_right else pytest.raises(MeasureFailed):
         check(tmp_path, expected)
 
 
@@ -104,6 +103,14 @@ def test_a_goal_is_met_or_said_to_be_missed(
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     assert Results().missed(GOALS) == []
     assert len(Results().table(GOALS).splitlines()) == 2
+
+
+def test_a_measure_that_fails_leaves_no_figure_but_a_line() -> None:
+    results = measured([20], [10])
+    results.note("batch", "ours", **{"events/s": 5})
+    results.fail("single", MeasureFailed("It lost events."))
+    assert results.failed == ["failed: single: It lost events."]
+    assert [series.measure for series in results.rounds] == ["batch"]
 
 
 def test_every_round_has_everyone_once_and_another_first() -> None:
