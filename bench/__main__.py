@@ -45,7 +45,9 @@ def main() -> None:
     text = "\n\n".join([results.table(GOALS), *results.failed])
     print(f"\n{text}\n")
     if not options.only:
-        made = description(f"python -m bench --rounds {options.rounds}")
+        made = description(
+            f"python -m bench --rounds {options.rounds} --seconds {options.seconds:g}"
+        )
         write_section("Against the goals", f"{made}\n\n{text}")
         write_section("Every figure", results.all_medians())
     missed = results.missed(GOALS)

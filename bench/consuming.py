@@ -93,5 +93,6 @@ def rebuild_seconds(folder: Path, broker: str = "") -> float:
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    if done.returncode:
+        raise MeasureFailed(f"The rebuild ended with {done.returncode}: {done.stderr.strip()}")
     return time.perf_counter() - began

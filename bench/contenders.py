@@ -33,6 +33,7 @@ OURS, FLASK, FASTAPI = "JobQuest", "plain Flask", "FastAPI + aiokafka"
 PARTITIONS = 6
 REQUIREMENTS = Path(__file__).parent / "peer" / "requirements.txt"
 START_SECONDS = 30.0
+TOLD_SECONDS = 300.0  # one that waits for an event that was lost would wait for ever
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,13 @@ def ends_in_file(path: Path) -> int:
 
 def told_by(module: str, *arguments: str) -> Any:
     """Run a module of ours as a process of its own; what it told, as JSON on its last line."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", module, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=TOLD_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise MeasureFailed(f"{module} did not end within {TOLD_SECONDS:.0f} s.") from None
     if done.returncode:
         raise MeasureFailed(f"{module} ended with {done.returncode}: {done.stderr[-2000:].strip()}")
     return json.loads(done.stdout.splitlines()[-1])

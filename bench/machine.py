@@ -22,9 +22,13 @@ def description(command: str) -> str:
     """Date, command, commit, machine and versions, as Markdown."""
     return (
         f"{time.strftime('%Y-%m-%d')}, `{command}`, at {_commit()}.\n"
-        f"{os.cpu_count()} cores ({_processor()}), {_memory()} of memory, {platform.system()}"
-        f" {platform.release()}; {', '.join(_versions())}."
+        f"{os.cpu_count()} cores ({_processor()}), {_memory()} of memory, {_system()};"
+        f" {', '.join(_versions())}."
     )
+
+
+def _system() -> str:
+    return f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}"
 
 
 def _versions() -> list[str]:
