@@ -120,7 +120,8 @@ def _watched(service: Service, seconds: float, stalled: int = 0) -> Seen:
     )
     try:
         assert process.stdout
-        assert process.stdout.readline() == "ready\n"
+        if process.stdout.readline() != "ready\n":
+            raise MeasureFailed(f"{VIEWERS} viewers did not connect.")
         sent, cpu = _publish(service, seconds)
         time.sleep(DELIVER_SECONDS)  # what is not seen by then is not delivered
         told = json.loads(process.communicate(timeout=60)[0])
