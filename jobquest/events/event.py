@@ -30,7 +30,8 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Something that happened to a user. Nobody can change it, handlers included.
 
     `timestamp` is when it happened: UTC, whole milliseconds. `extra` holds members of the
-    envelope that this version does not know. `json` is its JSON, where that was known already.
+    envelope that this version does not know. `json` is its JSON and `known_ms` its time
+    in Unix milliseconds, where these were known already.
     """
 
     id: str
@@ -41,14 +42,15 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     data: Mapping[str, Any]
     extra: Mapping[str, Any] = _NOTHING
     json: bytes | None = None
+    known_ms: int | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and self._said == other._said
 
     @property
     def _said(self) -> tuple[Any, ...]:
-        """All but how its JSON is spelt."""
-        return msgspec.structs.astuple(self)[:-1]
+        """All but what follows from it."""
+        return msgspec.structs.astuple(self)[:-2]
 
     @property
     def topic(self) -> str:
@@ -58,7 +60,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def time_ms(self) -> int:
         """When it happened, Unix milliseconds."""
-        return (self.timestamp - _EPOCH) // _MILLISECOND
+        return to_ms(self.timestamp) if self.known_ms is None else self.known_ms
 
     @property
     def is_ours(self) -> bool:
@@ -139,6 +141,11 @@ def parse_time(text: Any) -> datetime:
 def at_ms(milliseconds: int) -> datetime:
     """The time of so many Unix milliseconds, in UTC."""
     return _EPOCH + milliseconds * _MILLISECOND
+
+
+def to_ms(moment: datetime) -> int:
+    """Unix milliseconds of an aware time."""
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def whole_ms(moment: datetime) -> datetime:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, Union
 
@@ -23,10 +22,10 @@ from jobquest.events.catalogue import CATALOGUE, EventType
 from jobquest.events.event import (
     OUR_PREFIX,
     Event,
-    at_ms,
     format_time,
     frozen,
     new_id,
+    to_ms,
     whole_ms,
 )
 from jobquest.events.fields import FIELDS, MAX_TAGS, MAX_USER_ID, Number, Tags, Text
@@ -95,6 +94,8 @@ _REQUEST = _decoder(
         _METADATA,
     ],
 )
+_EARLIEST_MS = to_ms(careful.EARLIEST)
+_AHEAD_MS = careful.MAX_AHEAD // timedelta(milliseconds=1)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -103,11 +104,12 @@ def from_record(value: bytes, appended_ms: int) -> Event | None:
     found = _read(_RECORD, value)
     if found is None:
         return None
-    moment = _moment(found.timestamp, _latest(appended_ms))
+    moment = _moment(found.timestamp)
     metadata = _metadata(found.metadata)
     if moment is None or metadata is None or not _is_plain(found.userId):
         return None
-    if not _ID.fullmatch(found.id):
+    time_ms = to_ms(moment)
+    if not _EARLIEST_MS <= time_ms <= appended_ms + _AHEAD_MS or not _ID.fullmatch(found.id):
         return None
     return Event(
         found.id,
@@ -117,6 +119,7 @@ def from_record(value: bytes, appended_ms: int) -> Event | None:
         metadata,
         _frozen_data(found.data),
         json=value,
+        known_ms=time_ms,
     )
 
 
@@ -127,15 +130,13 @@ def from_request(body: bytes, default_user: str) -> tuple[Event, bool] | None:
     if found is None:
         return None
     now = datetime.now(UTC)
-    moment = (
-        whole_ms(now)
-        if found.timestamp is UNSET
-        else _moment(found.timestamp, now + careful.MAX_AHEAD)
-    )
+    moment = whole_ms(now) if found.timestamp is UNSET else _moment(found.timestamp)
     metadata = _metadata(found.metadata)
     user = default_user if found.userId is UNSET else found.userId
     has_id = found.id is not UNSET
     if moment is None or metadata is None or not _is_plain(user):
+        return None
+    if not careful.EARLIEST <= moment <= now + careful.MAX_AHEAD:
         return None
     if has_id and (not _ID.fullmatch(found.id) or found.id.startswith(OUR_PREFIX)):
         return None
@@ -188,19 +189,13 @@ def _metadata(raw: Raw) -> Mapping[str, Any] | None:
     return None if errors else frozen(metadata)
 
 
-@lru_cache(maxsize=256)  # many records are appended in one millisecond
-def _latest(appended_ms: int) -> datetime:
-    return at_ms(appended_ms) + careful.MAX_AHEAD
-
-
-def _moment(text: str, latest: datetime) -> datetime | None:
+def _moment(text: str) -> datetime | None:
     if not _TIME.fullmatch(text):
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return datetime.fromisoformat(text)
     except ValueError:
         return None
-    return moment if careful.EARLIEST <= moment <= latest else None
 
 
 def _is_plain(user: str) -> bool:
