@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ def core_of(pid: int) -> int:
 
 def sockets_of(pid: int) -> list[str]:
     """The numbers that the kernel gave to a process's sockets."""
-    open_files = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return [name[8:-1] for name in open_files if name.startswith("socket:[")]
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            found.append(os.readlink(link))
+    return [name[8:-1] for name in found if name.startswith("socket:[")]
 
 
 def listening_of(service: Service, pid: int) -> set[str]:
@@ -91,6 +95,7 @@ def test_each_worker_stays_on_a_core_of_its_own_and_its_successor_too(service: S
     assert freed != core_of(second)
     assert listening_of(service, first).isdisjoint(listening_of(service, second))
     os.kill(first, signal.SIGKILL)
+    wait_for(lambda: first not in workers_of(service), 10, service.tail)
     wait_for(lambda: both_read(service), 60, service.tail)
     [successor] = set(workers_of(service)) - {second}
     assert core_of(successor) == freed
