@@ -112,6 +112,7 @@ class Runtime:
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._shown: object = None
+        self._was: object = None  # the consumer, when it woke the supervisor last
         self._generation: int | None = None  # of the operator's wish that was followed last
 
     def start(self) -> None:
@@ -223,7 +224,11 @@ class Runtime:
     def _changed(self) -> None:
         self.feed.wake()
         self.relay.wake()
-        self._woken.set()
+        now = self.consumer.snapshot
+        how = (now.state, now.reason, now.assignment)
+        if how != self._was:  # figures alone change with every batch: they wait for the next beat
+            self._was = how
+            self._woken.set()
 
     def _supervise(self) -> None:
         """Follow what the operator wants, say that we live, show the status to the viewers."""
@@ -237,7 +242,7 @@ class Runtime:
                     logger.exception("The supervisor failed and goes on")
             self._woken.wait(BEAT_SECONDS)
             self._woken.clear()
-            self._stop.wait(0.1)  # a consumer under load wakes us with every batch
+            self._stop.wait(0.1)  # a consumer in trouble may change all the time
         self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
 
     def _beat(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jobquest import create_app
 from jobquest.consumer import STANDBY
 from jobquest.read.event_filter import EventFilter
 from tests.service import Service, wait_for
+from tests.test_feed import Screen
 from tests.test_http import data_of, error_of, runtime_of
 from tests.test_retries import Failing, Hanging
 
@@ -62,6 +64,31 @@ def test_idle_running_and_stopped(client: FlaskClient) -> None:
     data_of(client.post(STATUS, json={"action": "stop"}))
     assert await_state(client, "stopped")["consumerRunning"] is False
     data_of(client.get("/readyz"))
+
+
+def test_a_stream_of_events_is_no_stream_of_statuses(client: FlaskClient) -> None:
+    await_state(client, "idle")
+    screen = Screen(runtime_of(client).feed)
+    statuses = 0
+
+    def watch() -> None:
+        nonlocal statuses
+        seen = 0
+        while seen < 100:
+            message = screen.message()
+            statuses += message["kind"] == "status"
+            seen += len(message.get("items", ()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    began = time.monotonic()
+    for _ in range(100):
+        publish(client)
+        threading.Event().wait(0.02)
+    watching.join()
+    took = time.monotonic() - began
+    print(f"{statuses} in {took:.1f} s")
+    assert 1 <= statuses <= 3 + took  # each second, and where it began to run
 
 
 def test_starting_while_it_has_no_partition_yet(settings: dict[str, str]) -> None:
