@@ -22,6 +22,7 @@ from jobquest.read.service_state import ServiceState
 SILENT_AFTER_MS = 5_000
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
 WORKING = frozenset({"running", "idle"})
+NOBODY_READS = "No process reads a partition yet."
 # Where processes differ, the service is in the worst of their states.
 WORST_FIRST = (
     "stalled",
@@ -173,6 +174,8 @@ def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
     if not found:
         return "stopped", None
     state = found[0]["state"]
+    if state in WORKING and not any(process["assignment"] for process in processes):
+        return "starting", NOBODY_READS  # each stands by for another: partitions change hands
     # One that stands by beside one that works has its own reason, not the service's.
     return state, None if state in WORKING else found[0]["reason"]
 

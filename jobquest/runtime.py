@@ -178,7 +178,12 @@ class Runtime:
         Raises StateNotReached, ReadSideUnavailable.
         """
         self.state.want("running")
-        return self._await("running", lambda found: bool(found) and _states(found) <= WORKING)
+
+        def reached(processes: list[dict[str, Any]]) -> bool:
+            reading = any(process["assignment"] for process in processes)
+            return reading and _states(processes) <= WORKING
+
+        return self._await("running", reached)
 
     def stop_consumer(self) -> dict[str, Any]:
         """Stop consuming everywhere; returns the status once it has stopped. Idempotent.

@@ -6,15 +6,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import orjson
 import pytest
 from filelock import FileLock
 from flask.testing import FlaskClient
 
 from jobquest import create_app
+from jobquest.config import load
 from jobquest.consumer import STANDBY
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.service_state import ServiceState
+from jobquest.runtime import Runtime
 from tests.service import Service, wait_for
 from tests.test_feed import Screen
 from tests.test_http import data_of, error_of, runtime_of
@@ -268,3 +273,15 @@ def test_a_switch_at_the_very_start_is_answered_once_this_process_follows_it(
 ) -> None:
     body = data_of(client.post(STATUS, json={"action": "stop"}))  # the first request starts it
     assert [process["state"] for process in body["processes"]] == ["stopped"]
+
+
+def test_where_every_process_stands_by_for_another_the_service_does_not_run(
+    settings: dict[str, str],
+) -> None:
+    runtime = Runtime(load(settings))
+    how = asdict(runtime.consumer.snapshot) | {"state": "idle", "demo": False}
+    other = ServiceState(runtime.database)
+    for partitions, state in (([], "starting"), (["achievements/0"], "idle")):
+        other.beat(orjson.dumps({**how, "assignment": partitions}))
+        status = runtime.report.status()
+        assert (status["state"], status["consumerRunning"]) == (state, state == "idle")

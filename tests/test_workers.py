@@ -149,8 +149,14 @@ def test_a_killed_worker_leaves_the_status_and_its_successor_takes_over(service:
             else set()
         )
 
+    def again_both_read() -> bool:
+        answer = service.get("/api/kafka/status")
+        if answer.json and answer.json["data"]["consumerRunning"]:
+            assert any(process["assignment"] for process in answer.json["data"]["processes"])
+        return both_read(service)
+
     wait_for(lambda: other in listed() and killed not in listed(), 5, service.tail)
-    wait_for(lambda: both_read(service), 60, service.tail)
+    wait_for(again_both_read, 60, service.tail)
     load.stop()
     assert load.codes.keys() <= {0, 201}
     assert load.codes[0] <= 8  # what its clients were waiting for
