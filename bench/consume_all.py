@@ -16,6 +16,7 @@ import time
 from jobquest.collector import collect_seldom
 from jobquest.config import load
 from jobquest.events import Event
+from jobquest.log_lines import PatientHandler
 from jobquest.runtime import Runtime
 from jobquest.server import LOG_FORMAT, OneLine
 
@@ -46,8 +47,10 @@ def main(folder: str, events: int, broker: str = "") -> None:
 
 
 def _log_to(path: str) -> None:
-    logging.basicConfig(level=logging.INFO, filename=path)
-    logging.getLogger().handlers[0].setFormatter(OneLine(LOG_FORMAT))
+    """As the server does, but into a file."""
+    handler = PatientHandler(open(path, "w"))  # noqa: SIM115 (open as long as this process)
+    handler.setFormatter(OneLine(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
 
 

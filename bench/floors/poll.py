@@ -12,10 +12,26 @@ import time
 
 import orjson
 from kafka import KafkaConsumer, TopicPartition
+from marshmallow import Schema, fields, validate
 
 from jobquest.events import CATALOGUE, TOPICS
+from jobquest.events.fields import UserId
 
 MAX_RECORDS = 2_000
+
+
+class Envelope(Schema):
+    """What stands around `data`, as a user of marshmallow would check it."""
+
+    id = fields.String(required=True, validate=validate.Regexp(r"[A-Za-z0-9_.:-]{1,100}\Z"))
+    type = fields.String(required=True, validate=validate.OneOf(CATALOGUE))
+    userId = UserId(required=True)  # noqa: N815 (the event's own name)
+    timestamp = fields.AwareDateTime(required=True, format="iso")
+    metadata = fields.Dict(required=True)
+    data = fields.Dict(required=True)
+
+
+ENVELOPE = Envelope()
 
 
 def main(bootstrap: str, events: int) -> None:
@@ -32,7 +48,7 @@ def main(bootstrap: str, events: int) -> None:
     while read < events:
         for records in consumer.poll(500).values():
             for record in records:
-                event = orjson.loads(record.value)
+                event = ENVELOPE.load(orjson.loads(record.value))
                 CATALOGUE[event["type"]].schema.load(event["data"])
             read += len(records)
     print(json.dumps({"events": read, "seconds": time.perf_counter() - began}))
