@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from jobquest import create_app
 from jobquest.web.door import MAX_BODY_BYTES
+from jobquest.web.plain import PlainRequest
 from tests.test_batch import xp
 from tests.test_http import EVENTS, consume, runtime_of
 from tests.test_strict_json import HOSTILE
@@ -113,6 +115,34 @@ def test_an_error_of_our_own_is_told_and_logged(
         "message": "Something failed here; the log says what.",
     }
     assert "A request failed" in caplog.text
+
+
+def test_a_request_that_is_begun_is_answered_when_it_says_so(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door: Any = client.application.wsgi_app
+    runtime_of(client).log.reach()
+
+    def ask(body: bytes, **other: str) -> str | None:
+        done = threading.Event()
+        plain = {"path": EVENTS, "host": "localhost", "content_type": "application/json"} | other
+        answer = door.begin(PlainRequest(body=body, **plain), done.set)
+        if answer is None:
+            assert not done.wait(0.05)
+            return None
+        assert done.wait(10)
+        status: str = answer().status
+        return status
+
+    assert ask(GOOD) == "201 Created"
+    assert ask(b"1") == "400 Bad Request"
+    assert ask(xp(1, id="mine")) is None, "the database has to be asked"
+    assert ask(b" " * 65_537) is None
+    assert ask(GOOD, path="/api/kafka/nothing") is None
+    assert ask(GOOD, host="evil.example") is None
+    assert ask(GOOD, content_type="text/plain") is None
+    monkeypatch.setattr(runtime_of(client), "producer", None)
+    assert ask(GOOD) == "500 Internal Server Error"
 
 
 def test_a_body_that_breaks_off_is_refused(client: FlaskClient) -> None:

@@ -89,9 +89,12 @@ class Door:
             tell = publishing.begin(self._runtime, _ROUTES[path].taker, body, done)
         except JobQuestError as error:
             refused = answer_to(error)
-            done()
-            return lambda: self._answer(path, lambda: refused)
-        return None if tell is None else lambda: self._answer(path, tell)
+        except Exception as error:  # the loop that called must go on
+            refused = unexpected(error)
+        else:
+            return None if tell is None else lambda: self._answer(path, tell)
+        done()
+        return lambda: self._answer(path, lambda: refused)
 
     def _plain_length(self, environ: _Environ) -> int | None:
         """How long the body of a plain request is; None where it is none."""
