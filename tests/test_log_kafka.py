@@ -102,6 +102,20 @@ def test_a_record_that_the_broker_refuses_does_not_stop_the_next(place: OnKafka)
         append(log, place.topics[0], b"good again")
 
 
+def test_records_that_are_too_many_for_one_batch_are_taken_in_several(place: OnKafka) -> None:
+    make_topic(place, **{"max.message.bytes": "3000"})
+    values = [b"%d" % n * 900 for n in range(9)]
+    values.insert(4, b"x" * 5000)
+    with closing(place.open()) as log:
+        futures = log.append([NewRecord(place.topics[0], b"k", value) for value in values])
+        assert isinstance(futures.pop(4).exception(10), RecordRefused)
+        positions = [future.result(10) for future in futures]
+    kept = {record.offset: record.value for record in everything(place.bootstrap, place.topics)}
+    values.pop(4)
+    assert [kept[position.offset] for position in positions] == values
+    assert positions == sorted(positions)
+
+
 def test_what_cannot_be_unpacked_is_told_by_offset_and_the_next_is_read(
     place: OnKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
