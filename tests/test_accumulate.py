@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
+from kafka.partitioner.default import DefaultPartitioner
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from jobquest.log import NewRecord
-from jobquest.log.kafka.accumulate import _Batch, encode
+from jobquest.log.kafka.accumulate import _Batch, encode, partition_of
 
 BATCH_BYTES = 65_536
 _BYTES = st.one_of(
@@ -65,3 +66,26 @@ def test_the_library_reads_what_was_written_and_finds_room_for_as_much(
         assert tuple(record.headers) == one.headers
     ours.complete(100, -1)
     assert [one.offset for one in sent[:taken]] == list(range(100, 100 + taken))
+
+
+class Cluster:
+    """A topic with so many partitions, as the library's partitioner asks for it."""
+
+    def __init__(self, count: int) -> None:
+        self._numbers = set(range(count))
+
+    def topics(self) -> set[str]:
+        return {"t"}
+
+    def partitions_for_topic(self, _topic: str) -> set[int]:
+        return self._numbers
+
+    available_partitions_for_topic = partitions_for_topic
+
+
+@given(st.binary(max_size=130), st.integers(1, 50))
+def test_a_key_goes_to_the_partition_that_other_producers_would_take(
+    key: bytes, count: int
+) -> None:
+    library = DefaultPartitioner().partition("t", None, key, None, None, Cluster(count))
+    assert partition_of(key, count) == library

@@ -174,6 +174,11 @@ def _append(accumulator: Any, place: Any, entries: Sequence[Entry]) -> bool:
     return opened
 
 
+def partition_of(key: bytes, count: int) -> int:
+    """Which of `count` partitions a key goes to, as the library's and Java's default has it."""
+    return (_hash_of(key) & 0x7FFFFFFF) % count
+
+
 def _by_partition(producer: Any, entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
     found: dict[Any, list[Entry]] = {}
     counts: dict[str, int] = {}
@@ -185,7 +190,7 @@ def _by_partition(producer: Any, entries: Iterable[Entry]) -> dict[Any, list[Ent
                 raise KafkaError(f"Topic {topic} is not known")
         if key is None:
             number = producer._partition(topic, None, None, None, None, None)
-        else:  # as the library's (and Java's) default partitioner has it
-            number = (_hash_of(key) & 0x7FFFFFFF) % counts[topic]
+        else:
+            number = partition_of(key, counts[topic])
         found.setdefault(TopicPartition(topic, number), []).append(entry)
     return found
