@@ -176,7 +176,8 @@ def _append(accumulator: Any, place: Any, entries: Sequence[Entry]) -> bool:
 
 def partition_of(key: bytes, count: int) -> int:
     """Which of `count` partitions a key goes to, as the library's and Java's default has it."""
-    return (_hash_of(key) & 0x7FFFFFFF) % count
+    hashed: int = _hash_of(key)
+    return (hashed & 0x7FFFFFFF) % count
 
 
 def _by_partition(producer: Any, entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
