@@ -23,7 +23,7 @@ from jobquest.web.status import status
 def register(app: Flask, runtime: Runtime) -> None:
     """Put everything on the application."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.strict_slashes = False
     security.register(app, runtime.config)
     errors.register(app)

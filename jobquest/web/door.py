@@ -119,12 +119,15 @@ class Door:
         self._runtime.start()
         try:
             answer = tell()
-        except JobQuestError as error:
-            answer = answer_to(error)
+            document = _spelled(answer)
         except Exception as error:
-            answer = unexpected(error)
+            answer = answer_to(error) if isinstance(error, JobQuestError) else unexpected(error)
+            document = _spelled(answer)
         self._count(route, "POST", answer.code)
-        document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
         length = ("Content-Length", str(len(document)))
         headers = [*self._headers, length, *answer.headers.items()]
         return PlainAnswer(_STATUS[answer.code], headers, document)
+
+
+def _spelled(answer: Answer) -> bytes:
+    return orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
