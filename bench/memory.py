@@ -151,7 +151,7 @@ def _load(services: dict[str, Service], seconds: float, rate: float, results: Re
     samples: dict[str, list[float]] = {name: [] for name in services}
     shown = 0
     while (passed := time.monotonic() - began) < seconds:
-        time.sleep(SAMPLE_SECONDS)
+        time.sleep(SAMPLE_SECONDS)  # between two samples of a run that is as long as asked for
         for name, service in services.items():
             samples[name].append(held(worker_of(service))[0])
         if passed * LINES >= shown * seconds:

@@ -53,7 +53,7 @@ def _settled(ends: Callable[[], int]) -> int:
     last = -1
     while (now := ends()) != last:
         last = now
-        time.sleep(SETTLED_SECONDS)
+        time.sleep(SETTLED_SECONDS)  # between two looks at an end that may still move
     return now
 
 

@@ -106,7 +106,7 @@ def _service() -> Iterator[Service]:
             service.start()
             wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
             with Publisher(service.url):
-                time.sleep(WARM_SECONDS)
+                time.sleep(WARM_SECONDS)  # of traffic that is not measured
             yield service
         finally:
             service.kill()
@@ -136,7 +136,7 @@ def _publish(service: Service, seconds: float) -> tuple[int, float]:
     worker = worker_of(service)
     before, began = _cpu_seconds(worker), time.monotonic()
     with Publisher(service.url) as publisher:
-        time.sleep(seconds)
+        time.sleep(seconds)  # the publisher has a thread of its own
     passed = time.monotonic() - began
     if publisher.sent < 0.95 * RATE * seconds:
         raise MeasureFailed(f"It took only {publisher.sent} events in {seconds:.0f} s.")

@@ -32,17 +32,17 @@ class Arrivals:
     sent_ns: dict[bytes, list[int]] = field(default_factory=dict)
     arrived: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def note(self, now_ns: int, frame: bytes) -> None:
+    def note(self, arrived_ns: int, frame: bytes) -> None:
         begin = frame[:100]  # has the number of its first change
         if begin not in self.sent_ns:
             self.sent_ns[begin] = [int(found) for found in _SENT.findall(frame)]
-        self.arrived.append((now_ns, begin))
+        self.arrived.append((arrived_ns, begin))
 
     def told(self) -> dict[str, float]:
         ages: Counter[int] = Counter()  # in tenths of a millisecond
-        for now_ns, begin in self.arrived:
+        for arrived_ns, begin in self.arrived:
             for sent_ns in self.sent_ns[begin]:
-                ages[(now_ns - sent_ns) // _TENTH_OF_MS] += 1
+                ages[(arrived_ns - sent_ns) // _TENTH_OF_MS] += 1
         received = ages.total()
         return {"received": received, "p50_ms": _cut(ages, 0.5), "p99_ms": _cut(ages, 0.99)}
 
@@ -66,10 +66,10 @@ class Watcher:
             return True
         except OSError:
             return False
-        now_ns = time.time_ns()
+        arrived_ns = time.time_ns()
         self._buffer += data
         while (size := _frame_size(self._buffer)) and size <= len(self._buffer):
-            self._arrivals.note(now_ns, self._buffer[:size])
+            self._arrivals.note(arrived_ns, self._buffer[:size])
             self._buffer = self._buffer[size:]
         return bool(data)
 

@@ -52,7 +52,7 @@ class PatientHandler(logging.StreamHandler[Any]):
             self._some = threading.Event()
         try:
             self._texts.append(self.format(record))
-        except Exception:
+        except Exception:  # whatever a message's `__str__` raises: as logging's own handlers do
             self.handleError(record)
             return
         if record.levelno >= logging.WARNING:
