@@ -235,6 +235,7 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(tmp_path: Path) 
     assert service.stop() == 0
     for thread in threads:
         thread.join()
+    assert "close" in said, "what comes after it is told not to ask again"
     service.start()
     service.wait_until_caught_up(60)
     assert set(taken) <= {one["id"] for one in events_of(service, "xp.earned")}
