@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from typing import Any
 
@@ -118,6 +119,11 @@ def test_an_error_of_our_own_is_told_and_logged(
     assert "A request failed" in caplog.text
 
 
+def plain(body: bytes, **other: str) -> PlainRequest:
+    fields = {"path": EVENTS, "host": "localhost", "content_type": "application/json"} | other
+    return PlainRequest(body=body, **fields)
+
+
 def test_a_request_that_is_begun_is_answered_when_it_says_so(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,8 +132,7 @@ def test_a_request_that_is_begun_is_answered_when_it_says_so(
 
     def ask(body: bytes, **other: str) -> str | None:
         done = threading.Event()
-        plain = {"path": EVENTS, "host": "localhost", "content_type": "application/json"} | other
-        answer = door.begin(PlainRequest(body=body, **plain), done.set)
+        answer = door.begin(plain(body, **other), done.set)
         if answer is None:
             assert not done.wait(0.05)
             return None
@@ -144,6 +149,19 @@ def test_a_request_that_is_begun_is_answered_when_it_says_so(
     assert ask(GOOD, content_type="text/plain") is None
     monkeypatch.setattr(runtime_of(client), "producer", None)
     assert ask(GOOD) == "500 Internal Server Error"
+
+
+def test_a_request_that_would_have_to_wait_for_a_connection_is_not_begun(
+    settings: dict[str, str],
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # the kernel takes connections; nobody says a word on them
+        broker = f"127.0.0.1:{silent.getsockname()[1]}"
+        app = create_app(settings | {"KAFKA_BROKER": broker})
+        door: Any = app.wsgi_app
+        assert door.begin(plain(GOOD), lambda: None) is None
+        app.extensions["jobquest"].stop()
 
 
 def test_a_body_that_breaks_off_is_refused(client: FlaskClient) -> None:

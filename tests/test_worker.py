@@ -4,18 +4,24 @@ and that nobody can tell the difference."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import TConn
 
 from jobquest.web.plain import plain_request
+from jobquest.worker import Worker
 from tests.kafka_broker import free_port
 from tests.load import events_of, threads_of, worker_of
 from tests.service import Service, wait_for
@@ -209,6 +215,29 @@ def test_a_client_that_goes_or_does_not_read_holds_up_no_other(alone: Service, t
     assert [slow.answer()[0] for _ in range(20)] == [201] * 20
     slow.close()
     wait_for(lambda: len(list(open_files.iterdir())) <= before + 2, 20, alone.tail)
+
+
+def test_an_answer_to_a_connection_that_is_full_already_is_sent_as_its_client_reads() -> None:
+    config = Config()
+    worker = Worker(1, os.getpid(), [], None, 30, config, Logger(config))
+    worker.tpool = ThreadPoolExecutor(1)
+    worker.method_queue.init()
+    ours, theirs = socket.socketpair()
+    conn = TConn(config, ours, "", "")
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += ours.send(b" " * 4096)
+    worker._write(conn, b"the answer", keep=True)
+    theirs.settimeout(20)
+    read = b""
+    while len(read) < filled + len(b"the answer"):
+        read += theirs.recv(65_536)
+    assert read.strip() == b"the answer"
+    worker.tpool.shutdown()
+    worker.method_queue.close()
+    ours.close()
+    theirs.close()
 
 
 def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(tmp_path: Path) -> None:
