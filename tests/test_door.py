@@ -172,5 +172,5 @@ def test_a_body_that_breaks_off_is_refused(client: FlaskClient) -> None:
 
 def test_answers_are_counted(client: FlaskClient) -> None:
     client.post(EVENTS, data=GOOD, content_type="application/json")
-    line = f'jobquest_http_requests_total{{code="201",method="POST",route="{EVENTS}"}} 1.0'
-    assert line in client.get("/metrics").text
+    line = f'code="201",method="POST",process="[^"]+",route="{EVENTS}"}} 1.0'
+    assert re.search(line, client.get("/metrics").text)

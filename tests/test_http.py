@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
 from typing import Any
 
@@ -327,7 +329,9 @@ def test_health_readiness_and_metrics(client: FlaskClient) -> None:
     client.post(EVENTS, json=LOGIN)
     text = client.get("/metrics").text
     assert 'jobquest_consumer_state{state="stopped"} 1.0' in text
-    assert 'code="201",method="POST",route="/api/kafka/events"} 1.0' in text
+    this = f'process="{socket.gethostname()}:{os.getpid()}"'
+    assert f'{{code="201",method="POST",{this},route="/api/kafka/events"}} 1.0' in text
+    assert f"jobquest_viewers{{{this}}} 0.0" in text
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "file://"])

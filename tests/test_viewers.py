@@ -132,7 +132,7 @@ def live(service: Service) -> str:
 def viewers(service: Service) -> int:
     """How many viewers its one worker has."""
     with urllib.request.urlopen(service.url + "/metrics", timeout=20) as answer:
-        found = re.search(r"^jobquest_viewers (\S+)$", answer.read().decode(), re.MULTILINE)
+        found = re.search(r"^jobquest_viewers\S* (\S+)$", answer.read().decode(), re.MULTILINE)
     assert found
     return int(float(found[1]))
 

@@ -1,7 +1,10 @@
-"""`/metrics` for Prometheus: the service as its heartbeats tell it, and this process's requests."""
+"""`/metrics` for Prometheus: the service as its heartbeats tell it, and what the process that
+answers has counted by itself, under its name: the next scrape may reach another."""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 
 from flask import Flask, Response, request
@@ -18,16 +21,17 @@ def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
     """Answer `/metrics`, and count requests; returns what counts one that is answered before
     Flask: by its route, method and code."""
     registry = CollectorRegistry()
-    registry.register(_Service(runtime))
+    this = _named(socket.gethostname(), os.getpid())
+    registry.register(_Service(runtime, this))
     requests = Counter(
         "jobquest_http_requests",
         "Requests that this process answered.",
-        ("route", "method", "code"),
+        ("process", "route", "method", "code"),
         registry=registry,
     )
 
     def count(route: str, method: str, code: int) -> None:
-        requests.labels(route, method, code).inc()
+        requests.labels(this, route, method, code).inc()
 
     @app.after_request
     def _count(response: Response) -> Response:
@@ -45,8 +49,9 @@ def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
 class _Service(Collector):
     """Reads the service's status at each scrape."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, this: str) -> None:
         self._runtime = runtime
+        self._this = this
 
     def collect(self) -> Iterator[Metric]:
         status = self._runtime.report.status()
@@ -73,12 +78,19 @@ class _Service(Collector):
                 f"jobquest_records_{name}", f"Records that were {name}.", labels=["process"]
             )
             for process in status["processes"]:
-                records.add_metric([f"{process['host']}:{process['pid']}"], process[name])
+                records.add_metric([_named(process["host"], process["pid"])], process[name])
             yield records
-        yield GaugeMetricFamily(
-            "jobquest_viewers", "Live viewers of this process.", value=self._runtime.feed.viewers
+        viewers = GaugeMetricFamily(
+            "jobquest_viewers", "Live viewers of this process.", labels=["process"]
         )
+        viewers.add_metric([self._this], self._runtime.feed.viewers)
+        yield viewers
 
     def describe(self) -> list[Metric]:
         """Nothing: else registering would ask `collect`, and so the database, at start."""
         return []
+
+
+def _named(host: str, pid: int) -> str:
+    """A process as the label names it."""
+    return f"{host}:{pid}"
