@@ -21,7 +21,8 @@ HEAP_BYTES = 64 << 20
 
 
 class Load:
-    """Clients that post numbered XP, and the ledger of what they were answered."""
+    """Clients that post numbered XP until the block ends, and the ledger of what they were
+    answered."""
 
     def __init__(self, service: Service, clients: int = 4) -> None:
         self.answered: dict[str, tuple[str, int]] = {}
@@ -31,8 +32,16 @@ class Load:
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -44,11 +53,6 @@ class Load:
             self.codes[code] += 1
             if code in (200, 201):
                 self.answered[id] = (user, xp)
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def check(self) -> None:
         """Everything answered is processed, everything processed is counted exactly once."""

@@ -37,15 +37,14 @@ def test_a_leader_that_dies_costs_no_event(tmp_path: Path) -> None:
     try:
         service.start()
         wait_for(lambda: service.status()["consumerRunning"], 60, service.tail)
-        load = Load(service)
-        wait_for(lambda: len(load.answered) > 100, 60, service.tail)
-        cluster.brokers[1].kill()
-        goal = len(load.answered) + 200
-        wait_for(lambda: len(load.answered) > goal, 60, service.tail)
-        cluster.brokers[1].start()
-        goal = len(load.answered) + 100
-        wait_for(lambda: len(load.answered) > goal, 60, service.tail)
-        load.stop()
+        with Load(service) as load:
+            wait_for(lambda: len(load.answered) > 100, 60, service.tail)
+            cluster.brokers[1].kill()
+            goal = len(load.answered) + 200
+            wait_for(lambda: len(load.answered) > goal, 60, service.tail)
+            cluster.brokers[1].start()
+            goal = len(load.answered) + 100
+            wait_for(lambda: len(load.answered) > goal, 60, service.tail)
         service.wait_until_caught_up(60)
         load.check()
     finally:
@@ -63,15 +62,14 @@ def test_a_worker_that_slept_through_its_session_counts_nothing_twice(
     try:
         wait_for(lambda: len(service.status()["processes"]) == 2, 30, service.tail)
         sleeper, _ = map(int, _children(service.pid))
-        load = Load(service)
-        wait_for(lambda: len(load.answered) > 50, 30, service.tail)
-        os.kill(sleeper, signal.SIGSTOP)
-        began = time.monotonic()
-        wait_for(lambda: time.monotonic() - began > 14, 20)  # the session ends after ten
-        os.kill(sleeper, signal.SIGCONT)
-        goal = len(load.answered) + 50
-        wait_for(lambda: len(load.answered) > goal, 30, service.tail)
-        load.stop()
+        with Load(service) as load:
+            wait_for(lambda: len(load.answered) > 50, 30, service.tail)
+            os.kill(sleeper, signal.SIGSTOP)
+            began = time.monotonic()
+            wait_for(lambda: time.monotonic() - began > 14, 20)  # the session ends after ten
+            os.kill(sleeper, signal.SIGCONT)
+            goal = len(load.answered) + 50
+            wait_for(lambda: len(load.answered) > goal, 30, service.tail)
         service.wait_until_caught_up(90)
         load.check()
     finally:

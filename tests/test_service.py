@@ -64,16 +64,15 @@ def test_each_type_goes_from_a_post_to_the_live_view(service: Service) -> None:
 
 
 def test_kill_9_under_load_loses_no_answered_event_and_keeps_xp_exact(service: Service) -> None:
-    load = Load(service)
-    chance = random.Random(3)
-    for kill in range(3):
-        goal = len(load.answered) + 60
-        wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
-        threading.Event().wait(chance.random() / 5)  # at any moment of whatever it does
-        service.kill()
-        service.start()
-        assert service.get("/healthz").code == 200, kill
-    load.stop()
+    with Load(service) as load:
+        chance = random.Random(3)
+        for kill in range(3):
+            goal = len(load.answered) + 60
+            wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
+            threading.Event().wait(chance.random() / 5)  # at any moment of whatever it does
+            service.kill()
+            service.start()
+            assert service.get("/healthz").code == 200, kill
     service.wait_until_caught_up(60)
 
     load.check()

@@ -36,10 +36,9 @@ def stop(service: Service) -> float:
 def test_sigterm_ends_it_cleanly_with_50_viewers_and_load(service: Service) -> None:
     url = service.url.replace("http", "ws") + "/ws/events"
     viewers = [websocket.create_connection(url, timeout=20) for _ in range(50)]
-    load = Load(service)
-    wait_for(lambda: len(load.answered) > 20, 30, service.tail)
-    stop(service)
-    load.stop()
+    with Load(service) as load:
+        wait_for(lambda: len(load.answered) > 20, 30, service.tail)
+        stop(service)
     for viewer in viewers:
         assert close_code(viewer) == 1001
     service.start()
@@ -49,26 +48,24 @@ def test_sigterm_ends_it_cleanly_with_50_viewers_and_load(service: Service) -> N
 
 def test_sigterm_at_any_moment_loses_nothing(service: Service) -> None:
     chance = random.Random(8)
-    load = Load(service)
-    for _ in range(3 if "KAFKA_BROKER" in service.settings else 6):
-        goal = len(load.answered) + 30
-        wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
-        threading.Event().wait(chance.random() / 3)  # at any moment of whatever it does
-        stop(service)
-        service.start()
-    load.stop()
+    with Load(service) as load:
+        for _ in range(3 if "KAFKA_BROKER" in service.settings else 6):
+            goal = len(load.answered) + 30
+            wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
+            threading.Event().wait(chance.random() / 3)  # at any moment of whatever it does
+            stop(service)
+            service.start()
     service.wait_until_caught_up(60)
     load.check()
 
 
 def test_a_second_sigterm_changes_nothing(service: Service) -> None:
     viewer = websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")
-    load = Load(service)
-    wait_for(lambda: len(load.answered) > 20, 30, service.tail)
-    service.signal(signal.SIGTERM)
-    service.signal(signal.SIGTERM)
-    stop(service)
-    load.stop()
+    with Load(service) as load:
+        wait_for(lambda: len(load.answered) > 20, 30, service.tail)
+        service.signal(signal.SIGTERM)
+        service.signal(signal.SIGTERM)
+        stop(service)
     assert close_code(viewer) == 1001
     service.start()
     service.wait_until_caught_up(60)
@@ -199,13 +196,12 @@ def test_the_second_process_on_a_folder_takes_over_when_the_first_dies(tmp_path:
         assert first.post("user.login", {}, id="first").code == 201
         wait_for(lambda: first.get("/api/events/first").code == 200, 20, first.tail)
         second = Service(tmp_path).start()
-        load = Load(second)
-        wait_for(lambda: len(load.answered) > 100, 60, second.tail)
-        first.kill()
-        began = time.monotonic()
-        goal = len(load.answered) + 20  # taken after it died
-        wait_for(lambda: len(load.answered) > goal, 30, second.tail)
-        load.stop()
+        with Load(second) as load:
+            wait_for(lambda: len(load.answered) > 100, 60, second.tail)
+            first.kill()
+            began = time.monotonic()
+            goal = len(load.answered) + 20  # taken after it died
+            wait_for(lambda: len(load.answered) > goal, 30, second.tail)
         wait_for(lambda: load.answered.keys() <= processed_ids(second).keys(), 30, second.tail)
         print(f"taken over within {time.monotonic() - began:.1f} s")
         second.wait_until_caught_up(60)

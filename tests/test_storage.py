@@ -232,27 +232,23 @@ def test_a_postgresql_that_was_killed_is_found_again(
     postgres_server: Postgres, tmp_path: Path
 ) -> None:
     service = Service(tmp_path, DATABASE_URL=postgres_server.new_database()).start()
-    load = None
     try:
         wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
-        load = Load(service)
-        for _ in range(2):
-            goal = len(load.answered) + 100
-            wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
-            postgres_server.kill()
-            wait_for(lambda: service.status()["state"] == "disconnected", 20, service.tail)
-            print(service.status()["reason"])
-            assert service.post("user.login", {}).code == 201  # needs the log alone
-            assert service.get("/readyz").code == 503
-            postgres_server.start()
-            began = time.monotonic()
-            wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
-            print(f"goes on {time.monotonic() - began:.1f} s after the server is back")
-        load.stop()
+        with Load(service) as load:
+            for _ in range(2):
+                goal = len(load.answered) + 100
+                wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
+                postgres_server.kill()
+                wait_for(lambda: service.status()["state"] == "disconnected", 20, service.tail)
+                print(service.status()["reason"])
+                assert service.post("user.login", {}).code == 201  # needs the log alone
+                assert service.get("/readyz").code == 503
+                postgres_server.start()
+                began = time.monotonic()
+                wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
+                print(f"goes on {time.monotonic() - began:.1f} s after the server is back")
         service.wait_until_caught_up(60)
         load.check()
         assert service.status()["deadLetters"] == 0
     finally:
-        if load:
-            load.stop()
         service.kill()

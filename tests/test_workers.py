@@ -136,28 +136,27 @@ def test_connections_are_spread_evenly_and_those_of_a_worker_that_dies_wait_for_
 
 
 def test_a_killed_worker_leaves_the_status_and_its_successor_takes_over(service: Service) -> None:
-    load = Load(service)
-    wait_for(lambda: len(load.answered) > 50, 30, service.tail)
-    killed, other = workers_of(service)
-    os.kill(killed, signal.SIGKILL)
+    with Load(service) as load:
+        wait_for(lambda: len(load.answered) > 50, 30, service.tail)
+        killed, other = workers_of(service)
+        os.kill(killed, signal.SIGKILL)
 
-    def listed() -> set[int]:
-        answer = service.get("/api/kafka/status")  # code 0: it had reached the one that died
-        return (
-            {process["pid"] for process in answer.json["data"]["processes"]}
-            if answer.json
-            else set()
-        )
+        def listed() -> set[int]:
+            answer = service.get("/api/kafka/status")  # code 0: it had reached the one that died
+            return (
+                {process["pid"] for process in answer.json["data"]["processes"]}
+                if answer.json
+                else set()
+            )
 
-    def again_both_read() -> bool:
-        answer = service.get("/api/kafka/status")
-        if answer.json and answer.json["data"]["consumerRunning"]:
-            assert any(process["assignment"] for process in answer.json["data"]["processes"])
-        return both_read(service)
+        def again_both_read() -> bool:
+            answer = service.get("/api/kafka/status")
+            if answer.json and answer.json["data"]["consumerRunning"]:
+                assert any(process["assignment"] for process in answer.json["data"]["processes"])
+            return both_read(service)
 
-    wait_for(lambda: other in listed() and killed not in listed(), 5, service.tail)
-    wait_for(again_both_read, 60, service.tail)
-    load.stop()
+        wait_for(lambda: other in listed() and killed not in listed(), 5, service.tail)
+        wait_for(again_both_read, 60, service.tail)
     assert load.codes.keys() <= {0, 201}
     assert load.codes[0] <= 8  # what its clients were waiting for
     service.wait_until_caught_up(60)
@@ -217,12 +216,11 @@ def test_start_and_stop_hammered_on_both_workers_end_where_the_last_one_says(
 
 def test_sigterm_with_viewers_on_both_workers_and_load(service: Service) -> None:
     viewers = viewers_on_both(service, 50)
-    load = Load(service)
-    wait_for(lambda: len(load.answered) > 50, 30, service.tail)
-    began = time.monotonic()
-    assert service.stop() == 0, service.tail()
-    assert time.monotonic() - began < 5
-    load.stop()
+    with Load(service) as load:
+        wait_for(lambda: len(load.answered) > 50, 30, service.tail)
+        began = time.monotonic()
+        assert service.stop() == 0, service.tail()
+        assert time.monotonic() - began < 5
     assert [close_code(viewer) for viewer in viewers] == [1001] * 50
     service.start()
     service.wait_until_caught_up(60)
