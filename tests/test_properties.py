@@ -56,8 +56,9 @@ for line in sys.stdin:
     path, topics, records = json.loads(line)
     log = SqliteLog(pathlib.Path(path), topics)
     new = [NewRecord(t, k.encode(), v if v is None else v.encode("latin-1")) for t, k, v in records]
-    print(json.dumps([future.result(5) for future in log.append(new)]), flush=True)
-    log.close()
+    found = [future.result(5) for future in log.append(new)]
+    log.close()  # first: closing removes files, in a folder that may go after the answer
+    print(json.dumps(found), flush=True)
 """
 
 
