@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import socket
@@ -149,6 +150,28 @@ def test_a_request_that_is_begun_is_answered_when_it_says_so(
     assert ask(GOOD, content_type="text/plain") is None
     monkeypatch.setattr(runtime_of(client), "producer", None)
     assert ask(GOOD) == "500 Internal Server Error"
+
+
+def test_requests_leave_no_garbage_that_refers_to_itself(client: FlaskClient) -> None:
+    """Looking for it stops the whole worker: tens of milliseconds, a few times a second."""
+    door: Any = client.application.wsgi_app
+    runtime_of(client).log.reach()
+
+    def ask() -> None:
+        done = threading.Event()
+        answer = door.begin(plain(GOOD), done.set)
+        assert done.wait(10)
+        assert answer().status == "201 Created"
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(200):
+            ask()
+        assert gc.collect() < 200
+    finally:
+        gc.enable()
 
 
 def test_a_request_that_would_have_to_wait_for_a_connection_is_not_begun(
