@@ -183,8 +183,10 @@ def test_a_request_that_would_have_to_wait_for_a_connection_is_not_begun(
         broker = f"127.0.0.1:{silent.getsockname()[1]}"
         app = create_app(settings | {"KAFKA_BROKER": broker})
         door: Any = app.wsgi_app
-        assert door.begin(plain(GOOD), lambda: None) is None
-        app.extensions["jobquest"].stop()
+        try:
+            assert door.begin(plain(GOOD), lambda: None) is None
+        finally:
+            app.extensions["jobquest"].stop()
 
 
 def test_a_body_that_breaks_off_is_refused(client: FlaskClient) -> None:
