@@ -1,4 +1,4 @@
-// Charts over time: uPlot (loaded before as a plain script) in the page's colours.
+// Charts over time: uPlot (a plain script, brought before) in the page's colours.
 
 import { element, inZone, isLocal, number, setText } from "./common.js";
 

@@ -244,7 +244,6 @@ window.addEventListener("beforeunload", () => (left = performance.now()));
 // from.
 export const isLeaving = () => performance.now() - left < LEAVING_MS;
 
-document.documentElement.classList.add("scripted");
 showTimes();
 showAges();
 setInterval(showAges, AGE_MS);

@@ -31,7 +31,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
 @pytest.fixture
 def visit(browser: Browser, service: Service) -> Iterator[Visit]:
     """Opens one of the service's pages: path, then the window's width (900 high) and a context's
-    other options. Whatever the page's console complains of fails the test."""
+    other options; where it may run scripts, they have come. Whatever the page's console complains
+    of fails the test."""
     contexts, complaints = [], []
 
     def listen(message: ConsoleMessage) -> None:
@@ -46,6 +47,8 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
         page.on("console", listen)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(service.url + path)
+        if options.get("java_script_enabled", True):
+            expect(page.locator("html.scripted")).to_be_attached()
         return page
 
     yield open_it

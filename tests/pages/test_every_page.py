@@ -48,6 +48,15 @@ PATHS = (
 )
 SECRETS = {"userEmail": "secret@example.org", "userAgent": "SecretAgent", "ipAddress": "192.0.2.99"}
 
+# How far content was moved, and how much of it: https://web.dev/articles/cls
+MOVED = """() => new Promise((tell) => {
+    let sum = 0;
+    new PerformanceObserver((list) => list.getEntries().forEach((one) => (sum += one.value)))
+        .observe({ type: "layout-shift", buffered: true });
+    setTimeout(() => tell(sum), 300);
+})"""
+MOVED_TOO_MUCH = 0.1
+
 
 def furnish(service: Service) -> dict[str, str]:
     """Some of everything that pages show; the names in PATHS and what they stand for."""
@@ -71,7 +80,7 @@ def furnish(service: Service) -> dict[str, str]:
 
 def settle(page: Page) -> None:
     """Until what scripts load has come."""
-    page.wait_for_function("document.documentElement.classList.contains('scripted')")
+    expect(page.locator("html.scripted")).to_be_attached()
     for chart in page.locator(".chart").all():
         expect(chart.locator("canvas")).to_be_visible()
 
@@ -93,6 +102,17 @@ def test_nobody_is_shut_out_and_nothing_is_cut_off(
         if found:
             wrong[path] = found
     assert wrong == {}
+
+
+def test_a_page_stays_where_it_is_when_its_scripts_come(service: Service, visit: Visit) -> None:
+    ids = furnish(service)
+    page = visit("/", 390)
+    moved = {}
+    for path in PATHS:
+        page.goto(service.url + path.format(**ids))
+        settle(page)
+        moved[path] = page.evaluate(MOVED)
+    assert {path: sum for path, sum in moved.items() if sum > MOVED_TOO_MUCH} == {}
 
 
 @pytest.mark.parametrize("width", [390, 1440])

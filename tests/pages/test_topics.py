@@ -180,6 +180,7 @@ def test_a_log_that_is_away_is_said_and_seen_to_come_back(
     assert answer.status == 503
     expect(page.get_by_role("link", name="Try again")).to_be_visible()
     page.goto(service.url + "/topics")
+    expect(page.locator("html.scripted")).to_be_attached()
     service.kill()
     del service.settings["KAFKA_BROKER"]
     service.start()

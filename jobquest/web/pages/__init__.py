@@ -1,7 +1,8 @@
 """The dashboard's pages, one module each: they read what the API reads and render it.
 
 To add a page: a module with a blueprint `page`, a line in `_PAGES`, and, if it is an entrance, one
-in `ENTRANCES`. Filters stand in the query string, so that every view can be shared.
+in `ENTRANCES`. Its scripts go into its template's block `scripts`: `static/start.js` brings them
+after the first paint. Filters stand in the query string, so that every view can be shared.
 """
 
 from __future__ import annotations
