@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, sync_playwright
 
+# Chromium without its windows, what Playwright takes where it brings its own.
+HEADLESS_SHELL = "chromium-headless-shell"
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # Quiet: without these it looks for its maker's servers at every start.
 _ARGUMENTS = [
@@ -34,10 +36,10 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def launched() -> Iterator[Browser]:
-    """A headless browser."""
+def launched(path: str | None = None) -> Iterator[Browser]:
+    """A headless browser, the system's where no other is named."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program(), args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path or program(), args=_ARGUMENTS)
         try:
             yield browser
         finally:
