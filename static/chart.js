@@ -6,6 +6,7 @@ const HEIGHT = 180; // px, the legend below not included
 const NARROW = 500; // px, below which fewer labels fit
 const SEEN = 3; // px: what is not zero is drawn at least so tall
 const DAY = 86_400; // s
+const LABEL = 32; // px, the width of an axis's label
 const AXES = 34; // px, of the labels below
 const INCREMENTS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].flatMap((by) => [by, 2 * by, 5 * by]);
 
@@ -94,7 +95,7 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
       {
         width,
         height,
-        padding: [8, 4, 0, 0],
+        padding: [8, LABEL / 2, 0, 0],
         cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
         legend: { show: false },
         hooks: { setCursor: [(made) => tell(made.cursor.left < 0 ? null : made.cursor.idx)] },

@@ -53,3 +53,12 @@ def test_a_page_that_is_not_painted_gets_its_scripts_all_the_same(
     arrive(page)
     expect(page.locator("#live")).to_have_attribute("data-live", "live")
     expect(page.locator("#chart canvas")).to_be_visible()
+
+
+def test_a_connection_is_not_called_offline_before_it_was_tried(
+    service: Service, page: Page
+) -> None:
+    page.add_init_script(f"{UNPAINTED}; {PATIENT}")
+    page.goto(service.url)
+    expect(page.locator("#live")).to_be_visible()
+    expect(page.locator("#live strong")).to_be_hidden()
