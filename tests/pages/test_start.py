@@ -1,4 +1,4 @@
-"""Scripts wait until a page is seen, and come all the same where it is not."""
+"""Scripts wait until a page is seen, come all the same where it is not, and are not missed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.pages.conftest import Visit
 from tests.service import Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -62,3 +63,13 @@ def test_a_connection_is_not_called_offline_before_it_was_tried(
     page.goto(service.url)
     expect(page.locator("#live")).to_be_visible()
     expect(page.locator("#live strong")).to_be_hidden()
+
+
+@pytest.mark.parametrize("path", ["/", "/analytics", "/publish?type=mission.completed"])
+def test_what_needs_scripts_takes_no_room_where_none_may_run(
+    service: Service, visit: Visit, path: str
+) -> None:
+    page = visit(path, java_script_enabled=False)
+    needing = page.locator(".needs-script").all()
+    assert needing
+    assert [found for found in needing if found.bounding_box()] == []
