@@ -188,6 +188,11 @@ class Config:
         return "kafka" if self.kafka_broker else "embedded"
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names by which it may be called, without brackets and ports."""
+        return ("localhost", "127.0.0.1", "::1", self.host)
+
+    @property
     def worker_count(self) -> int:
         """Web processes to run."""
         if self.workers is not None:
