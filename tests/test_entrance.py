@@ -57,7 +57,7 @@ def shape_of(response: TestResponse) -> tuple[Any, ...]:
 def viewed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths of the requests that Flask's views were asked to answer."""
     paths: list[str] = []
-    entrance: Any = client.application.wsgi_app
+    entrance: Any = client.application.extensions["jobquest.entrance"]
     views = entrance._views
 
     def note(environ: dict[str, Any], start_response: Any) -> Any:
@@ -88,7 +88,7 @@ def test_entrance_and_views_answer_alike(
 
 
 def refuse_by_guard(app: Flask) -> None:
-    entrance: Any = app.wsgi_app
+    entrance: Any = app.extensions["jobquest.entrance"]
     entrance.guards.append(lambda environ: Answer(401, failure("No.")))
 
 
@@ -423,7 +423,7 @@ def test_answers_are_counted(client: FlaskClient) -> None:
 def test_publishes_leave_no_garbage_that_refers_to_itself(client: FlaskClient) -> None:
     """Looking for it stops the whole worker: tens of milliseconds, a few times a second."""
     environ = client.post(EVENTS, data=GOOD, content_type=JSON).request.environ
-    entrance: Any = client.application.wsgi_app
+    entrance: Any = client.application.extensions["jobquest.entrance"]
     gc.collect()
     gc.disable()
     try:

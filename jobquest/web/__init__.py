@@ -17,6 +17,7 @@ from jobquest.web.entrance import Entrance
 from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
+from jobquest.web.proxies import behind_proxies
 from jobquest.web.reads import reads
 from jobquest.web.status import status
 
@@ -32,4 +33,6 @@ def register(app: Flask, runtime: Runtime) -> None:
         app.register_blueprint(blueprint)
     live.register(app)
     guards, headers = security.guards(runtime.config), security.headers(runtime.config)
-    app.wsgi_app = Entrance(app, runtime, guards, headers, count)  # type: ignore[method-assign]
+    entrance = Entrance(app, runtime, guards, headers, count)
+    app.extensions["jobquest.entrance"] = entrance
+    app.wsgi_app = behind_proxies(entrance, runtime.config)  # type: ignore[method-assign]

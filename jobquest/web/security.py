@@ -14,6 +14,7 @@ from jobquest.config import Config
 from jobquest.web.address import authority, host_name
 from jobquest.web.answers import failure
 from jobquest.web.entrance import Environ, Guard
+from jobquest.web.proxies import ORIGINAL
 from jobquest.web.publishing import Answer
 
 # No Cross-Origin-Opener-Policy: a browser then starts another process for the first page, which
@@ -60,7 +61,7 @@ def _cors_headers(origin: str) -> list[tuple[str, str]]:
 
 
 def _trusted_host(config: Config) -> Guard:
-    trusted = frozenset(config.hosts)
+    trusted, public = frozenset(config.hosts), config.public_url
     known: set[str] = set()  # spellings with a port that were found trusted
 
     def guard(environ: Environ) -> Answer | None:
@@ -73,6 +74,9 @@ def _trusted_host(config: Config) -> Guard:
             if len(known) < 100:
                 known.add(host)
         environ["HTTP_HOST"] = host
+        environ[ORIGINAL] = f"{environ['wsgi.url_scheme']}://{host}"
+        if public:  # a proxy may have put another host in its place
+            environ["HTTP_HOST"], environ["wsgi.url_scheme"] = public.host, public.scheme
         return None
 
     return guard
@@ -87,6 +91,7 @@ def _address_without_nul(environ: Environ) -> Answer | None:
 
 def _allowed_origin(config: Config) -> Guard:
     allowed = frozenset(config.cors_origins)
+    own = config.public_url.origin if config.public_url else None
 
     def guard(environ: Environ) -> Answer | None:
         origin = environ.get("HTTP_ORIGIN")
@@ -95,7 +100,7 @@ def _allowed_origin(config: Config) -> Guard:
         if origin in allowed:
             return _preflight(environ)
         reads = environ["REQUEST_METHOD"] in _READS and "HTTP_UPGRADE" not in environ
-        if reads or origin == f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST', '')}":
+        if reads or origin in (own, environ.get(ORIGINAL)):
             return None
         line = "Pages of this origin may not call here; JOBQUEST_CORS_ORIGINS lets them in."
         return Answer(403, failure(line))
