@@ -47,9 +47,10 @@ def refuse_unknown(found: Collection[str], known: Collection[str]) -> None:
 
 
 def _advice(variable: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(variable, known, 1)
+    bare = {name.removeprefix(_OURS): name for name in known}  # what they share says nothing
+    near = difflib.get_close_matches(variable.removeprefix(_OURS), bare, 1)
     if near:
-        return f"; did you mean {near[0]}?"
+        return f"; did you mean {bare[near[0]]}?"
     return f". Known: {', '.join(sorted(known))}."
 
 

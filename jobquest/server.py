@@ -161,11 +161,13 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
             self._options = {
                 "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
                 "workers": count,
-                "worker_class": "jobquest.worker.Worker",
+                "worker_class": "gthread",
                 "threads": MAX_VIEWERS + REQUEST_THREADS,
                 "graceful_timeout": GRACEFUL_SECONDS,
                 "keepalive": 5,
                 "control_socket_disable": True,
+                "forwarded_allow_ips": "",
+                "forwarder_headers": "",
                 "loglevel": "warning",
                 "when_ready": spread.fix_count,
                 "pre_fork": spread.choose_slot,

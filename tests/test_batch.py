@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 
 from jobquest.events import OUR_PREFIX
 from jobquest.events.requests import MAX_BATCH_EVENTS
-from jobquest.web.events import MAX_BATCH_BYTES
+from jobquest.web.entrance import MAX_BATCH_BYTES
 from tests.kafka_broker import KafkaBroker, free_port
 from tests.logs import delete_topics, everything
 from tests.samples import SAMPLES, TYPES

@@ -51,11 +51,9 @@ def test_a_loopback_address_may_be_written_in_each_way(written: str, host: str) 
     assert host in config.hosts
 
 
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "[::]", "192.0.2.1", "::2", "example.com", "a b"]
-)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.0.2.1", "::2", "example.com"])
 def test_another_address_is_refused_without_credentials(host: str) -> None:
-    with pytest.raises(SettingsError, match="HOST=.*loopback"):
+    with pytest.raises(SettingsError, match=r"HOST=.*loopback"):
         load({"HOST": host})
 
 
@@ -168,7 +166,7 @@ def test_no_setting_of_a_service_can_have_two_lines() -> None:
 def test_brokers_have_ports_that_exist() -> None:
     assert load({"KAFKA_BROKER": "a:1,[::1]:9092"}).kafka_broker == ("a:1", "[::1]:9092")
     for wrong in ("a:0", "a:65536", "a:٣", "a", "a:b", "::1:9092"):
-        with pytest.raises(SettingsError, match="KAFKA_BROKER.*host:port"):
+        with pytest.raises(SettingsError, match=r"KAFKA_BROKER.*host:port"):
             load({"KAFKA_BROKER": wrong})
 
 

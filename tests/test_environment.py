@@ -112,7 +112,7 @@ def test_a_broken_settings_file_ends_the_start_with_one_line(
         ("import nothing_of_that_name\n", "mine can't be imported: ModuleNotFoundError"),
         (
             "def register(consumer):\n    consumer.registr()\n",
-            "mine did not register: AttributeErr",
+            "mine did not register: Attrib",
         ),
         ("", "no register(consumer) function"),
     ],

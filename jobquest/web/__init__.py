@@ -11,8 +11,9 @@ from flask import Flask
 
 from jobquest.runtime import Runtime
 from jobquest.web import errors, live, metrics, security
+from jobquest.web.address import Segment
 from jobquest.web.dead_letters import dead_letters
-from jobquest.web.door import MAX_BODY_BYTES, Door
+from jobquest.web.entrance import Entrance
 from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
@@ -22,18 +23,13 @@ from jobquest.web.status import status
 
 def register(app: Flask, runtime: Runtime) -> None:
     """Put everything on the application."""
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.url_map.strict_slashes = False
-    security.register(app, runtime.config)
+    app.url_map.merge_slashes = False  # the entrance knows one spelling of each address
+    app.url_map.converters["segment"] = Segment
     errors.register(app)
     count = metrics.register(app, runtime)
     for blueprint in (events, status, dead_letters, reads, health, pages):
         app.register_blueprint(blueprint)
     live.register(app)
-    names, headers = security.hosts(runtime.config), security.headers_of_answers(runtime.config)
-    app.wsgi_app = Door(app.wsgi_app, runtime, names, headers, count)  # type: ignore[method-assign]
-
-    @app.before_request
-    def _start() -> None:  # `flask run`; under the server it has started already
-        runtime.start()
+    guards, headers = security.guards(runtime.config), security.headers(runtime.config)
+    app.wsgi_app = Entrance(app, runtime, guards, headers, count)  # type: ignore[method-assign]

@@ -100,7 +100,7 @@ def retries() -> tuple[Response, int]:
     return success({"retries": runtime().queries.retries(limit)})
 
 
-@dead_letters.post("/retries/<path:id>/now")
+@dead_letters.post("/retries/<segment:id>/now")
 def try_now(id: str) -> tuple[Response, int]:
     """Have the head of a lane tried at once."""
     if runtime().queries.retry(id) is None:

@@ -4,7 +4,6 @@ same as a page for a browser that asks for one."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
@@ -63,12 +62,12 @@ def unexpected(error: Exception) -> Answer:
 
 
 def _ours(error: JobQuestError) -> Response:
-    return _shaped(*answer_to(error))
+    return _shaped(answer_to(error))
 
 
 def _not_json(_error: Exception) -> Response:
     line = "The body must be JSON: send Content-Type: application/json."
-    return _shaped(415, failure(line), {})
+    return _shaped(Answer(415, failure(line)))
 
 
 def _http(error: HTTPException) -> Response:
@@ -77,7 +76,7 @@ def _http(error: HTTPException) -> Response:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
     said = error.description if error.description != type(error).description else None
     message = said or _MESSAGES.get(error.code or 500) or error.description or error.name
-    answer = _shaped(error.code or 500, failure(message), {})
+    answer = _shaped(Answer(error.code or 500, failure(message)))
     for name in ("Allow", "Retry-After"):
         if name in response.headers:
             answer.headers[name] = response.headers[name]
@@ -85,16 +84,17 @@ def _http(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    return _shaped(*unexpected(error))
+    return _shaped(unexpected(error))
 
 
-def _shaped(code: int, answer: dict[str, Any], headers: Mapping[str, str]) -> Response:
+def _shaped(answer: Answer) -> Response:
     if _wants_page():
-        response = make_response(render_template("error.html", code=code, **answer))
+        page = render_template("error.html", code=answer.code, **(answer.document or {}))
+        response = make_response(page)
     else:
-        response = jsonify(answer)
-    response.status_code = code
-    response.headers.update(headers)
+        response = jsonify(answer.document)
+    response.status_code = answer.code
+    response.headers.update(answer.headers)
     return response
 
 

@@ -1,9 +1,11 @@
 """Taking events: `POST /api/kafka/events`, a batch of them under `/batch`, and the catalogue under
-`GET`."""
+`GET`.
+
+The entrance answers most publishes before these views are reached, by the same functions."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from jobquest.events import CATALOGUE
 from jobquest.web import publishing
@@ -11,25 +13,19 @@ from jobquest.web.answers import answered, flag_parameter, json_body, runtime, s
 
 events = Blueprint("events", __name__, url_prefix="/api/kafka/events")
 
-MAX_BATCH_BYTES = 1024 * 1024
-
 
 @events.post("")
 def publish() -> Response:
     """Check one event and keep it; with `dryRun`, only check it."""
-    return _taken(publishing.ONE)
+    dry_run = flag_parameter("dryRun")
+    return answered(publishing.publish_one(runtime(), json_body(), dry_run=dry_run))
 
 
 @events.post("/batch")
 def publish_batch() -> Response:
     """The same with up to 1,000 events."""
-    request.max_content_length = MAX_BATCH_BYTES
-    return _taken(publishing.BATCH)
-
-
-def _taken(taker: publishing.Taker) -> Response:
-    take = publishing.check if flag_parameter("dryRun") else publishing.publish
-    return answered(take(runtime(), taker, json_body()))
+    dry_run = flag_parameter("dryRun")
+    return answered(publishing.publish_batch(runtime(), json_body(), dry_run=dry_run))
 
 
 @events.get("")

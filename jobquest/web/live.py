@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from flask import Flask, Response, abort, g, jsonify, request
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
@@ -32,6 +34,7 @@ UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection end
 READ_SECONDS = 5.0
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 MAX_SEQ = 2**53
+ENDPOINT = "live"
 
 
 class _DaemonThread(threading.Thread):
@@ -82,31 +85,34 @@ def register(app: Flask) -> None:
         "thread_class": _DaemonThread,
         # No ping_interval: the feed sends heartbeats.
     }
-    sock = Sock(app)
-    sock.route("/ws/events")(view)
+    Sock(app).route("/ws/events", endpoint=ENDPOINT)(view)
     app.register_error_handler(RemoteProtocolError, _no_handshake)
+    app.register_error_handler(WebsocketMismatch, _no_upgrade)
+    app.view_functions[ENDPOINT] = _admitting(app.view_functions[ENDPOINT])
+
+
+def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
+    """The view with its checks before the upgrade, when an error is still an answer. However a
+    request got here, it takes a seat."""
     seats = threading.BoundedSemaphore(MAX_VIEWERS)
 
-    @app.before_request
-    def _refuse_early() -> None:
-        """Before the upgrade an error is still an answer."""
-        if request.path != "/ws/events":
-            return
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            abort(400, "This is a WebSocket: connect with ws://.")
+    def admit() -> Any:
         whole_parameter("since", None, 0, MAX_SEQ)
         g.filter = event_filter()
+        for name, value in request.headers:
+            if name.startswith("Sec-Websocket-") and not value.isascii():
+                abort(400, f"This is no WebSocket handshake: {name} is not ASCII.")
         if not seats.acquire(blocking=False):  # a burst must not overrun it: no look before a leap
             raise ServiceUnavailable(
                 f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
             )
-        g.seat = True
-        _prepare(request.environ)
-
-    @app.teardown_request
-    def _free_seat(_error: BaseException | None) -> None:
-        if g.pop("seat", False):
+        try:
+            _prepare(request.environ)
+            return upgrade()
+        finally:
             seats.release()
+
+    return admit
 
 
 def view(ws: Any) -> None:
@@ -139,6 +145,10 @@ def _prepare(environ: dict[str, Any]) -> None:
     # Compression is only the client's offer. Taken, 4 KB from the wire become 4 MB here before
     # the library looks at the size.
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+
+
+def _no_upgrade(_error: Exception) -> tuple[Response, int]:
+    return jsonify(failure("This is a WebSocket: connect with ws://.")), 400
 
 
 def _no_handshake(error: Exception) -> tuple[Response, int]:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 
-from flask import Flask, Response, request
+from flask import Flask, Response
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -18,8 +18,7 @@ from jobquest.runtime import Runtime
 
 
 def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
-    """Answer `/metrics`, and count requests; returns what counts one that is answered before
-    Flask: by its route, method and code."""
+    """Answer `/metrics`; returns what counts a request by its route, method and code."""
     registry = CollectorRegistry()
     this = _named(socket.gethostname(), os.getpid())
     registry.register(_Service(runtime, this))
@@ -32,12 +31,6 @@ def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
 
     def count(route: str, method: str, code: int) -> None:
         requests.labels(this, route, method, code).inc()
-
-    @app.after_request
-    def _count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule else "none"
-        count(route, request.method if request.url_rule else "other", response.status_code)
-        return response
 
     @app.get("/metrics")
     def metrics() -> Response:

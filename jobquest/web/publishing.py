@@ -1,12 +1,12 @@
 """What the publish routes do with a body, one event or a batch of them, and what they answer.
 
-Called by the views in `events.py` and by the short way past them in `door.py`; no Flask here. One
+Called by the entrance and by the views in `events.py`; no Flask here. One
 bad event of a batch never sinks the rest: each has a result of its own, in their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, Unavailable
@@ -26,64 +26,36 @@ _Firsts = Mapping[str, dict[str, Any]]
 
 
 class Answer(NamedTuple):
-    """An HTTP answer: `document` is its JSON."""
+    """An HTTP answer: `document` is its JSON, None if it has no body."""
 
     code: int
-    document: dict[str, Any]
+    document: dict[str, Any] | None
     headers: Mapping[str, str] = {}
 
 
-class Taker(NamedTuple):
-    """How a route takes a body: `read` makes requests of it, `answer` an answer of what became of
-    them."""
-
-    read: Callable[[bytes], Sequence[Request | InvalidEvent]]
-    answer: Callable[[Runtime, Sequence[_Came], Sequence[Request | InvalidEvent]], Answer]
+def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
+    """Check one event and keep it (on a dry run, only check it). Raises JobQuestError."""
+    [came] = _taken(runtime, [read(body)], dry_run)
+    return _one_answer(runtime, came)
 
 
-def publish(runtime: Runtime, taker: Taker, body: bytes) -> Answer:
-    """Check events and keep them. Raises JobQuestError."""
-    return _take(runtime, taker, body, runtime.producer.publish_all)
+def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
+    """The same with a list of events. Raises JobQuestError where the body is no such list."""
+    wanted = read_batch(body)
+    return _batch_answer(runtime, _taken(runtime, wanted, dry_run), wanted)
 
 
-def check(runtime: Runtime, taker: Taker, body: bytes) -> Answer:
-    """Only check them. Raises JobQuestError."""
-    return _take(runtime, taker, body, runtime.producer.check_all)
+def _taken(
+    runtime: Runtime, wanted: Sequence[Request | InvalidEvent], dry_run: bool
+) -> list[_Came]:
+    """What the producer says of each valid event, in its place among the invalid ones."""
+    valid = [one for one in wanted if isinstance(one, Request)]
+    producer = runtime.producer
+    came = iter(producer.check_all(valid) if dry_run else producer.publish_all(valid))
+    return [one if isinstance(one, InvalidEvent) else next(came) for one in wanted]
 
 
-def begin(
-    runtime: Runtime, taker: Taker, body: bytes, done: Callable[[], None]
-) -> Callable[[], Answer] | None:
-    """Publish without waiting; see `Producer.begin`. Raises JobQuestError."""
-    wanted = taker.read(body)
-    tell = runtime.producer.begin(_sound(wanted), done)
-    return tell and (lambda: taker.answer(runtime, _all(wanted, tell()), wanted))
-
-
-def _take(
-    runtime: Runtime,
-    taker: Taker,
-    body: bytes,
-    take: Callable[[Sequence[Request]], Sequence[_Came]],
-) -> Answer:
-    wanted = taker.read(body)
-    return taker.answer(runtime, _all(wanted, take(_sound(wanted))), wanted)
-
-
-def _sound(wanted: Sequence[Request | InvalidEvent]) -> list[Request]:
-    return [one for one in wanted if isinstance(one, Request)]
-
-
-def _all(wanted: Sequence[Request | InvalidEvent], came: Sequence[_Came]) -> list[_Came]:
-    """What became of the sound ones, in their places among the others."""
-    taken = iter(came)
-    return [one if isinstance(one, InvalidEvent) else next(taken) for one in wanted]
-
-
-def _one_answer(
-    runtime: Runtime, came: Sequence[_Came], _wanted: Sequence[Request | InvalidEvent]
-) -> Answer:
-    [one] = came
+def _one_answer(runtime: Runtime, one: _Came) -> Answer:
     if isinstance(one, JobQuestError):
         raise one
     if isinstance(one, Event):
@@ -159,7 +131,3 @@ def _named(event: Event) -> dict[str, Any]:
 
 def _success(code: int, message: str, data: dict[str, Any]) -> Answer:
     return Answer(code, {"status": "success", "message": message, "data": data})
-
-
-ONE = Taker(lambda body: [read(body)], _one_answer)
-BATCH = Taker(read_batch, _batch_answer)

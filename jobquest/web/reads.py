@@ -45,48 +45,48 @@ def users() -> tuple[Response, int]:
     return success({"users": found})
 
 
-@reads.get("/users/<path:user_id>")
+@reads.get("/users/<segment:user_id>")
 def user(user_id: str) -> tuple[Response, int]:
     """A user's statistics."""
     return success(_known_user(user_id))
 
 
-@reads.get("/users/<path:user_id>/events")
+@reads.get("/users/<segment:user_id>/events")
 def user_events(user_id: str) -> tuple[Response, int]:
     """A user's events, newest change first."""
     _known_user(user_id)
     return success(_events(users=frozenset({user_id})))
 
 
-@reads.get("/users/<path:user_id>/applications")
+@reads.get("/users/<segment:user_id>/applications")
 def user_applications(user_id: str) -> tuple[Response, int]:
     """A user's application pipeline."""
     _known_user(user_id)
     return success({"applications": runtime().queries.applications(user_id, _limit(MAX_LIMIT))})
 
 
-@reads.get("/users/<path:user_id>/notifications")
+@reads.get("/users/<segment:user_id>/notifications")
 def user_notifications(user_id: str) -> tuple[Response, int]:
     """A user's inbox."""
     _known_user(user_id)
     return success({"notifications": runtime().queries.notifications(user_id, _limit(MAX_LIMIT))})
 
 
-@reads.get("/users/<path:user_id>/achievements")
+@reads.get("/users/<segment:user_id>/achievements")
 def user_achievements(user_id: str) -> tuple[Response, int]:
     """A user's achievements."""
     _known_user(user_id)
     return success({"achievements": runtime().queries.achievements(user_id, _limit(MAX_LIMIT))})
 
 
-@reads.get("/users/<path:user_id>/challenges")
+@reads.get("/users/<segment:user_id>/challenges")
 def user_challenges(user_id: str) -> tuple[Response, int]:
     """A user's daily challenges."""
     _known_user(user_id)
     return success({"challenges": runtime().queries.challenges(user_id, _limit(MAX_LIMIT))})
 
 
-@reads.get("/users/<path:user_id>/learning")
+@reads.get("/users/<segment:user_id>/learning")
 def user_learning(user_id: str) -> tuple[Response, int]:
     """A user's learning resources."""
     _known_user(user_id)

@@ -1,14 +1,20 @@
-"""Safe by default: which hosts and origins may call, and what browsers are told.
+"""Safe by default: which hosts and origins may call, and which headers go with every answer.
 
-One list of origins decides about POSTs, WebSockets and CORS headers alike. A request without an
-`Origin` (curl, servers) passes: browsers send one with every cross-origin POST and WebSocket.
+The guards of the entrance, built from the settings. One list of origins decides about POSTs,
+WebSockets and CORS headers alike. A request without an `Origin` (curl, servers) passes: browsers
+send one with every cross-origin POST and WebSocket.
 """
 
 from __future__ import annotations
 
-from flask import Flask, Response, abort, request
+import re
+from collections.abc import Callable
 
 from jobquest.config import Config
+from jobquest.web.address import authority, host_name
+from jobquest.web.answers import failure
+from jobquest.web.entrance import Environ, Guard
+from jobquest.web.publishing import Answer
 
 # No Cross-Origin-Opener-Policy: a browser then starts another process for the first page, which
 # puts off its first paint by a third; and whoever opened it learns nothing from its window (it has
@@ -21,63 +27,99 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
 }
+_READS = ("GET", "HEAD", "OPTIONS")
+_METHODS = "GET, HEAD, POST, PATCH"
 _PREFLIGHT_SECONDS = "600"
-_NOT_KEPT = "no-store"
+# RFC 9110, section 5.6.2: what a list of field names can be made of.
+_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2000}")
 
 
-def hosts(config: Config) -> list[str]:
-    """The names by which it may be called."""
-    return ["localhost", "127.0.0.1", "[::1]", config.host]
+def guards(config: Config) -> list[Guard]:
+    """What every request has to pass, in this order."""
+    return [_trusted_host(config), _address_without_nul, _allowed_origin(config)]
 
 
-def headers_of_answers(config: Config) -> dict[str, str]:
-    """What goes with every answer of the API to who has no origin."""
-    vary = {"Vary": "Origin"} if config.cors_origins else {}
-    return {**_HEADERS, "Cache-Control": _NOT_KEPT, **vary}
+def headers(config: Config) -> Callable[[Environ], list[tuple[str, str]]]:
+    """What tells the headers that go with the answer to a request."""
+    always = list(_HEADERS.items())
+    if config.cors_origins:
+        always.append(("Vary", "Origin"))
+    allowed = {origin: [*always, *_cors_headers(origin)] for origin in config.cors_origins}
+    return lambda environ: allowed.get(environ.get("HTTP_ORIGIN", ""), always)
 
 
-def register(app: Flask, config: Config) -> None:
-    """Check every request's host and origin; put the headers on every answer."""
-    app.config["TRUSTED_HOSTS"] = hosts(config)
+def _cors_headers(origin: str) -> list[tuple[str, str]]:
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        # `navigator.sendBeacon` always sends credentials: without this its events are lost.
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "Retry-After"),
+    ]
+
+
+def _trusted_host(config: Config) -> Guard:
+    trusted = frozenset(config.hosts)
+    known: set[str] = set()  # spellings with a port that were found trusted
+
+    def guard(environ: Environ) -> Answer | None:
+        host = authority(environ)
+        if not host and "HTTP_HOST" not in environ:
+            return None  # HTTP/1.0: no browser sends that, so no page can be behind it
+        if host not in known:
+            if host_name(host) not in trusted:
+                return Answer(400, failure("This service is not known by that host name."))
+            if len(known) < 100:
+                known.add(host)
+        environ["HTTP_HOST"] = host
+        return None
+
+    return guard
+
+
+def _address_without_nul(environ: Environ) -> Answer | None:
+    # No id has it, and PostgreSQL can't be asked for it.
+    if "%00" in environ.get("QUERY_STRING", "") or "\0" in environ["PATH_INFO"]:
+        return Answer(400, failure("The address must not contain NUL."))
+    return None
+
+
+def _allowed_origin(config: Config) -> Guard:
     allowed = frozenset(config.cors_origins)
 
-    @app.before_request
-    def _check_address() -> None:
-        # No id has it, and PostgreSQL can't be asked for it.
-        if "\0" in request.path or any("\0" in text for _, text in request.args.items(multi=True)):
-            abort(400, "The address must not contain NUL.")
-
-    @app.before_request
-    def _check_origin() -> None:
-        origin = request.headers.get("Origin")
-        reads = request.method in ("GET", "HEAD", "OPTIONS") and "Upgrade" not in request.headers
-        if origin is None or reads or origin in allowed or origin == _own_origin():
-            return
-        abort(403, "Pages of this origin may not call here; JOBQUEST_CORS_ORIGINS lets them in.")
-
-    @app.after_request
-    def _add_headers(response: Response) -> Response:
-        for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)
-        if request.endpoint != "static":
-            response.headers.setdefault("Cache-Control", _NOT_KEPT)
-        origin = request.headers.get("Origin", "")
-        if allowed:
-            response.vary.add("Origin")
+    def guard(environ: Environ) -> Answer | None:
+        origin = environ.get("HTTP_ORIGIN")
+        if origin is None:
+            return None
         if origin in allowed:
-            _let_in(response, origin)
-        return response
+            return _preflight(environ)
+        reads = environ["REQUEST_METHOD"] in _READS and "HTTP_UPGRADE" not in environ
+        if reads or origin == f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST', '')}":
+            return None
+        line = "Pages of this origin may not call here; JOBQUEST_CORS_ORIGINS lets them in."
+        return Answer(403, failure(line))
+
+    return guard
 
 
-def _own_origin() -> str:
-    return f"{request.scheme}://{request.host}"
+def _preflight(environ: Environ) -> Answer | None:
+    """The answer to a browser that asks whether a page of an allowed origin may send a request.
 
-
-def _let_in(response: Response, origin: str) -> None:
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
-    if request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
-        response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
-        response.headers["Access-Control-Max-Age"] = _PREFLIGHT_SECONDS
+    It may send any header: libraries for tracing add their own, and whether a page may call here is
+    a matter of its origin.
+    """
+    if environ["REQUEST_METHOD"] != "OPTIONS":
+        return None
+    if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+        return None
+    told = {
+        "Access-Control-Allow-Methods": _METHODS,
+        "Access-Control-Allow-Headers": "Content-Type, Authorization",
+        "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+        "Vary": "Access-Control-Request-Headers",
+    }
+    asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+    if _NAMES.fullmatch(asked):
+        told["Access-Control-Allow-Headers"] = asked
+    return Answer(204, None, told)

@@ -64,7 +64,7 @@ def find() -> tuple[str, int]:
     return show(request.args.get("id", ""))
 
 
-@page.get("/events/<path:id>")
+@page.get("/events/<segment:id>")
 def show(id: str) -> tuple[str, int]:
     """The page; for an event that is not known (yet), one that waits or says so."""
     life = runtime().queries.event(id)

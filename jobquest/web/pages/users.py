@@ -61,7 +61,7 @@ def search() -> str:
     )
 
 
-@page.get("/users/<path:user_id>")
+@page.get("/users/<segment:user_id>")
 def show(user_id: str) -> str:
     """One user; of one whose events are all unprocessed there is only the timeline."""
     queries = runtime().queries

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import request
 
 from jobquest.events import PERSONAL_FIELDS
+from jobquest.web.address import SLASH
 
 MASK = "[masked]"
 MAX_SUMMARY = 160
@@ -137,7 +138,8 @@ def here(**changes: Any) -> str:
     """This view's address with some of its query changed; None takes a parameter away."""
     values: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
     query = urlencode({name: value for name, value in values.items() if value is not None}, True)
-    return quote(request.script_root + request.path) + (f"?{query}" if query else "")
+    path = quote(request.script_root + request.path).replace(quote(SLASH), "%2F")
+    return path + (f"?{query}" if query else "")
 
 
 def event_url(id: str) -> str:

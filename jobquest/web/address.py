@@ -1,0 +1,95 @@
+"""The one spelling of every address, and the hosts and origins behind it.
+
+Called by the entrance before anything else. A proxy's rules are only worth something if a route can
+be reached by one spelling: every other one is answered as unknown. It knows no routes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from werkzeug.routing import BaseConverter
+
+SLASH = "\x1f"
+"""Takes the place of a slash inside a segment (`%2F`) while routes are matched. No id has it."""
+
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+")  # nothing to decode, nothing to refuse
+_AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
+# Escapes of characters that need none (RFC 3986, section 2.3), and of what no address of ours has.
+_NEEDLESS = re.compile(r"%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
+_CONTROL = re.compile(r"%(?:0[1-9a-fA-F]|1[0-9a-fA-F]|7[fF])|[\x01-\x20\x7f]")
+_BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+
+
+class Segment(BaseConverter):
+    """One segment of a path, slashes inside included: `a%2Fb` is the id `a/b`.
+
+    The ids `.` and `..` can't be sent by any client, which resolve them: pages take them as `?id=`.
+    """
+
+    regex = "[^/]+"
+
+    def to_python(self, value: str) -> str:
+        return value.replace(SLASH, "/")
+
+    def to_url(self, value: Any) -> str:
+        return str(super().to_url(value)).replace("/", "%2F")
+
+
+def canonical_path(environ: Mapping[str, Any]) -> str | None:
+    """The path below the prefix as routes match it; None if this spelling is not the one.
+
+    Servers decode a path before an application sees it; the request target itself (`RAW_URI`) tells
+    a slash from an escaped one. Without it (or if a middleware has rewritten the path) the decoded
+    path decides.
+    """
+    path: str = environ.get("PATH_INFO", "")
+    target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if target == path and _PLAIN.fullmatch(path):
+        return path
+    raw = _AUTHORITY.sub("", target, 1).partition("?")[0] or "/"
+    if "#" in target:
+        return None
+    prefix: str = environ.get("SCRIPT_NAME", "")
+    decoded = unquote_to_bytes(raw.encode("latin-1")).decode("latin-1")
+    if decoded == prefix + path:
+        raw = raw[len(prefix) :] if raw.startswith(prefix) else raw
+    elif decoded != path:
+        raw = path.replace("%", "%25")
+    return _decoded(raw)
+
+
+def _decoded(raw: str) -> str | None:
+    if _NEEDLESS.search(raw) or _CONTROL.search(raw) or _BROKEN.search(raw):
+        return None
+    segments = raw.split("/")
+    if segments[0] or "" in segments[1:-1] or "." in segments or ".." in segments:
+        return None
+    if segments[-1] == "" and len(segments) > 2:
+        return None  # a slash at the end
+    within = re.sub("%2[fF]", SLASH, raw)
+    decoded = unquote_to_bytes(within.encode("latin-1"))
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        return None
+    return decoded.decode("latin-1")  # as WSGI spells text
+
+
+def authority(environ: Mapping[str, Any]) -> str:
+    """The host that a request is for: the target's own if it names one (RFC 9112, section 3.2.2),
+    else the `Host` header; empty if there is neither."""
+    named = _AUTHORITY.match(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
+    return named[1] if named else environ.get("HTTP_HOST", "")
+
+
+def host_name(host: str) -> str | None:
+    """The name in `name:port`, in small letters and without brackets; None if it is no host."""
+    found = _HOST.fullmatch(host)
+    if found is None or int(found[2] or 0) > 65_535:
+        return None
+    return found[1].strip("[]").lower()

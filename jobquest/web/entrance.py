@@ -1,0 +1,212 @@
+"""The entrance: every request passes here, whoever sends it and whatever it is for.
+
+A WSGI layer around the application. Its guards decide first, in one order, in one place; a guard
+that is added to `guards` guards everything. A publish is then answered right here, since routing,
+contexts and hooks cost Flask five times what an event costs; everything else goes to Flask's views.
+If somebody has added a hook to the application, publishes go to the views too, which answer the
+same.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import flask
+import orjson
+from flask import Flask
+
+from jobquest.errors import JobQuestError
+from jobquest.runtime import Runtime
+from jobquest.web import publishing
+from jobquest.web.address import SLASH, canonical_path
+from jobquest.web.answers import failure
+from jobquest.web.errors import answer_to, unexpected
+from jobquest.web.publishing import Answer
+
+Environ = dict[str, Any]
+Guard = Callable[[Environ], Answer | None]
+"""Looks at a request and lets it in (None) or answers it. It must not read the body."""
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_BATCH_BYTES = 1024 * 1024
+_BATCH = "/api/kafka/events/batch"
+_PUBLISH = {"/api/kafka/events": publishing.publish_one, _BATCH: publishing.publish_batch}
+_ENDPOINTS = {"/api/kafka/events": "events.publish", _BATCH: "events.publish_batch"}
+_UNKNOWN = f"/{SLASH}"  # no route has it
+_ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
+_STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+_SIGNALS = (
+    flask.request_started,
+    flask.request_finished,
+    flask.request_tearing_down,
+    flask.got_request_exception,
+    flask.appcontext_pushed,
+    flask.appcontext_popped,
+    flask.appcontext_tearing_down,
+)
+
+
+class Entrance:
+    """Stands before `app`. `headers` tells which go with the answer to a request, `count` counts
+    each answer by route, method and code."""
+
+    def __init__(
+        self,
+        app: Flask,
+        runtime: Runtime,
+        guards: Iterable[Guard],
+        headers: Callable[[Environ], Iterable[tuple[str, str]]],
+        count: Callable[[str, str, int], None],
+    ) -> None:
+        self.guards = list(guards)
+        self._app = app
+        self._views = app.wsgi_app
+        self._runtime = runtime
+        self._headers = headers
+        self._count = count
+        app.before_request(_note_route)
+        self._own_hooks = _hooks(app)
+
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        try:
+            answer = self._guarded(environ)
+        except Exception as error:
+            answer = unexpected(error)
+        if answer is None:
+            return self._views(environ, self._completed(environ, start_response))
+        own, document = list(answer.headers.items()), b""
+        if answer.document is not None:
+            document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
+            own.append(("Content-Type", "application/json"))
+            own.append(("Content-Length", str(len(document))))
+        self._completed(environ, start_response)(_STATUS[answer.code], own)
+        return () if environ["REQUEST_METHOD"] == "HEAD" else (document,)
+
+    def _guarded(self, environ: Environ) -> Answer | None:
+        """The answer to a request that needs no view; None if a view has to answer."""
+        path = environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
+        for guard in self.guards:
+            if refusal := guard(environ):
+                return refusal
+        body = _body(environ)
+        if isinstance(body, Answer):
+            return body
+        self._runtime.start()  # under the server it has started already
+        if body is not None and self._is_ours_alone(environ):
+            environ[_ROUTE] = path
+            return self._published(path, body)
+        if body is not None:
+            environ["wsgi.input"] = io.BytesIO(body)
+            environ["CONTENT_LENGTH"] = str(len(body))
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+        return None
+
+    def _is_ours_alone(self, environ: Environ) -> bool:
+        """Whether it is a plain publish, and nobody has a say in how it is answered but us."""
+        return (
+            environ["PATH_INFO"] in _PUBLISH
+            and environ["REQUEST_METHOD"] == "POST"
+            and not environ.get("QUERY_STRING")
+            and environ.get("CONTENT_TYPE") == "application/json"
+            and _hooks(self._app) == self._own_hooks
+        )
+
+    def _published(self, path: str, body: bytes) -> Answer:
+        try:
+            return _PUBLISH[path](self._runtime, body)
+        except JobQuestError as error:
+            return answer_to(error)
+
+    def _completed(self, environ: Environ, start_response: Any) -> Any:
+        """A `start_response` that adds what goes with every answer, and counts it."""
+
+        def start(
+            status: str, headers: Iterable[tuple[str, str]], *more: Any
+        ) -> Callable[[bytes], object]:
+            route = environ.get(_ROUTE)
+            method = environ["REQUEST_METHOD"] if route else "other"
+            self._count(route or "none", method, int(status[:3]))
+            written: Callable[[bytes], object] = start_response(
+                status, _merged(headers, self._headers(environ)), *more
+            )
+            return written
+
+        return start
+
+
+def _merged(
+    own: Iterable[tuple[str, str]], added: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """An answer's own headers, and those of `added` that it does not have; `Vary` adds up."""
+    found = list(own)
+    names = {name.lower() for name, _ in found}
+    found += [one for one in added if one[0] == "Vary" or one[0].lower() not in names]
+    return found
+
+
+def _hooks(app: Flask) -> tuple[int, ...]:
+    """How many functions of each kind Flask would call around a view, and which views publish.
+
+    If a later Flask keeps them elsewhere, this raises at start and says so.
+    """
+    tables: tuple[Mapping[Any, Any], ...] = (
+        app.before_request_funcs,
+        app.after_request_funcs,
+        app.teardown_request_funcs,
+        app.url_value_preprocessors,
+    )
+    handlers = app.error_handler_spec.values()
+    return (
+        *(sum(map(len, table.values())) for table in tables),
+        sum(len(of_code) for by_code in handlers for of_code in by_code.values()),
+        len(app.teardown_appcontext_funcs),
+        *(len(signal.receivers) for signal in _SIGNALS),
+        *(id(app.view_functions.get(endpoint)) for endpoint in _ENDPOINTS.values()),
+    )
+
+
+def _note_route() -> None:
+    rule = flask.request.url_rule
+    if rule is not None:
+        flask.request.environ[_ROUTE] = rule.rule
+
+
+def _body(environ: Environ) -> bytes | Answer | None:
+    """The whole body, None if there is none, or what is wrong with it."""
+    chunked = "HTTP_TRANSFER_ENCODING" in environ
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not (chunked or length):
+        return b"" if environ["REQUEST_METHOD"] == "POST" else None
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("", "identity"):
+        line = "Bodies are taken as they are, not compressed: send no Content-Encoding."
+        return Answer(415, failure(line), {"Accept-Encoding": "identity"})
+    if not chunked and not (length.isascii() and length.isdigit()):
+        return Answer(400, failure("Content-Length is not a number."))
+    longest = MAX_BATCH_BYTES if environ["PATH_INFO"] == _BATCH else MAX_BODY_BYTES
+    if not chunked and (len(length) > 9 or int(length) > longest):
+        return _too_large()
+    try:
+        body = _read(environ["wsgi.input"], longest + 1 if chunked else int(length))
+    except Exception as error:  # each server has its own for a body that is not what it should be
+        return Answer(400, failure(f"The body can't be read: {type(error).__name__}."))
+    if len(body) > longest:
+        return _too_large()
+    if not chunked and len(body) < int(length):
+        return Answer(400, failure("The body ended before its Content-Length."))
+    return body
+
+
+def _read(stream: Any, most: int) -> bytes:
+    parts, left = [], most
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _too_large() -> Answer:
+    line = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
+    return Answer(413, failure(line))
