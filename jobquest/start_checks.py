@@ -33,7 +33,7 @@ def _make_folder(variable: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise SettingsError(f"{variable}: {folder} is no folder; name another.") from None
+        raise SettingsError(f"{variable}: {folder} is not a folder; name another.") from None
     except OSError as error:
         raise SettingsError(
             f"{variable}: the folder {folder} can't be made ({error.strerror}); name another."

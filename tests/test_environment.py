@@ -145,7 +145,7 @@ def test_a_service_starts_beside_what_orchestrators_and_servers_read(tmp_path: P
     service = Service(tmp_path, **injected).start()
     try:
         assert service.url.startswith("http://127.0.0.1:")
-        assert len(service.status()["processes"]) == 1
+        wait_for(lambda: len(service.status()["processes"]) == 1, 30, service.tail)
     finally:
         service.kill()
 
