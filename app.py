@@ -13,7 +13,8 @@ def create_app() -> Flask:
     try:
         return jobquest.create_app()
     except SettingsError as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from jobquest import cli, config, web
+from jobquest import cli, config, start_checks, web
 from jobquest.runtime import Runtime
 
 __all__ = ["create_app"]
@@ -23,7 +23,9 @@ def create_app(settings: Mapping[str, str] | None = None) -> Flask:
     request. Raises SettingsError.
     """
     app = Flask(__name__, template_folder=_ROOT / "templates", static_folder=str(_ROOT / "static"))
-    runtime = Runtime(config.load(settings))
+    loaded = config.load(settings)
+    start_checks.check(loaded)
+    runtime = Runtime(loaded)
     app.extensions["jobquest"] = runtime
     web.register(app, runtime)
     cli.register_commands(app)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
-
+from jobquest import addresses, environment
+from jobquest.addresses import PublicUrl
 from jobquest.errors import SettingsError
 
 Parse = Callable[[str], Any]
@@ -57,12 +56,16 @@ def _choice(*choices: str) -> Parse:
 
 
 def _loopback(value: str) -> str:
-    if value != "localhost" and not _is_loopback_address(value):
+    try:
+        name = addresses.host_name(value)
+    except ValueError:
+        name = ""
+    if name != "localhost" and not _is_loopback_address(name):
         raise ValueError(
             "without credentials it listens on loopback only, and this version has none to set;"
             " set HOST=127.0.0.1 and put a proxy that authenticates in front"
         )
-    return value
+    return name
 
 
 def _is_loopback_address(value: str) -> bool:
@@ -75,19 +78,14 @@ def _is_loopback_address(value: str) -> bool:
 def _brokers(value: str) -> tuple[str, ...]:
     brokers = _names(value)
     for broker in brokers:
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", broker):
+        found = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", broker)
+        if not found or not 0 < int(found[2]) < 65_536:
             raise ValueError(f"{broker!r} is not host:port; write for example localhost:9092")
     return brokers
 
 
 def _origins(value: str) -> tuple[str, ...]:
-    for origin in _names(value):
-        parts = urlsplit(origin)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path or parts.query:
-            raise ValueError(
-                f"{origin!r} is not an origin; write for example http://localhost:3000"
-            )
-    return _names(value)
+    return tuple(dict.fromkeys(addresses.origin(text) for text in _names(value)))
 
 
 def _group(value: str) -> str:
@@ -140,6 +138,18 @@ class Config:
     cors_origins: tuple[str, ...] = setting(
         "JOBQUEST_CORS_ORIGINS", None, _origins, "front ends whose pages may call the API"
     )
+    public_url: PublicUrl | None = setting(  # noqa: RUF009 (as above)
+        "JOBQUEST_PUBLIC_URL",
+        None,
+        addresses.public_url,
+        "where browsers reach it behind a proxy: https://host/path",
+    )
+    trusted_proxies: int = setting(
+        "JOBQUEST_TRUSTED_PROXIES",
+        "0",
+        _whole(0, 10),
+        "proxies in front that set X-Forwarded-*",
+    )
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
     )
@@ -189,8 +199,10 @@ class Config:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names by which it may be called, without brackets and ports."""
-        return ("localhost", "127.0.0.1", "::1", self.host)
+        """The names that a request's Host may carry, without ports and brackets: compare with
+        `addresses.host_name(header)`."""
+        public = [self.public_url.name] if self.public_url else []
+        return tuple(dict.fromkeys(["localhost", "127.0.0.1", "::1", self.host, *public]))
 
     @property
     def worker_count(self) -> int:
@@ -238,15 +250,9 @@ def load(overrides: Mapping[str, str] | None = None, *, env_file: Path | None = 
 
     An empty value counts as unset. Raises SettingsError with one line: which variable, and why.
     """
-    found = {
-        **{k: v or "" for k, v in dotenv_values(env_file or Path(".env")).items()},
-        **os.environ,
-        **(overrides or {}),
-    }
+    found = environment.read(env_file or Path(".env"), overrides or {})
     known = {row.metadata["variable"]: row for row in fields(Config)}
-    for variable in found:
-        if variable.startswith("JOBQUEST_") and variable not in known:
-            raise SettingsError(f"{variable} is not a setting. Known: {', '.join(sorted(known))}.")
+    environment.refuse_unknown(found, known)
     values = {
         row.name: _parse(variable, row.metadata["parse"], found[variable].strip())
         for variable, row in known.items()
@@ -259,7 +265,8 @@ def _parse(variable: str, parse: Parse, value: str) -> Any:
     try:
         return parse(value)
     except ValueError as error:
-        shown = "" if "PASSWORD" in variable or "URL" in variable else f"={value}"
+        secret = "PASSWORD" in variable or "URL" in variable
+        shown = "" if secret else f"={value if value.isprintable() else ascii(value)}"
         raise SettingsError(f"{variable}{shown}: {error}.") from None
 
 

@@ -7,6 +7,7 @@ line on the terminal and not a worker that dies again and again.
 from __future__ import annotations
 
 import ctypes
+import errno
 import logging
 import os
 import platform
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobquest import create_app, spread
+from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
@@ -30,6 +32,8 @@ GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop`
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLACE = "\0"  # of a message in its line: nothing else there can hold it
+# No such address here, or no IPv6 at all.
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _M_ARENA_MAX = -8  # glibc's malloc.h
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -72,10 +76,10 @@ def main() -> None:
         create_app()  # what it finds wrong, handlers included, is said here, once
         listening = _listen(config)
     except JobQuestError as error:
-        sys.exit(f"error: {error}")
-    kind = "Apache Kafka" if config.kafka_broker else "the embedded event log"
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     host, port = listening.getsockname()[:2]
-    print(f"JobQuest events on http://{host}:{port}/ with {kind}; Ctrl-C stops.", flush=True)
+    _say_where(config, host, port)
     try:
         serve = _gunicorn()
     except ImportError:
@@ -113,22 +117,42 @@ def _end(_number: int, _frame: Any) -> None:
     sys.exit(0)
 
 
+def _say_where(config: Config, host: str, port: int) -> None:
+    kind = "Apache Kafka" if config.kafka_broker else "the embedded event log"
+    url = f"http://{in_url(host)}:{port}/"
+    print(f"JobQuest events on {url} with {kind}; Ctrl-C stops.", flush=True)
+    if config.public_url or config.trusted_proxies:
+        place = f" at {config.public_url}" if config.public_url else ""
+        print(
+            f"Whoever reaches the proxy in front{place} may do everything here: this version has"
+            " no credentials, so the proxy must ask for them.",
+            flush=True,
+        )
+
+
 def _listen(config: Config) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((config.host, config.port))
         listening.listen(spread.BACKLOG)
     except OSError as error:
+        where = f"{in_url(config.host)}:{config.port} ({error.strerror})"
+        if error.errno in _NO_SUCH_ADDRESS:
+            raise SettingsError(
+                f"HOST={config.host}: can't listen on {where}; this machine does not have that"
+                " address, set HOST=127.0.0.1."
+            ) from None
         raise SettingsError(
-            f"PORT={config.port}: can't listen on {config.host}:{config.port} ({error.strerror});"
+            f"PORT={config.port}: can't listen on {where};"
             " stop what listens there, or set another PORT."
         ) from None
     return listening
 
 
 def _gunicorn() -> Callable[[socket.socket, int], None]:
+    os.environ.pop("WEB_CONCURRENCY", None)  # its import fails if that is no number
     from gunicorn.app.base import BaseApplication
 
     class Server(BaseApplication):  # type: ignore[misc]

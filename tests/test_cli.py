@@ -122,7 +122,7 @@ def test_a_wrong_setting_ends_the_command_line_with_one_line(tmp_path: Path) -> 
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines() == ["error: PORT=http: use a whole number from 0 to 65535."]
 
 

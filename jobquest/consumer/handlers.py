@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,18 @@ def load_handlers(modules: Sequence[str], consumer: Consumer) -> None:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except ImportError as error:
-            raise SettingsError(f"JOBQUEST_HANDLERS: {name} can't be imported: {error}.") from error
+        except Exception as error:  # whatever a user's module does
+            raise _unusable(name, "can't be imported", error) from error
         if not callable(getattr(module, "register", None)):
             raise SettingsError(f"JOBQUEST_HANDLERS: {name} has no register(consumer) function.")
-        module.register(consumer)
+        try:
+            module.register(consumer)
+        except Exception as error:
+            raise _unusable(name, "did not register", error) from error
+
+
+def _unusable(name: str, what: str, error: Exception) -> SettingsError:
+    *_, last = traceback.extract_tb(error.__traceback__)
+    inside = "" if last.filename.startswith("<") else f" ({last.filename}:{last.lineno})"
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return SettingsError(f"JOBQUEST_HANDLERS: {name} {what}: {why}{inside}.")

@@ -1,0 +1,66 @@
+"""What the settings name must be usable: folders, the database's URL, certificates.
+
+Looked at once, before anything starts. A wrong one is a line that names its variable; found later,
+it would be a service that runs and never works.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from jobquest.config import Config
+from jobquest.errors import SettingsError
+from jobquest.read.database_url import sqlite_file_of
+
+
+def check(config: Config) -> None:
+    """Make the folders. Raises SettingsError."""
+    _make_folder("JOBQUEST_DATA_DIR", config.data_dir)
+    if config.database_url:
+        try:
+            file = sqlite_file_of(config.database_url)
+        except ValueError as error:
+            raise SettingsError(f"DATABASE_URL: {error}.") from None
+        if file:
+            _make_folder("DATABASE_URL", file.parent)
+            if file.is_dir():
+                raise SettingsError(f"DATABASE_URL: {file} is a folder; add the file's name.")
+    _check_certificates(config)
+
+
+def _make_folder(variable: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SettingsError(f"{variable}: {folder} is not a folder; name another.") from None
+    except OSError as error:
+        raise SettingsError(
+            f"{variable}: the folder {folder} can't be made ({error.strerror}); name another."
+        ) from None
+
+
+def _check_certificates(config: Config) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.kafka_ssl_cafile:
+        try:
+            context.load_verify_locations(config.kafka_ssl_cafile)
+        except OSError as error:  # ssl.SSLError is one
+            raise _unusable("KAFKA_SSL_CAFILE", config.kafka_ssl_cafile, error) from None
+    if config.kafka_ssl_certfile:
+        try:
+            context.load_cert_chain(
+                config.kafka_ssl_certfile, config.kafka_ssl_keyfile, password=lambda: ""
+            )
+        except OSError as error:
+            files = " with ".join(
+                filter(None, [config.kafka_ssl_certfile, config.kafka_ssl_keyfile])
+            )
+            raise _unusable("KAFKA_SSL_CERTFILE", files, error) from None
+    elif config.kafka_ssl_keyfile:
+        raise SettingsError("KAFKA_SSL_KEYFILE is useless alone; set KAFKA_SSL_CERTFILE too.")
+
+
+def _unusable(variable: str, files: str, error: OSError) -> SettingsError:
+    why = "no PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
+    return SettingsError(f"{variable}: {files} can't be used ({why}); name another file.")

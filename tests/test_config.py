@@ -1,0 +1,183 @@
+"""The settings as they are read: normal forms, hosts, what is not a setting, `.env` files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobquest.config import load, variables
+from jobquest.environment import is_injected
+from jobquest.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no .env of a developer's is found there
+
+
+def test_origins_are_listed_in_the_form_that_browsers_send() -> None:
+    config = load({"JOBQUEST_CORS_ORIGINS": "HTTP://Localhost:80/, http://localhost,https://ö.de"})
+    assert config.cors_origins == ("http://localhost", "https://xn--nda.de")
+
+
+def test_the_public_url_and_the_proxies_are_unset_until_somebody_sets_them() -> None:
+    assert (load().public_url, load().trusted_proxies) == (None, 0)
+    set_ = load({"JOBQUEST_PUBLIC_URL": "https://e.example/jq/", "JOBQUEST_TRUSTED_PROXIES": "2"})
+    assert (str(set_.public_url), set_.trusted_proxies) == ("https://e.example/jq/", 2)
+
+
+def test_the_trusted_hosts_are_loopbacks_the_own_and_the_public_one() -> None:
+    assert load().hosts == ("localhost", "127.0.0.1", "::1")
+    url = {"JOBQUEST_PUBLIC_URL": "https://Events.example:8443/jq"}
+    assert load({**url, "HOST": "127.0.0.2"}).hosts[3:] == ("127.0.0.2", "events.example")
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("LOCALHOST", "localhost"),
+        ("127.0.0.2", "127.0.0.2"),
+    ],
+)
+def test_a_loopback_address_may_be_written_in_each_way(written: str, host: str) -> None:
+    config = load({"HOST": written})
+    assert config.host == host
+    assert host in config.hosts
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.0.2.1", "::2", "example.com"])
+def test_another_address_is_refused_without_credentials(host: str) -> None:
+    with pytest.raises(SettingsError, match=r"HOST=.*loopback"):
+        load({"HOST": host})
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "JOBQUEST_SERVICE_HOST",
+        "JOBQUEST_SERVICE_PORT",
+        "JOBQUEST_SERVICE_PORT_HTTP",
+        "JOBQUEST_PORT",
+        "JOBQUEST_PORT_5000_TCP",
+        "JOBQUEST_PORT_5000_TCP_PROTO",
+        "JOBQUEST_PORT_5000_TCP_PORT",
+        "JOBQUEST_PORT_5000_TCP_ADDR",
+        "JOBQUEST_PORT_53_UDP_ADDR",
+        "JOBQUEST_EVENTS_SERVICE_HOST",
+        "JOBQUEST_EVENTS_2_PORT_8080_TCP",
+        "JOBQUEST_POSTGRES_SERVICE_PORT_POSTGRESQL",
+    ],
+)
+def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(variable: str) -> None:
+    assert is_injected(variable)
+    load({variable: "tcp://10.0.0.1:5000"})
+
+
+def test_no_setting_looks_like_what_an_orchestrator_sets() -> None:
+    assert not [variable for variable, _, _ in variables() if is_injected(variable)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "near"),
+    [
+        ("JOBQUEST_WORKER", "JOBQUEST_WORKERS"),
+        ("JOBQUEST_CORS_ORIGIN", "JOBQUEST_CORS_ORIGINS"),
+        ("JOBQUEST_TRUSTED_PROXY", "JOBQUEST_TRUSTED_PROXIES"),
+        ("JOBQUEST_DATADIR", "JOBQUEST_DATA_DIR"),
+        ("JOBQUEST_KAFKA_BROKER", "KAFKA_BROKER"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_with_the_nearest_one(variable: str, near: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({variable: "1"})
+    assert str(refused.value) == f"{variable} is not a setting; did you mean {near}?"
+
+
+@pytest.mark.parametrize("variable", ["JOBQUEST_", "JOBQUEST_SERVICE", "JOBQUEST_PORT_5000_TLS"])
+def test_an_unknown_name_of_ours_is_refused(variable: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable} is not a setting"):
+        load({variable: "1"})
+
+
+@pytest.mark.parametrize(
+    "content", [b"PORT=6000\n", b"\xef\xbb\xbfPORT=6000\r\n", b"# \xc3\xbc\nexport PORT='6000'\n"]
+)
+def test_a_settings_file_in_utf_8_is_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    assert load().port == 6000
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("PORT=6000\n".encode("utf-16"), ".env is written in UTF-16; save it as UTF-8."),
+        ("PORT=6000\n".encode("utf-16-be"), ".env is written in UTF-16; save it as UTF-8."),
+        (
+            "PORT=6000\n# für uns\n".encode("cp1252"),
+            ".env, line 2: byte 0xfc is not UTF-8; save it as UTF-8.",
+        ),
+        (
+            b"PORT=6000\nHOST 127.0.0.1\n",
+            ".env, line 2: this is not NAME=value; write it so, or begin the line with #.",
+        ),
+        (
+            b"KAFKA_GROUP_ID='open\nPORT=6000\n",
+            ".env, line 1: this is not NAME=value; write it so, or begin the line with #.",
+        ),
+        (
+            b"JOBQUEST_WORKER=1\n",
+            "JOBQUEST_WORKER is not a setting; did you mean JOBQUEST_WORKERS?",
+        ),
+    ],
+)
+def test_a_settings_file_that_can_not_be_read_is_one_line(
+    tmp_path: Path, content: bytes, line: str
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert str(refused.value) == line
+
+
+def test_a_settings_file_that_is_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(SettingsError, match=r"^\.env is a folder; move it away"):
+        load()
+
+
+def test_a_settings_file_that_may_not_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to(tmp_path / ".env")  # nobody may, not even root
+    with pytest.raises(SettingsError, match=r"^\.env can't be read \(.+\); correct it"):
+        load()
+
+
+def test_no_setting_of_a_service_can_have_two_lines() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"KAFKA_GROUP_ID": "a\nerror: b"})
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_brokers_have_ports_that_exist() -> None:
+    assert load({"KAFKA_BROKER": "a:1,[::1]:9092"}).kafka_broker == ("a:1", "[::1]:9092")
+    for wrong in ("a:0", "a:65536", "a:٣", "a", "a:b", "::1:9092"):
+        with pytest.raises(SettingsError, match=r"KAFKA_BROKER.*host:port"):
+            load({"KAFKA_BROKER": wrong})
+
+
+def test_a_certificate_of_ours_that_openssl_reads_is_taken(tmp_path: Path) -> None:
+    from jobquest.start_checks import check
+
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl on this machine")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a"]
+    subprocess.run([*make, "-keyout", "key", "-out", "cert"], check=True, capture_output=True)
+    files = {"KAFKA_SSL_CAFILE": "cert", "KAFKA_SSL_CERTFILE": "cert", "KAFKA_SSL_KEYFILE": "key"}
+    check(load(files))
+    with pytest.raises(SettingsError, match="KAFKA_SSL_CERTFILE: cert with cert"):
+        check(load({**files, "KAFKA_SSL_KEYFILE": "cert"}))
