@@ -124,7 +124,7 @@ class Producer:
         another is, or None. Only an id that the client gave can be known."""
         ids = [request.event.id for request in requests if request.has_id]
         try:
-            stored = self._read_side.contents(ids) if ids else {}
+            stored = self._read_side.processed(ids) if ids else {}
         except ReadSideUnavailable as error:  # the consumer drops a duplicate all the same
             logger.debug("Publishing %d events without looking for them: %s", len(ids), error)
             stored = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
@@ -19,6 +20,7 @@ from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, loa
 from jobquest.read import effects, history, parking, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
+from jobquest.read.id_lookup import IdLookup
 from jobquest.read.letters import Dead, Letters, now_ms
 from jobquest.read.parking import Lane, Parked
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
@@ -58,6 +60,7 @@ class ReadSide:
         self._database = database
         self._letters = letters
         self._process_id = process_id
+        self._lookup = IdLookup(partial(effects.contents_directly, database))
 
     # --- the consumer's side ---
 
@@ -70,6 +73,11 @@ class ReadSide:
         """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
         with self._database.reading() as connection:
             return effects.contents(connection, ids, parked=parked)
+
+    def processed(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Of those ids that are processed: the event as JSON. Threads that ask at the same time
+        share one query."""
+        return self._lookup.contents(ids)
 
     # --- what waits for another try ---
 

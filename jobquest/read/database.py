@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from jobquest.errors import ReadSideUnavailable
 from jobquest.read import tables
@@ -43,6 +44,8 @@ class Database:
         # SQLite has one writer at a time, and whoever waits for it there looks again and again:
         # of fifty, some never get it. Threads of this process queue here instead.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
+        self._kept: PoolProxiedConnection | None = None  # for `select`
+        self._selecting = threading.Lock()  # held by whoever uses it
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -60,8 +63,52 @@ class Database:
             with self._begin() as connection:
                 yield connection
 
+    def select(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        """The rows of one SELECT, by the driver alone, on a connection that is kept for it and has
+        no transaction: a tenth of the cost of `reading`. One thread at a time; others wait.
+        Raises ReadSideUnavailable."""
+        errors = self.engine.dialect.loaded_dbapi.Error
+        with self._selecting, self._unavailable():
+            self._prepare()
+            try:
+                return self._select(statement, parameters)
+            except errors as error:
+                raise ReadSideUnavailable(self._explained(error)) from error
+
+    def _select(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        dialect, was_kept = self.engine.dialect, self._kept is not None
+        connection = self._kept or self._keep()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
+        except dialect.loaded_dbapi.Error as error:
+            is_lost = dialect.is_disconnect(error, connection.driver_connection, None)
+            self._drop_kept()
+            if not (was_kept and is_lost):
+                raise
+        return self._select(statement, parameters)  # the server may have been gone and be back
+
+    def _keep(self) -> PoolProxiedConnection:
+        kept = self.engine.raw_connection()
+        if self.engine.dialect.name == "postgresql":  # SQLite's are so from their beginning
+            driver: Any = kept.driver_connection
+            driver.autocommit = True
+        self._kept = kept
+        return kept
+
+    def _drop_kept(self) -> None:
+        if self._kept:
+            self._kept.invalidate()
+            self._kept = None
+
     def close(self) -> None:
-        """Give back every connection."""
+        """Give back every connection; one that a thread is selecting with stays with it."""
+        if self._selecting.acquire(blocking=False):
+            try:
+                self._drop_kept()
+            finally:
+                self._selecting.release()
         self.engine.dispose()
 
     @contextmanager

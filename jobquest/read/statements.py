@@ -57,8 +57,20 @@ def rows_by_key(
         return []
     key = key or tuple(table.primary_key.columns.keys())
     columns = columns or tuple(table.columns.keys())
-    statement = _select(connection.dialect.name, table, key, columns, where)
-    return connection.exec_driver_sql(statement, _list(connection.dialect.name, keys)).fetchall()
+    query = select_by_key(connection.dialect.name, table, keys, key, columns, where)
+    return connection.exec_driver_sql(*query).fetchall()
+
+
+def select_by_key(
+    dialect: str,
+    table: Table,
+    keys: Collection[Values],
+    key: tuple[str, ...],
+    columns: tuple[str, ...],
+    where: str,
+) -> tuple[str, Values]:
+    """The statement of `rows_by_key` and its parameters, for a connection of the driver's own."""
+    return _select(dialect, table, key, columns, where), _list(dialect, keys)
 
 
 # Names are those of our own tables, so nothing that somebody sent stands in these texts.
