@@ -22,6 +22,9 @@ SOURCE = "/jobquest/events"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+# What a datetime can hold. A record's time may lie outside: other producers choose theirs.
+_FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 # RFC 3339, section 5.6; datetime.fromisoformat takes more than that.
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
@@ -139,8 +142,8 @@ def parse_time(text: Any) -> datetime:
 
 
 def at_ms(milliseconds: int) -> datetime:
-    """The time of so many Unix milliseconds, in UTC."""
-    return _EPOCH + milliseconds * _MILLISECOND
+    """The time of so many Unix milliseconds, in UTC; the nearest one that a datetime can hold."""
+    return _EPOCH + min(max(milliseconds, _FIRST_MS), LAST_MS) * _MILLISECOND
 
 
 def to_ms(moment: datetime) -> int:

@@ -25,6 +25,7 @@ WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
 MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 MAX_GROUPS = 50
+MAX_STRETCHES = 512  # looked through by one statement: each is one of its variables
 TOP_USERS = 10
 EVERY_EVENT = EventFilter()
 Change = tuple[int, str | None, str, str | None, bytes]  # seq, type, topic, user, the item's JSON
@@ -83,14 +84,16 @@ class Queries:
         self, query: Select[Any], limit: int, after: int | None, since: int
     ) -> list[dict[str, Any]]:
         """A user's rows are looked up in one stretch of changes after the other, the newest first,
-        and in ever more of them at once where there are few."""
-        stretch = (self.last_seq() if after is None else after) // tables.STRETCH
+        and in ever more of them at once where there are few. `after` comes from outside: what lies
+        above the last change is not looked through."""
+        last = self.last_seq()
+        stretch = (last if after is None else min(after, last)) // tables.STRETCH
         rows: list[dict[str, Any]] = []
         count = 1
         while stretch >= since // tables.STRETCH and len(rows) < limit:
             some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
             rows += self._rows(query.where(some).limit(limit - len(rows)))
-            stretch, count = stretch - count, count * 2
+            stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
         return rows
 
     def changes(self, since: int, limit: int) -> list[Change]:

@@ -9,10 +9,12 @@ from flask import Response, current_app, jsonify, request
 
 from jobquest.errors import InvalidEvent
 from jobquest.events import format_time, parse_time, strict_json
+from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from jobquest.web.publishing import Answer
 
+MAX_SEQ = 2**53  # a browser holds no larger number exactly
 OUTCOMES = ("processed", "retrying", "dead")
 _FILTERS = {
     "types": "type",
@@ -80,11 +82,16 @@ def whole_parameter(name: str, default: int | None, low: int, high: int) -> int 
     text = request.args.get(name)
     if not text:  # forms send their empty fields too
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
         raise InvalidEvent(
             "A parameter is not valid.", {name: [f"Must be a whole number from {low} to {high}."]}
         )
     return int(text)
+
+
+def seq_parameter(name: str) -> int | None:
+    """The number of a change from the query string; empty is absent. Raises InvalidEvent."""
+    return whole_parameter(name, None, 0, MAX_SEQ)
 
 
 def flag_parameter(name: str) -> bool:
@@ -96,7 +103,8 @@ def flag_parameter(name: str) -> bool:
 
 
 def time_parameter(name: str) -> int | None:
-    """A time from the query string, as Unix milliseconds; empty is absent. Raises InvalidEvent."""
+    """A time from the query string, as Unix milliseconds; empty is absent. One from before 1970
+    becomes 1970, where no event and no record can lie. Raises InvalidEvent."""
     text = request.args.get(name)
     if not text:
         return None
@@ -105,7 +113,7 @@ def time_parameter(name: str) -> int | None:
         text = f"{zoneless[1]}{zoneless[2] or ':00'}Z"
     try:
         # A "+" that was not escaped arrives as a blank.
-        return int(parse_time(text.replace(" ", "+")).timestamp() * 1000)
+        return min(max(0, to_ms(parse_time(text.replace(" ", "+")))), LAST_MS)
     except ValueError as error:
         raise InvalidEvent("A parameter is not valid.", {name: [str(error)]}) from None
 

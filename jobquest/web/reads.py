@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
 from jobquest.errors import InvalidEvent
+from jobquest.read.letters import now_ms
 from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import (
     choice_parameter,
     event_filter,
     runtime,
+    seq_parameter,
     success,
     time_parameter,
     whole_parameter,
@@ -23,7 +24,6 @@ reads = Blueprint("reads", __name__, url_prefix="/api")
 DEFAULT_LIMIT = 50
 DEFAULT_WINDOWS = 60
 DEFAULT_DAYS = 30
-MAX_SEQ = 2**53
 
 
 @reads.get("/events")
@@ -118,9 +118,9 @@ def minutes() -> tuple[Response, int]:
 def time_span(window: str, count: int) -> tuple[int, int]:
     """`from` and `to`, or the last `count` windows. Raises InvalidEvent."""
     size = WINDOWS_MS[window]
-    until = time_parameter("to") or int(time.time() * 1000) + size
-    start = time_parameter("from")
-    start = until - count * size if start is None else start
+    until, start = time_parameter("to"), time_parameter("from")
+    until = now_ms() + size if until is None else until
+    start = max(0, until - count * size) if start is None else start
     if (until - start) // size > MAX_WINDOWS:
         line = f"More than {MAX_WINDOWS} windows: choose a longer window or a later start."
         raise InvalidEvent("A parameter is not valid.", {"from": [line]})
@@ -130,8 +130,8 @@ def time_span(window: str, count: int) -> tuple[int, int]:
 def _events(**fixed: Any) -> dict[str, Any]:
     return runtime().queries.events(
         event_filter(**fixed),
-        after=whole_parameter("after", None, 0, MAX_SEQ),
-        since=whole_parameter("since", None, 0, MAX_SEQ),
+        after=seq_parameter("after"),
+        since=seq_parameter("since"),
         limit=_limit(),
     )
 

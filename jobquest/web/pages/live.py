@@ -14,14 +14,13 @@ from flask import Blueprint, render_template, request
 
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS
-from jobquest.web.answers import OUTCOMES, event_filter, runtime, whole_parameter
+from jobquest.web.answers import OUTCOMES, event_filter, runtime, seq_parameter
 from jobquest.web.pages.words import MAX_SUMMARY, event_row, here, many, span, visible
 
 page = Blueprint("live", __name__)
 
 LATEST_EVENTS = 50
 MAX_ROWS = 500  # in the page, live ones included
-MAX_SEQ = 2**53
 MINUTES = 60
 
 # State → how it looks, what it means.
@@ -60,7 +59,7 @@ _FIELDS = (
 @page.get("/")
 def show() -> tuple[str, int]:
     """The page; 503 where the events can't be read, with everything else in its place."""
-    wanted, after = event_filter(), whole_parameter("after", None, 0, MAX_SEQ)
+    wanted, after = event_filter(), seq_parameter("after")
     service = runtime()
     status, epoch, problem = service.report.status(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}

@@ -11,7 +11,7 @@ from flask import Blueprint, abort, render_template, request, url_for
 from jobquest.events import CATALOGUE
 from jobquest.events.levels import xp_for_level
 from jobquest.read.event_filter import EventFilter
-from jobquest.web.answers import choice_parameter, runtime, whole_parameter
+from jobquest.web.answers import choice_parameter, runtime, seq_parameter
 from jobquest.web.pages.words import number, shown, summary
 
 page = Blueprint("users", __name__)
@@ -20,7 +20,6 @@ LISTED_USERS = 100
 LISTED_EVENTS = 50
 LISTED_APPLICATIONS = 100
 LISTED = 20  # of each other thing that a user has
-MAX_SEQ = 2**53
 GIVES_XP = frozenset(name for name, row in CATALOGUE.items() if row.xp)
 
 # The usual way of an application; other statuses come after these.
@@ -67,7 +66,7 @@ def show(user_id: str) -> str:
     queries = runtime().queries
     of_user = EventFilter(users=frozenset({user_id}))
     only = choice_parameter("only", ("xp",), None)
-    after = whole_parameter("after", None, 0, MAX_SEQ)
+    after = seq_parameter("after")
     wanted = replace(of_user, types=GIVES_XP) if only else of_user
     found = queries.events(wanted, after=after, limit=LISTED_EVENTS)
     user = queries.user(user_id)
