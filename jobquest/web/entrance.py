@@ -21,9 +21,9 @@ from flask import Flask
 from jobquest.errors import JobQuestError
 from jobquest.runtime import Runtime
 from jobquest.web import publishing
-from jobquest.web.address import SLASH, canonical_path
 from jobquest.web.answers import failure
 from jobquest.web.errors import answer_to, unexpected
+from jobquest.web.paths import SLASH, canonical_path
 from jobquest.web.publishing import Answer
 
 Environ = dict[str, Any]
