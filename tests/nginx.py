@@ -78,7 +78,15 @@ class Nginx:
         program = shutil.which(PROGRAM, path=_path())
         assert program
         self._process = subprocess.Popen(
-            [program, "-p", str(self.folder), "-c", "nginx.conf", "-e", str(self.folder / "errors")],
+            [
+                program,
+                "-p",
+                str(self.folder),
+                "-c",
+                "nginx.conf",
+                "-e",
+                str(self.folder / "errors"),
+            ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
