@@ -8,7 +8,7 @@ It knows the log only by its protocol and asks the read side only for ids known 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -24,7 +24,7 @@ from jobquest.events import Event, from_request
 from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
-from jobquest.log.pending import Pending, when_all
+from jobquest.log.pending import Pending
 from jobquest.log_lines import log_lines
 from jobquest.publish_methods import PublishMethods
 from jobquest.read import ReadSide
@@ -88,26 +88,6 @@ class Producer(PublishMethods):
         fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
         kept = iter(_came(fresh, self._give(fresh)))
         return [known or next(kept) for known in came]
-
-    def begin(
-        self, requests: Sequence[Request], done: Callable[[], None]
-    ) -> Callable[[], list[Published | JobQuestError]] | None:
-        """The same without waiting: any thread calls `done` once it is known what became of them;
-        then what is returned here tells it. None where somebody would have to wait: for the
-        database, which knows whether an id came before, or for a connection to the log."""
-        if any(request.has_id for request in requests) or not self._is_prompt():
-            return None
-        events = [request.event for request in requests]
-        futures = self._give(events)
-        when_all(futures, done)
-        return lambda: _came(events, futures)
-
-    def _is_prompt(self) -> bool:
-        try:
-            self._log.reach(0.0)
-        except LogUnavailable:
-            return False
-        return True
 
     def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
         return (self._outbox or self._log).append([record_of(event) for event in events])
