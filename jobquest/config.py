@@ -212,6 +212,12 @@ class Config:
         return min(4, _cores()) if self.kafka_broker else 1
 
     @property
+    def has_consumer_process(self) -> bool:
+        """Whether the server runs the consumer in a process of its own, so that no request waits
+        for its batches. The embedded log's one worker consumes by itself."""
+        return bool(self.kafka_broker)
+
+    @property
     def read_side_url(self) -> str:
         """SQLAlchemy URL of the read side."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'read.db'}"

@@ -11,14 +11,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
 
 from jobquest.activity import Activity
 from jobquest.config import Config
-from jobquest.consumer import Consumer
+from jobquest.consumer import Consumer, Snapshot
 from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
@@ -51,6 +51,7 @@ FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at t
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
 LAG_NOTED_SECONDS = 5.0
+SERVES = "It answers requests; another process of the service consumes."
 
 
 class StateNotReached(JobQuestError):
@@ -108,19 +109,22 @@ class Runtime:
         self._lag_noted = 0.0
         self._lock = threading.Lock()
         self._started = False
+        self._consumes = True
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._shown: object = None
         self._was: object = None  # the consumer, when it woke the supervisor last
+        self._wanted = "stopped"  # the operator's wish that was followed last
         self._generation: int | None = None  # of the operator's wish that was followed last
 
-    def start(self) -> None:
-        """Start the threads of this process, once; the consumer as the operator wants it."""
+    def start(self, *, consumes: bool = True) -> None:
+        """Start the threads of this process, once; the consumer as the operator wants it, unless
+        another process of the service consumes."""
         with self._lock:
             if self._started or self._stop.is_set():
                 return
-            self._started = True
+            self._started, self._consumes = True, consumes
         if self.outbox:
             self.outbox.start()
         self.feed.start()
@@ -256,8 +260,15 @@ class Runtime:
 
     def _how_we_are(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
-        how = asdict(self.consumer.snapshot)
+        how = asdict(self._snapshot())
         return {**how, "outbox": waiting._asdict(), "demo": self.demo.failing}
+
+    def _snapshot(self) -> Snapshot:
+        """This process's consumer; one that leaves consuming to another stands by."""
+        now = self.consumer.snapshot
+        if self._consumes or self._wanted == "stopped" or now.state != "stopped":
+            return now
+        return replace(now, state="idle", reason=SERVES)
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
@@ -265,6 +276,9 @@ class Runtime:
         wanted, generation = self.state.wanted()
         if wanted is None:
             wanted = "running" if self.config.consumer_autostart else "stopped"
+        self._wanted = wanted
+        if not self._consumes:
+            return
         if wanted == "running":
             self.consumer.resume(afresh=generation != self._generation)
         else:

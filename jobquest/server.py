@@ -93,7 +93,7 @@ def main() -> None:
         listening.close()
         create_app().run(host, port, threaded=True)
         return
-    serve(listening, config.worker_count)
+    serve(listening, config)
 
 
 def _raise_file_limit() -> None:
@@ -182,17 +182,17 @@ def _connections() -> int:
     return max(most, min(MAX_CONNECTIONS, files - SPARE_FILES))
 
 
-def _gunicorn() -> Callable[[socket.socket, int], None]:
+def _gunicorn() -> Callable[[socket.socket, Config], None]:
     os.environ.pop("WEB_CONCURRENCY", None)  # its import fails if that is no number
     import gunicorn
     from gunicorn.app.base import BaseApplication
 
     class Server(BaseApplication):  # type: ignore[misc]
-        def __init__(self, listening: socket.socket, count: int) -> None:
-            sockets = spread.sockets_for(count, listening)
+        def __init__(self, listening: socket.socket, config: Config) -> None:
+            sockets = spread.sockets_for(config.worker_count, listening)
             self._options = {
                 "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
-                "workers": count,
+                "workers": config.worker_count + config.has_consumer_process,
                 "worker_class": worker_class(gunicorn.__version__),
                 "threads": MAX_VIEWERS + REQUEST_THREADS,
                 "worker_connections": _connections(),
@@ -206,7 +206,7 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
                 "control_socket_disable": True,
                 "loglevel": "warning",
                 "when_ready": spread.fix_count,
-                "pre_fork": spread.choose_slot,
+                "pre_fork": _slot_chooser(config.has_consumer_process),
                 "post_fork": spread.take_slot,
                 "post_worker_init": _start_worker,
                 "worker_exit": _stop_worker,
@@ -220,19 +220,26 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
         def load(self) -> Any:
             return create_app()
 
-    def serve(listening: socket.socket, count: int) -> None:
+    def serve(listening: socket.socket, config: Config) -> None:
         for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would take them as settings of ours
             os.environ.pop(name, None)
-        Server(listening, count).run()
+        Server(listening, config).run()
 
     return serve
+
+
+def _slot_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
+    def choose(server: Any, worker: Any) -> None:
+        spread.choose_slot(server, worker, has_consumer=has_consumer)
+
+    return choose
 
 
 def _start_worker(worker: Any) -> None:
     """In the worker, after the fork: only now may threads and connections begin."""
     runtime = worker.app.callable.extensions["jobquest"]
     worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # this process's copy; the server keeps 4
-    runtime.start()
+    runtime.start(consumes=worker.is_consumer or not runtime.config.has_consumer_process)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _then(runtime.begin_stop, signal.getsignal(number)))
 

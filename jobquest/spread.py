@@ -41,33 +41,29 @@ def _beside(listening: socket.socket) -> socket.socket:
 
 def fix_count(server: Any) -> None:
     """Once the server handles signals: have it ignore those that would change the number of its
-    workers. A socket without a worker would be given connections that nobody answers."""
-    if len(server.LISTENERS) > 1:
+    processes. A socket without a worker would be given connections that nobody answers."""
+    if server.num_workers > 1:
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)
 
 
-def choose_slot(server: Any, worker: Any) -> None:
+def choose_slot(server: Any, worker: Any, *, has_consumer: bool) -> None:
     """In the server, before the fork: the slot that the fewest have, so that a successor gets the
-    socket and the core of the worker that has ended."""
+    socket, the core and the role of the process that has ended. The last slot is the consumer's."""
     taken = [other.slot for other in server.WORKERS.values()]
     worker.slot = min(range(server.num_workers), key=taken.count)
+    worker.is_consumer = has_consumer and worker.slot == server.num_workers - 1
 
 
 def take_slot(_server: Any, worker: Any) -> None:
     """In the worker, after the fork and before its threads, which inherit the core."""
-    _keep_one_socket(worker)
-    if worker.cfg.workers > 1 and hasattr(os, "sched_setaffinity"):  # Linux
+    own = [] if worker.is_consumer else [worker.sockets[worker.slot % len(worker.sockets)]]
+    if own and len(worker.sockets) > 1 and hasattr(os, "sched_setaffinity"):  # Linux
         cores = sorted(os.sched_getaffinity(0))
         # Which is first differs from server to server: several on one machine do not crowd.
         os.sched_setaffinity(0, {cores[(worker.ppid + worker.slot) % len(cores)]})
-
-
-def _keep_one_socket(worker: Any) -> None:
-    """Close the others' here: a socket that somebody holds open is given connections, also when
-    its own worker is ending."""
-    own = worker.sockets[worker.slot % len(worker.sockets)]
+    # A socket that somebody holds open is given connections, also if its own worker is ending.
     for other in worker.sockets:
-        if other is not own:
+        if other not in own:
             other.close()
-    worker.sockets = [own]
+    worker.sockets = own

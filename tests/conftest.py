@@ -107,11 +107,12 @@ def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
 def service(stopped_service: Service) -> Service:
     """The service, running on each log."""
     stopped_service.start()
-    workers = load(stopped_service.settings).worker_count
+    config = load(stopped_service.settings)
+    processes = config.worker_count + config.has_consumer_process
 
     def all_consume() -> bool:
         status = stopped_service.status()
-        return status["consumerRunning"] and len(status["processes"]) == workers
+        return status["consumerRunning"] and len(status["processes"]) == processes
 
     wait_for(all_consume, 30, stopped_service.tail)
     return stopped_service

@@ -131,11 +131,23 @@ def close_code(viewer: websocket.WebSocket) -> int | None:
             return int.from_bytes(payload[:2], "big")
 
 
+def children_of(service: Service) -> list[int]:
+    """The process ids of the service's processes: the web workers, on Kafka a consumer too."""
+    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
 def worker_of(service: Service) -> int:
     """The process id of the service's one worker."""
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
-    [worker] = children
-    return int(worker)
+    [worker] = children_of(service)
+    return worker
+
+
+def consumer_of(service: Service) -> int:
+    """The process id of the one process that reads partitions."""
+    found = [process["pid"] for process in service.status()["processes"] if process["assignment"]]
+    [consumer] = found
+    return int(consumer)
 
 
 def threads_of(pid: int) -> int:

@@ -21,7 +21,7 @@ from jobquest.config import load
 from jobquest.runtime import Runtime
 from jobquest.server import MAX_OPEN_FILES
 from tests.kafka_broker import KafkaCluster, free_port, why_not
-from tests.load import Load
+from tests.load import Load, children_of, worker_of
 from tests.service import ROOT, Service, wait_for
 from tests.test_service import outcome
 
@@ -53,16 +53,23 @@ def test_a_leader_that_dies_costs_no_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-def test_a_worker_that_slept_through_its_session_counts_nothing_twice(
+def test_a_consumer_that_slept_through_its_session_counts_nothing_twice(
     empty_kafka: str, tmp_path: Path
 ) -> None:
-    """SIGSTOP for longer than the group's patience: others take its partitions, and when it wakes
-    in the middle of its batch, its positions are not the stored ones any more."""
-    service = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2").start()
+    """SIGSTOP for longer than the group's patience: another instance takes its partitions, and when
+    it wakes in the middle of its batch, its positions are not the stored ones any more."""
+    service, other = (
+        Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="1").start() for _ in range(2)
+    )
     try:
-        wait_for(lambda: len(service.status()["processes"]) == 2, 30, service.tail)
-        sleeper, _ = map(int, _children(service.pid))
-        with Load(service) as load:
+
+        def readers() -> list[int]:
+            processes = service.status()["processes"]
+            return [process["pid"] for process in processes if process["assignment"]]
+
+        wait_for(lambda: len(readers()) == 2, 60, service.tail)
+        [sleeper] = set(readers()) & set(children_of(service))
+        with Load(other) as load:
             wait_for(lambda: len(load.answered) > 50, 30, service.tail)
             os.kill(sleeper, signal.SIGSTOP)
             began = time.monotonic()
@@ -74,10 +81,7 @@ def test_a_worker_that_slept_through_its_session_counts_nothing_twice(
         load.check()
     finally:
         service.kill()
-
-
-def _children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        other.kill()
 
 
 def test_a_client_that_vanishes_in_the_middle_leaves_no_event(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_files_that_run_out_cost_no_answered_event(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
     try:
         assert service.post("user.login", {}, id="before").code == 201
-        [worker] = map(int, _children(service.pid))
+        worker = worker_of(service)
         limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
         used = len(os.listdir(f"/proc/{worker}/fd"))
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 10, limits[1]))
@@ -128,7 +132,7 @@ def test_it_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> Non
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
-        [worker] = map(int, _children(service.pid))
+        worker = worker_of(service)
         assert resource.prlimit(worker, resource.RLIMIT_NOFILE)[0] == min(hard, MAX_OPEN_FILES)
     finally:
         service.kill()

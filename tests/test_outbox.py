@@ -416,20 +416,17 @@ def test_what_two_processes_left_is_delivered_by_one(
 ) -> None:
     service = Service(tmp_path, KAFKA_BROKER=own_broker.bootstrap, JOBQUEST_WORKERS="2").start()
     try:
-        wait_for(lambda: len(service.status()["processes"]) == 2, 20, service.tail)
+        wait_for(lambda: len(service.status()["processes"]) == 3, 20, service.tail)
         answers = itertools.count()
 
         def both_have_some() -> bool:
             login(service, next(answers))
             waiting = [process["outbox"]["events"] for process in service.status()["processes"]]
-            return len(waiting) == 2 and all(waiting)
+            return sum(map(bool, waiting)) == 2
 
         wait_for(both_have_some, 30, service.tail)
         service.kill()
-        assert {path.name for path in tmp_path.glob("outbox-*.db")} == {
-            "outbox-0.db",
-            "outbox-1.db",
-        }
+        assert len(list(tmp_path.glob("outbox-*.db"))) == 3, "one for each process"
         service.settings["JOBQUEST_WORKERS"] = "1"
         service.start()
         own_broker.start()

@@ -19,14 +19,14 @@ PATIENCE_MS = 40_000
 
 @pytest.fixture
 def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
-    """A service of two processes on Kafka, both of which consume."""
+    """A service of two web workers and a consumer on Kafka."""
     made = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2").start()
 
-    def all_consume() -> bool:
+    def is_whole() -> bool:
         status = made.status()
-        return status["consumerRunning"] and len(status["processes"]) == 2
+        return status["consumerRunning"] and len(status["processes"]) == 3
 
-    wait_for(all_consume, 60, made.tail)
+    wait_for(is_whole, 60, made.tail)
     yield made
     made.kill()
 
