@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import consuming, http_load, posting, viewing
+from bench import consuming, http_load, posting, steady, viewing
 from bench.goals import GOALS
 from bench.machine import description
 from bench.plan import MeasureFailed, Plan
@@ -24,6 +24,9 @@ MEASURES: dict[str, Callable[[Plan, Results], None]] = {
     "single": posting.single,
     "latency": posting.latency,
     "batch": posting.batch,
+    "realistic": posting.realistic,
+    "realistic-batch": posting.realistic_batch,
+    "beside": steady.beside,
     "embedded": posting.embedded,
     "consume": consuming.consume,
     "rebuild": consuming.rebuild,

@@ -11,11 +11,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from bench.peer import store
 from bench.plan import MeasureFailed
+from bench.workload import ORIGIN
 from jobquest.events import TOPICS
 from jobquest.log.sqlite import SqliteLog
 from tests.kafka_broker import CACHE, KafkaBroker, free_port
@@ -38,10 +41,18 @@ TOLD_SECONDS = 300.0  # one that waits for an event that was lost would wait for
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who takes events over HTTP."""
+    """Somebody who takes events over HTTP. `read_side` is its SQLite file, whose table `events`
+    has a row for each event that its consumer has processed."""
 
     name: str
     url: str
+    read_side: Path
+
+    def processed(self) -> int:
+        """How many events its consumer has processed."""
+        with closing(sqlite3.connect(self.read_side)) as connection:
+            [count] = connection.execute("SELECT COUNT(*) FROM events").fetchone()
+        return int(count)
 
 
 @contextmanager
@@ -67,13 +78,15 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def ours(name: str = OURS, **settings: str) -> Iterator[Contender]:
-    """The service without its consumer, its files in a folder that goes away."""
+def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Iterator[Contender]:
+    """The service, its files in a folder that goes away."""
+    settings |= {"JOBQUEST_CORS_ORIGINS": ORIGIN}
+    settings |= {"JOBQUEST_CONSUMER_AUTOSTART": "true" if consuming else "false"}
     with folder() as files:
-        service = Service(files, JOBQUEST_CONSUMER_AUTOSTART="false", **settings)
+        service = Service(files, **settings)
         try:
             service.start()
-            yield Contender(name, service.url)
+            yield Contender(name, service.url, files / "read.db")
         finally:
             service.kill()
 
@@ -84,18 +97,24 @@ def plain_flask(bootstrap: str) -> Iterator[Contender]:
     server = ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "64", "--no-control-socket"]
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     command += ["bench.floors.plain_flask:app", "--bind"]
-    with _served(command, "127.0.0.1:{port}", ROOT, bootstrap) as url:
-        yield Contender(FLASK, url)
+    with _stored() as file, _served(command, "127.0.0.1:{port}", ROOT, bootstrap, file) as url:
+        yield Contender(FLASK, url, file)
 
 
 @contextmanager
-def fastapi(bootstrap: str, workers: int = 2) -> Iterator[Contender]:
-    """The peer, in an environment of its own."""
+def fastapi(bootstrap: str, workers: int = 2, *, consuming: bool = False) -> Iterator[Contender]:
+    """The peer, in an environment of its own; its consumer is a process beside it."""
     server = ["uvicorn", "app:app", "--workers", str(workers), "--loop", "uvloop"]
     server += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--port"]
-    command = [_peer_python(), "-m", *server]
-    with _served(command, "{port}", REQUIREMENTS.parent, bootstrap) as url:
-        yield Contender(FASTAPI, url)
+    python, files = _peer_python(), REQUIREMENTS.parent
+    with ExitStack() as started:
+        file = started.enter_context(_stored())
+        serving = _served([python, "-m", *server], "{port}", files, bootstrap, file)
+        url = started.enter_context(serving)
+        if consuming:
+            consumer = [python, "consumer.py"]
+            started.enter_context(_running(consumer, files, bootstrap, file))
+        yield Contender(FASTAPI, url, file)
 
 
 def ends_on_kafka(bootstrap: str) -> int:
@@ -126,30 +145,54 @@ def told_by(module: str, *arguments: str) -> Any:
 
 
 @contextmanager
-def _served(command: Sequence[str], address: str, cwd: Path, bootstrap: str) -> Iterator[str]:
+def _stored() -> Iterator[Path]:
+    """The file of the peer's tables, empty."""
+    with folder() as files:
+        store.write_to(str(files / "peer.db")).close()
+        yield files / "peer.db"
+
+
+@contextmanager
+def _served(
+    command: Sequence[str], address: str, cwd: Path, bootstrap: str, file: Path
+) -> Iterator[str]:
     """A server on a free port; ended with its workers."""
     port = free_port()
+    command = [*command, address.format(port=port)]
+    with _running(command, cwd, bootstrap, file) as said:
+
+        def answers() -> bool:
+            said()
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(answers, START_SECONDS, said)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], cwd: Path, bootstrap: str, file: Path
+) -> Iterator[Callable[[], str]]:
+    """A process and its own; what is yielded tells what they wrote, while the process runs."""
+    settings = {"BOOTSTRAP": bootstrap, "STORE": str(file), "ORIGIN": ORIGIN}
     with tempfile.TemporaryFile("ab+") as output:
         process = subprocess.Popen(
-            [*command, address.format(port=port)],
+            command,
             cwd=cwd,
-            env={**os.environ, "BOOTSTRAP": bootstrap},
+            env={**os.environ, **settings},
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
 
         def said() -> str:
-            return os.pread(output.fileno(), 4_000, 0).decode(errors="replace")
-
-        def answers() -> bool:
-            assert process.poll() is None, said()
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
+            told = os.pread(output.fileno(), 4_000, 0).decode(errors="replace")
+            assert process.poll() is None, told
+            return told
 
         try:
-            wait_for(answers, START_SECONDS, said)
-            yield f"http://127.0.0.1:{port}"
+            yield said
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)

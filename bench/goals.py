@@ -7,13 +7,20 @@ from bench.report import Goal, Series
 
 BARE = "bare kafka-python"
 EMBEDDED, ON_KAFKA = "embedded log", "Kafka"
+SENT = f"{OURS}, realistic"
 QUIET, STALLED = "200 viewers", "and one stalled"
 RATE, P50, P99 = "events/s", "p50 ms", "p99 ms"
+SPLIT_P50, SPLIT_P99 = "p50 ms in two segments", "p99 ms in two segments"
+STORED_P50, STORED_P99 = "p50 ms until processed", "p99 ms until processed"
 SECONDS, SHARE, CPU = "seconds", "delivered %", "fan-out CPU %"
 
 
 def _single(figure: str, contender: str) -> tuple[Series, Series]:
-    return Series("single", OURS, figure), Series("single", contender, figure)
+    return _against("single", figure, contender)
+
+
+def _against(measure: str, figure: str, contender: str) -> tuple[Series, Series]:
+    return Series(measure, OURS, figure), Series(measure, contender, figure)
 
 
 GOALS = (
@@ -37,6 +44,55 @@ GOALS = (
         "times",
         1.0,
         1.3,
+    ),
+    Goal(
+        "realistic single, c=64, against FastAPI + aiokafka",
+        *_against("realistic", RATE, FASTAPI),
+        "times",
+        0.6,
+        0.8,
+    ),
+    Goal("its p99", *_against("realistic", P99, FASTAPI), "times", 1.0, at_most=True),
+    Goal(
+        "realistic single against plain Flask",
+        *_against("realistic", RATE, FLASK),
+        "times",
+        2.0,
+        3.0,
+    ),
+    Goal(
+        "realistic batch of 100, c=16, against FastAPI + aiokafka",
+        *_against("realistic-batch", RATE, FASTAPI),
+        "times",
+        1.0,
+        1.3,
+    ),
+    Goal(
+        "highest steady rate of the whole road, against FastAPI + aiokafka and a consumer",
+        *_against("road", RATE, FASTAPI),
+        "times",
+        0.7,
+        0.8,
+    ),
+    Goal(
+        "realistic single, c=1: p50 against `send().get()`, ms",
+        Series("latency", SENT, P50),
+        Series("latency", BARE, P50),
+        "plus",
+        0.6,
+        0.3,
+        at_most=True,
+    ),
+    *(
+        Goal(
+            f"200 realistic requests/s, consuming: {figure.split()[0]}, against the peer's",
+            *_against("beside", figure, FASTAPI),
+            "times",
+            1.5,
+            1.0,
+            at_most=True,
+        )
+        for figure in (P50, P99)
     ),
     Goal(
         "single POST, c=64, one worker: embedded log against Kafka",

@@ -1,4 +1,4 @@
-"""HTTP load from `wrk`: a script made for the requests, and its figures.
+"""HTTP load from `wrk`, a script made for the requests and its figures, and from `clients`.
 
 Called by the measures that post. It knows no contender and no log.
 """
@@ -8,28 +8,37 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
+from bench.clients import LOST_SECONDS, Told
 from bench.plan import MeasureFailed
-from bench.workload import Request
+from bench.workload import ID, Ids, Request
+from tests.service import ROOT
 
-# What wrk calls: `request` for each request, `done` at the end with its figures (microseconds).
+# What wrk calls: `request` for each request, `done` at the end with its figures (microseconds). The
+# requests are cut where a new id goes; pieces and ids are joined without a copy in between.
 _SCRIPT = """
-local bodies = {
+local requests = {
 %s
 }
-local requests, turn = {}, 0
-init = function(arguments)
-  local headers = { ["Content-Type"] = "application/json" }
-  for i, body in ipairs(bodies) do
-    requests[i] = wrk.format("POST", "%s", headers, body)
-  end
-end
+%s
+local turn, parts = 0, {}
 request = function()
   turn = turn %% #requests + 1
-  return requests[turn]
+  local pieces = requests[turn]
+  parts[1] = pieces[1]
+  for i = 2, #pieces do
+    parts[2 * i - 2] = new_id()
+    parts[2 * i - 1] = pieces[i]
+  end
+  return table.concat(parts, "", 1, 2 * #pieces - 1)
 end
 done = function(summary, latency, requests)
   local wrong = summary.errors
@@ -44,16 +53,23 @@ end
 
 @dataclass(frozen=True)
 class Run:
-    """What one run came to. `answered` counts events, the times are of requests."""
+    """What one run came to. `answered` counts events, the times are of requests. `split` is what
+    the clients beside it came to that send in two segments."""
 
     answered: int
     seconds: float
     p50_ms: float
     p99_ms: float
+    split: Told | None = None
+
+    @property
+    def all_answered(self) -> int:
+        return self.answered + (self.split.answered if self.split else 0)
 
     @property
     def events_per_second(self) -> float:
-        return self.answered / self.seconds
+        beside = self.split.answered / self.split.seconds if self.split else 0.0
+        return self.answered / self.seconds + beside
 
 
 def why_not() -> str | None:
@@ -61,10 +77,17 @@ def why_not() -> str | None:
     return None if shutil.which("wrk") else "no wrk on this machine: apt-get install wrk"
 
 
-def script(request: Request) -> str:
-    """The Lua script that has wrk send these requests in turn."""
-    bodies = ",\n".join(f"[==[{body}]==]" for body in request.bodies)
-    return _SCRIPT % (bodies, request.path)
+def script(request: Request, host: str) -> str:
+    """The Lua script that has wrk send these requests in turn, with new ids."""
+    cut = [text.split(ID) for text in request.texts(host)]
+    requests = ",\n".join(f"{{{', '.join(map(_quoted, pieces))}}}" for pieces in cut)
+    return _SCRIPT % (requests, Ids().lua())
+
+
+def _quoted(text: str) -> str:
+    """As a string of Lua, which has JSON's escapes of ASCII but not of other characters."""
+    assert text.isascii(), text
+    return json.dumps(text)
 
 
 def figures(output: str, events: int) -> Run:
@@ -87,9 +110,9 @@ def figures(output: str, events: int) -> Run:
 
 
 def post(url: str, request: Request, connections: int, seconds: float) -> Run:
-    """Post for `seconds` over so many connections. Raises MeasureFailed."""
+    """Have wrk post for `seconds` over so many connections. Raises MeasureFailed."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        Path(file.name).write_text(script(request))
+        Path(file.name).write_text(script(request, urlsplit(url).netloc))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s"]
         done = subprocess.run(
             [*command, "--latency", "-s", file.name, url],
@@ -98,3 +121,57 @@ def post(url: str, request: Request, connections: int, seconds: float) -> Run:
             timeout=seconds + 60,
         )
     return figures(done.stdout + done.stderr, request.events)
+
+
+class Clients:
+    """A process of `bench.clients`, connected and waiting."""
+
+    def __init__(self, process: subprocess.Popen[str], output: IO[str], seconds: float) -> None:
+        self._process, self._output, self._seconds = process, output, seconds
+
+    def begin(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("begin\n")
+        self._process.stdin.flush()
+
+    def told(self) -> Told:
+        """What came of it, once it has ended. Raises MeasureFailed."""
+        try:
+            told, _ = self._process.communicate(timeout=self._seconds + 2 * LOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise MeasureFailed("The clients did not end.") from None
+        if self._process.returncode:
+            self._output.seek(0)
+            raise MeasureFailed(f"The clients failed: {self._output.read()[-1000:].strip()}")
+        return Told(**json.loads(told.splitlines()[-1]))
+
+
+@contextmanager
+def clients(
+    url: str,
+    request: Callable[[], Request],
+    connections: int,
+    split: int,
+    seconds: float,
+    rate: float = 0,
+    read_side: Path | None = None,
+) -> Iterator[Clients]:
+    """Clients of our own, see `clients.py`."""
+    arguments = [url, request.__name__, connections, split, seconds, rate, read_side or ""]
+    command = [sys.executable, "-m", "bench.clients", *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+        )
+        try:
+            assert process.stdout
+            process.stdout.readline()  # that it is ready; one that failed says so at its end
+            yield Clients(process, output, seconds)
+        finally:
+            process.kill()
+            process.wait(10)

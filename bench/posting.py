@@ -1,17 +1,17 @@
-"""Measures over HTTP: single, latency, batch and embedded. After each run every answered event must
-be on its topic.
+"""Measures over HTTP: single, latency, batch, embedded, and single and batch with what people send.
+After each run every answered event must be on its topic.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from bench import contenders, http_load, workload
 from bench.contenders import Contender
-from bench.goals import BARE, EMBEDDED, ON_KAFKA, P50, P99, RATE
+from bench.goals import BARE, EMBEDDED, ON_KAFKA, P50, P99, RATE, SENT, SPLIT_P50, SPLIT_P99
 from bench.http_load import Run
 from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
@@ -24,10 +24,11 @@ SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 64, 16
 
 @dataclass(frozen=True)
 class Load:
-    """What is posted, and over how many connections."""
+    """What is posted, and over how many connections; over so many of them in two segments."""
 
-    request: Request
+    request: Callable[[], Request]
     connections: int
+    split: int = 0
 
     def run(self, contender: Contender, ends: Callable[[], int], seconds: float) -> Run:
         """One run. Raises MeasureFailed where a request fails or an answered event is on no topic.
@@ -35,10 +36,22 @@ class Load:
         At its end wrk breaks off a request a connection, which may be there without an answer.
         """
         before = ends()
-        run = http_load.post(contender.url, self.request, self.connections, seconds)
+        run = self._posted(contender.url, seconds)
         kept = _settled(ends) - before
-        check_kept(contender.name, run.answered, kept, self.connections * self.request.events)
+        request = self.request()
+        check_kept(contender.name, run.all_answered, kept, self.connections * request.events)
         return run
+
+    def _posted(self, url: str, seconds: float) -> Run:
+        """By wrk, and beside it by the clients that send in two segments. Times are of wrk's."""
+        if not self.split:
+            return http_load.post(url, self.request(), self.connections, seconds)
+        by_wrk = self.connections - self.split
+        with http_load.clients(url, self.request, self.split, self.split, seconds) as clients:
+            clients.begin()
+            run = http_load.post(url, self.request(), by_wrk, seconds)
+            told = clients.told()
+        return replace(run, split=told)
 
 
 def check_kept(name: str, answered: int, kept: int, broken_off: int) -> None:
@@ -59,12 +72,29 @@ def _settled(ends: Callable[[], int]) -> int:
 
 def single(plan: Plan, results: Results) -> None:
     """One event a request, 64 connections."""
-    _on_kafka("single", Load(workload.single(), SINGLE_CONNECTIONS), plan, results)
+    _on_kafka("single", Load(workload.single, SINGLE_CONNECTIONS), plan, results)
 
 
 def batch(plan: Plan, results: Results) -> None:
     """A hundred events a request, 16 connections."""
-    _on_kafka("batch", Load(workload.batch(), BATCH_CONNECTIONS), plan, results)
+    _on_kafka("batch", Load(workload.batch, BATCH_CONNECTIONS), plan, results)
+
+
+def realistic(plan: Plan, results: Results) -> None:
+    """What people send, one event a request, 64 connections."""
+    load = Load(workload.realistic, SINGLE_CONNECTIONS, in_two(SINGLE_CONNECTIONS))
+    _on_kafka("realistic", load, plan, results)
+
+
+def realistic_batch(plan: Plan, results: Results) -> None:
+    """What people send, a hundred events a request, 16 connections."""
+    load = Load(workload.realistic_batch, BATCH_CONNECTIONS, in_two(BATCH_CONNECTIONS))
+    _on_kafka("realistic-batch", load, plan, results)
+
+
+def in_two(connections: int) -> int:
+    """How many of them send a request in two segments: a tenth, at least one."""
+    return max(1, round(connections / 10))
 
 
 def _on_kafka(measure: str, load: Load, plan: Plan, results: Results) -> None:
@@ -82,8 +112,9 @@ def _on_kafka(measure: str, load: Load, plan: Plan, results: Results) -> None:
 
 
 def latency(plan: Plan, results: Results) -> None:
-    """One event a request, one connection; beside it kafka-python alone."""
-    load = Load(workload.single(), 1)
+    """One event a request, one connection: the bench's own request, and what people send; beside
+    it kafka-python alone."""
+    load, sent = Load(workload.single, 1), Load(workload.realistic, 1)
     with (
         contenders.kafka() as broker,
         contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
@@ -92,6 +123,7 @@ def latency(plan: Plan, results: Results) -> None:
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
             mine.name: partial(load.run, mine, ends),
+            SENT: partial(sent.run, mine, ends),
             BARE: partial(_send_and_get, broker),
             peer.name: partial(load.run, peer, ends),
         }
@@ -100,7 +132,7 @@ def latency(plan: Plan, results: Results) -> None:
 
 def embedded(plan: Plan, results: Results) -> None:
     """One event a request, 64 connections, one worker: the embedded log beside Kafka."""
-    load = Load(workload.single(), SINGLE_CONNECTIONS)
+    load = Load(workload.single, SINGLE_CONNECTIONS)
     with (
         contenders.kafka() as broker,
         contenders.folder() as files,
@@ -128,4 +160,6 @@ def _take_turns(
     for name in interleaved(list(runs), plan.rounds):
         run = runs[name](plan.seconds)
         figures = {RATE: run.events_per_second, P50: run.p50_ms, P99: run.p99_ms}
+        if run.split:
+            figures |= {SPLIT_P50: run.split.p50_ms, SPLIT_P99: run.split.p99_ms}
         results.note(measure, name, **figures)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import string
+import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -14,17 +16,70 @@ USERS = 1_000
 PATH = "/api/kafka/events"
 BATCH_PATH = "/api/kafka/events/batch"
 BATCH_EVENTS = 100
+ORIGIN = "http://localhost:3000"  # of the front end whose pages send the realistic requests
+ID = "00000000-0000-4000-8000-000000000000"  # where a new id stands in each request
 _DIFFERENT_BATCHES = 20
 _THINGS = 50  # different missions, jobs and so on
 _TYPES = list(CATALOGUE)
+_TOKEN_BYTES = 200
+_MIXED = 2_654_435_761  # odd: counting in steps of it meets every number of 32 bits once
+_BROWSER = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " Chrome/142.0.0.0 Safari/537.36 Edg/142.0.0.0"
+)
 
 
 class Request(NamedTuple):
-    """How to publish: the path, bodies to take turns with, and the events in each."""
+    """How to publish: the path, bodies to take turns with, the events in each, and the lines of the
+    head that differ from body to body. Whoever sends it puts a new id in the place of each `ID`.
+    """
 
     path: str
     bodies: list[str]
     events: int
+    heads: list[list[str]] = []
+
+    def texts(self, host: str) -> list[str]:
+        """The whole requests, as they go to `host`."""
+        heads = self.heads or [[]] * len(self.bodies)
+        return [
+            "\r\n".join(
+                [
+                    f"POST {self.path} HTTP/1.1",
+                    f"Host: {host}",
+                    "Content-Type: application/json",
+                    f"Content-Length: {len(body.encode())}",
+                    *head,
+                    "",
+                    body,
+                ]
+            )
+            for head, body in zip(heads, self.bodies, strict=True)
+        ]
+
+
+class Ids:
+    """New ids, cheap to make, each spelled as a UUIDv4; like those they come in no order, so they
+    are spread over a database's index. Two of them have different ids.
+    """
+
+    def __init__(self) -> None:
+        self._rest = str(uuid.uuid4())[8:]
+        self._made = 0
+
+    def new(self) -> str:
+        self._made += 1
+        return f"{self._made * _MIXED % 2**32:08x}{self._rest}"
+
+    def lua(self) -> str:
+        """The same as a function of Lua, whose numbers are exact for the first 3 million."""
+        return f"""
+local made = 0
+local function new_id()
+  made = made + 1
+  return string.format("%08x{self._rest}", made * {_MIXED} % 2^32)
+end
+"""
 
 
 def single() -> Request:
@@ -41,6 +96,48 @@ def batch() -> Request:
         for begin in range(0, len(missions), BATCH_EVENTS)
     ]
     return Request(BATCH_PATH, bodies, BATCH_EVENTS)
+
+
+def realistic() -> Request:
+    """What a page of the front end sends, one event a request: of every type, of 1,000 users, with
+    an id, the time and a token, come through a proxy."""
+    return _realistic(PATH, [json.dumps(event) for event in _sent(USERS)], 1)
+
+
+def realistic_batch() -> Request:
+    """A hundred of the same a request."""
+    events = list(_sent(_DIFFERENT_BATCHES * BATCH_EVENTS))
+    bodies = [
+        json.dumps({"events": events[begin : begin + BATCH_EVENTS]})
+        for begin in range(0, len(events), BATCH_EVENTS)
+    ]
+    return _realistic(BATCH_PATH, bodies, BATCH_EVENTS)
+
+
+def _realistic(path: str, bodies: list[str], events: int) -> Request:
+    chance = random.Random(7)
+    letters = string.ascii_letters + string.digits + "-_"
+    heads = [
+        [
+            f"Origin: {ORIGIN}",
+            f"User-Agent: {_BROWSER}",
+            "Accept: application/json, text/plain, */*",
+            f"Authorization: Bearer {''.join(chance.choices(letters, k=_TOKEN_BYTES))}",
+            f"X-Forwarded-For: 203.0.113.{number % 250 + 1}",
+            "X-Forwarded-Proto: https",
+            f"X-Request-Id: {ID}",
+        ]
+        for number in range(len(bodies))
+    ]
+    return Request(path, bodies, events, heads)
+
+
+def _sent(count: int) -> Iterator[dict[str, Any]]:
+    """Events as the front end sends them, each with `ID` and the time it is now."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for event in mix(count):
+        asked = {"eventType": event.type, "data": event.data, "userId": event.user_id}
+        yield asked | {"id": ID, "timestamp": now}
 
 
 def mission(number: int) -> dict[str, Any]:

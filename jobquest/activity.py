@@ -6,7 +6,6 @@ Each publishes one event and returns what `Producer.publish` returns; errors are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from jobquest.producer import Producer, Published
 
@@ -21,8 +20,9 @@ class Activity:
         self, user_id: str, mission_title: str, mission_id: str, mission_type: str = "focus"
     ) -> Published:
         """A focus mission began."""
-        mission = _mission(mission_title, mission_id, mission_type)
-        return self._log("mission.started", user_id, **mission)
+        return self._producer.publish_mission_started(
+            user_id, mission_id, mission_title, mission_type
+        )
 
     def log_mission_completed(
         self,
@@ -34,9 +34,8 @@ class Activity:
         mission_type: str = "focus",
     ) -> Published:
         """A focus mission was finished after `duration` minutes."""
-        mission = _mission(mission_title, mission_id, mission_type)
-        return self._log(
-            "mission.completed", user_id, **mission, duration=duration, xpEarned=xp_earned
+        return self._producer.publish_mission_completed(
+            user_id, mission_id, mission_title, mission_type, duration, xp_earned
         )
 
     def log_mission_failed(
@@ -49,15 +48,15 @@ class Activity:
         mission_type: str = "focus",
     ) -> Published:
         """A focus mission was given up after `duration` minutes."""
-        mission = _mission(mission_title, mission_id, mission_type)
-        return self._log("mission.failed", user_id, **mission, duration=duration, reason=reason)
+        return self._producer.publish_mission_failed(
+            user_id, mission_id, mission_title, mission_type, duration, reason
+        )
 
     def log_job_applied(
         self, user_id: str, company_name: str, position: str, job_id: str, status: str | None = None
     ) -> Published:
         """The user applied to a job."""
-        job = {"jobId": job_id, "companyName": company_name, "position": position}
-        return self._log("job.applied", user_id, **job, status=status)
+        return self._producer.publish_job_applied(user_id, job_id, company_name, position, status)
 
     def log_job_status_updated(
         self,
@@ -69,40 +68,31 @@ class Activity:
         previous_status: str,
     ) -> Published:
         """An application moved from one status to another."""
-        job = {"jobId": job_id, "companyName": company_name, "position": position}
-        return self._log(
-            "job.status.updated",
-            user_id,
-            **job,
-            newStatus=new_status,
-            previousStatus=previous_status,
+        return self._producer.publish_job_status_updated(
+            user_id, job_id, company_name, position, new_status, previous_status
         )
 
     def log_achievement_unlocked(
         self, user_id: str, achievement_name: str, achievement_id: str, xp_amount: int
     ) -> Published:
         """An achievement was unlocked."""
-        return self._log(
-            "achievement.unlocked",
-            user_id,
-            achievementId=achievement_id,
-            achievementName=achievement_name,
-            xpAmount=xp_amount,
+        return self._producer.publish_achievement_unlocked(
+            user_id, achievement_id, achievement_name, xp_amount
         )
 
     def log_level_up(self, user_id: str, new_level: int, total_xp: int) -> Published:
         """The user reached a level, as JobQuest itself counts."""
-        return self._log("level.up", user_id, newLevel=new_level, totalXp=total_xp)
+        return self._producer.publish_level_up(user_id, new_level, total_xp)
 
     def log_xp_earned(
         self, user_id: str, xp_amount: int, total_xp: int, source: str | None = None
     ) -> Published:
         """XP of its own, beside what missions, achievements and challenges award."""
-        return self._log("xp.earned", user_id, xpAmount=xp_amount, totalXp=total_xp, source=source)
+        return self._producer.publish_xp_earned(user_id, xp_amount, total_xp, source)
 
     def log_streak_milestone(self, user_id: str, streak_days: int) -> Published:
         """A streak reached `streak_days` days."""
-        return self._log("streak.milestone", user_id, streakDays=streak_days)
+        return self._producer.publish_streak_milestone(user_id, streak_days)
 
     def log_daily_challenge_completed(
         self,
@@ -113,21 +103,17 @@ class Activity:
         xp_reward: int,
     ) -> Published:
         """A daily challenge was finished."""
-        return self._log(
-            "daily.challenge.completed",
-            user_id,
-            challengeId=challenge_id,
-            challengeTitle=challenge_title,
-            challengeDescription=challenge_description,
-            xpReward=xp_reward,
+        return self._producer.publish_daily_challenge_completed(
+            user_id, challenge_id, challenge_title, challenge_description, xp_reward
         )
 
     def log_learning_started(
         self, user_id: str, resource_title: str, resource_id: str, resource_type: str
     ) -> Published:
         """A learning resource was begun."""
-        resource = _resource(resource_title, resource_id, resource_type)
-        return self._log("learning.started", user_id, **resource)
+        return self._producer.publish_learning_started(
+            user_id, resource_id, resource_title, resource_type
+        )
 
     def log_learning_completed(
         self,
@@ -138,48 +124,47 @@ class Activity:
         progress: float = 100,
     ) -> Published:
         """A learning resource was finished; `progress` in percent."""
-        resource = _resource(resource_title, resource_id, resource_type)
-        return self._log("learning.completed", user_id, **resource, progress=progress)
+        return self._producer.publish_learning_completed(
+            user_id, resource_id, resource_title, resource_type, progress
+        )
 
     def log_notebook_entry_created(
         self, user_id: str, title: str, entry_id: str, tags: Sequence[str] = (), word_count: int = 0
     ) -> Published:
         """A notebook entry of `word_count` words was written."""
-        return self._log(
-            "notebook.entry.created",
-            user_id,
-            entryId=entry_id,
-            title=title,
-            tags=list(tags),
-            wordCount=word_count,
+        return self._producer.publish_notebook_entry_created(
+            user_id, entry_id, title, list(tags), word_count
         )
 
-    def log_user_registered(self, user_id: str, **session: str | None) -> Published:
-        """A user signed up; `session` may give user_email, user_agent, ip_address."""
-        return self._log("user.registered", user_id, **_session(**session))
+    def log_user_registered(
+        self,
+        user_id: str,
+        *,
+        user_email: str | None = None,
+        user_agent: str | None = None,
+        ip_address: str | None = None,
+    ) -> Published:
+        """A user signed up."""
+        return self._producer.publish_user_registered(user_id, user_email, user_agent, ip_address)
 
-    def log_user_login(self, user_id: str, **session: str | None) -> Published:
-        """A user signed in; `session` as in `log_user_registered`."""
-        return self._log("user.login", user_id, **_session(**session))
+    def log_user_login(
+        self,
+        user_id: str,
+        *,
+        user_email: str | None = None,
+        user_agent: str | None = None,
+        ip_address: str | None = None,
+    ) -> Published:
+        """A user signed in."""
+        return self._producer.publish_user_login(user_id, user_email, user_agent, ip_address)
 
-    def log_user_logout(self, user_id: str, **session: str | None) -> Published:
-        """A user signed out; `session` as in `log_user_registered`."""
-        return self._log("user.logout", user_id, **_session(**session))
-
-    def _log(self, event_type: str, user_id: str, **data: Any) -> Published:
-        given = {name: value for name, value in data.items() if value is not None}
-        return self._producer.publish(event_type, user_id, given)
-
-
-def _mission(title: str, id: str, kind: str) -> dict[str, str]:
-    return {"missionId": id, "missionName": title, "missionType": kind}
-
-
-def _resource(title: str, id: str, kind: str) -> dict[str, str]:
-    return {"resourceId": id, "resourceTitle": title, "resourceType": kind}
-
-
-def _session(
-    user_email: str | None = None, user_agent: str | None = None, ip_address: str | None = None
-) -> dict[str, str | None]:
-    return {"userEmail": user_email, "userAgent": user_agent, "ipAddress": ip_address}
+    def log_user_logout(
+        self,
+        user_id: str,
+        *,
+        user_email: str | None = None,
+        user_agent: str | None = None,
+        ip_address: str | None = None,
+    ) -> Published:
+        """A user signed out."""
+        return self._producer.publish_user_logout(user_id, user_email, user_agent, ip_address)

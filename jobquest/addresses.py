@@ -46,7 +46,7 @@ def host_name(host: str) -> str:
     if _is_ipv6(host):  # a name alone; as a header, an IPv6 address has brackets
         return _ipv6(host)
     found = re.fullmatch(r"(\[[^][]*\]|[^][:]*)(:\d{0,5})?", host, re.ASCII)
-    if not found:
+    if not found or int((found[2] or "")[1:] or 0) > 65_535:
         raise ValueError(f"{host!r} is not a host")
     return _name(found[1])
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobquest.clock import now_ms
 from jobquest.errors import Unavailable
 from jobquest.log import EventLog, Origin, Partition, PartitionInfo
 from jobquest.read import ReadSide
@@ -78,7 +79,7 @@ class Lag:
         behind = {Partition(o.topic, o.number): at for o, (end, at) in offsets.items() if end > at}
         heads = self._log.read_each(behind, 1).values() if behind else ()
         oldest_ms = min((records[0].timestamp_ms for records in heads if records), default=None)
-        age_ms = 0 if oldest_ms is None else max(0, time.time_ns() // 1_000_000 - oldest_ms)
+        age_ms = 0 if oldest_ms is None else max(0, now_ms() - oldest_ms)
         messages = sum(end - at for end, at in offsets.values())
         taken, processed, topics = self._rates()
         gain = (processed or 0.0) - (taken or 0.0)

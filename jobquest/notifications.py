@@ -14,19 +14,10 @@ class Notifications:
 
     def show(self, user_id: str, notification_type: str, title: str, message: str) -> Published:
         """Tell the user something: publishes `notification.sent` under a new notification id."""
-        return self._producer.publish(
-            "notification.sent",
-            user_id,
-            {
-                "notificationId": new_id(),
-                "notificationType": notification_type,
-                "title": title,
-                "message": message,
-            },
+        return self._producer.publish_notification_sent(
+            user_id, new_id(), notification_type, title, message
         )
 
     def mark_read(self, user_id: str, notification_id: str) -> Published:
         """Note that the user read a notification: publishes `notification.read`."""
-        return self._producer.publish(
-            "notification.read", user_id, {"notificationId": notification_id}
-        )
+        return self._producer.publish_notification_read(user_id, notification_id)

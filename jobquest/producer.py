@@ -1,17 +1,16 @@
 """The producer: validate, stamp, append. The one way in for events, from the API and from Python.
 
-Besides `publish` it has one `publish_…` method per event type, made from the catalogue:
+Besides `publish` it has one `publish_…` method per event type (`publish_methods.py`):
 `publish_mission_completed(user_id, mission_id, mission_name, mission_type, duration, xp_earned)`.
 It knows the log only by its protocol and asks the read side only for ids known already.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from jobquest.errors import (
@@ -21,12 +20,13 @@ from jobquest.errors import (
     ReadSideUnavailable,
     RecordRefused,
 )
-from jobquest.events import CATALOGUE, Event, EventType, from_request
+from jobquest.events import Event, from_request
 from jobquest.events.requests import Request
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.outbox import Outbox
-from jobquest.log.pending import Pending, when_all
+from jobquest.log.pending import Pending
 from jobquest.log_lines import log_lines
+from jobquest.publish_methods import PublishMethods
 from jobquest.read import ReadSide
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Published:
     result: Literal["accepted", "queued", "duplicate"]
 
 
-class Producer:
+class Producer(PublishMethods):
     """Publishes events to `log`, by way of the `outbox` where there is one. Any thread may call
     it."""
 
@@ -61,7 +61,7 @@ class Producer:
         *,
         metadata: Mapping[str, Any] | None = None,
         id: str | None = None,
-        timestamp: Any = None,
+        timestamp: str | datetime | None = None,
     ) -> Published:
         """Publish one event; returns once the log, or else the outbox, has it durably.
 
@@ -89,26 +89,6 @@ class Producer:
         kept = iter(_came(fresh, self._give(fresh)))
         return [known or next(kept) for known in came]
 
-    def begin(
-        self, requests: Sequence[Request], done: Callable[[], None]
-    ) -> Callable[[], list[Published | JobQuestError]] | None:
-        """The same without waiting: any thread calls `done` once it is known what became of them;
-        then what is returned here tells it. None where somebody would have to wait: for the
-        database, which knows whether an id came before, or for a connection to the log."""
-        if any(request.has_id for request in requests) or not self._is_prompt():
-            return None
-        events = [request.event for request in requests]
-        futures = self._give(events)
-        when_all(futures, done)
-        return lambda: _came(events, futures)
-
-    def _is_prompt(self) -> bool:
-        try:
-            self._log.reach(0.0)
-        except LogUnavailable:
-            return False
-        return True
-
     def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
         return (self._outbox or self._log).append([record_of(event) for event in events])
 
@@ -129,10 +109,6 @@ class Producer:
             logger.debug("Publishing %d events without looking for them: %s", len(ids), error)
             stored = {}
         return [_known(request.event, stored) for request in requests]
-
-    def __getattr__(self, name: str) -> Callable[..., Published]:
-        # Only for names that are no method: the publish_… methods below are set on the class.
-        raise AttributeError(f"The producer has no {name}: see the catalogue for event types.")
 
 
 _T = TypeVar("_T")
@@ -182,47 +158,3 @@ def _known(event: Event, stored: Mapping[str, bytes]) -> Published | IdConflict 
 def record_of(event: Event) -> NewRecord:
     """The record that stands for an event on its topic."""
     return NewRecord(event.topic, event.user_id.encode(), event.to_json(), event.headers())
-
-
-def _snake(name: str) -> str:
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
-def _publish_method(event_type: EventType) -> Callable[..., Published]:
-    """The method for one type: its fields as arguments, the optional ones last and None."""
-    names = {_snake(name): name for name in event_type.fields}
-    signature = inspect.Signature(
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-            inspect.Parameter("user_id", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *(
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                    default=inspect.Parameter.empty if field in event_type.required else None,
-                )
-                for name, field in names.items()
-            ),
-            *(
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-                for name in ("metadata", "id", "timestamp")
-            ),
-        ]
-    )
-
-    def publish(self: Producer, *args: Any, **kwargs: Any) -> Published:
-        given = signature.bind(self, *args, **kwargs).arguments
-        data = {names[name]: given[name] for name in names if given.get(name) is not None}
-        options = {name: given.get(name) for name in ("metadata", "id", "timestamp")}
-        return self.publish(event_type.name, given["user_id"], data, **options)
-
-    publish.__name__ = "publish_" + event_type.name.replace(".", "_")
-    publish.__qualname__ = f"Producer.{publish.__name__}"
-    publish.__doc__ = f"Publish `{event_type.name}`: {event_type.description}"
-    publish.__signature__ = signature  # type: ignore[attr-defined]
-    return publish
-
-
-for _event_type in CATALOGUE.values():
-    _method = _publish_method(_event_type)
-    setattr(Producer, _method.__name__, _method)

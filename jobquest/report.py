@@ -5,11 +5,11 @@ Made by the runtime, asked by it and by the web side; changes nothing.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from jobquest.browse import Wanted, browse
+from jobquest.clock import now_ms
 from jobquest.errors import LogUnavailable, ReadSideUnavailable
 from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, next_to_read
@@ -82,7 +82,7 @@ class Report:
             **counts,
             "demo": any(process["demo"] for process in processes),
             "processes": processes,
-            "timestamp": format_time(time.time_ns() // 1_000_000),
+            "timestamp": format_time(now_ms()),
         }
 
     def topics(self) -> list[dict[str, Any]]:
@@ -147,15 +147,15 @@ class Report:
 
     def processes(self) -> list[dict[str, Any]]:
         """Each process that lives, as its last heartbeat told. Raises ReadSideUnavailable."""
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         processes = []
         for row in self._state.processes():
             consumer = row["consumer"]
             if row["id"] == self._state.process_id:  # known here, and the database may be read-only
-                row["heartbeat_ms"], consumer = now_ms, self._how_we_are()
-            silent = now_ms - row["heartbeat_ms"] > SILENT_AFTER_MS
+                row["heartbeat_ms"], consumer = now, self._how_we_are()
+            silent = now - row["heartbeat_ms"] > SILENT_AFTER_MS
             if silent and consumer["state"] != "stopped":
-                seconds = (now_ms - row["heartbeat_ms"]) // 1000
+                seconds = (now - row["heartbeat_ms"]) // 1000
                 consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
             processes.append(
                 {

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import re
+import select
 import signal
 import socket
 import sys
@@ -26,7 +27,12 @@ from jobquest.errors import JobQuestError, SettingsError
 from jobquest.log_lines import Lines, PatientHandler
 from jobquest.web.live import MAX_VIEWERS
 
+logger = logging.getLogger(__name__)
+
 REQUEST_THREADS = 64
+TRIED_GUNICORN = "27.0."  # what `worker.py` was tried with: it uses gunicorn's insides
+MAX_CONNECTIONS = 16_384  # of one worker
+SPARE_FILES = 256  # for all that is no client's connection
 MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
@@ -151,8 +157,34 @@ def _listen(config: Config) -> socket.socket:
     return listening
 
 
+def worker_class(version: str) -> str:
+    """Which worker a version of gunicorn gets: ours, or its own with one line that says so."""
+    if version.startswith(TRIED_GUNICORN) and hasattr(select, "epoll"):
+        return "jobquest.worker.Worker"
+    logger.warning(
+        "gunicorn %s on %s: its own worker serves, which slow clients can hold up;"
+        " JobQuest's was tried with gunicorn %sx on Linux.",
+        version,
+        sys.platform,
+        TRIED_GUNICORN,
+    )
+    return "gthread"
+
+
+def _connections() -> int:
+    """How many connections a worker keeps: fewer if it may open few files."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MAX_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_VIEWERS + 2 * REQUEST_THREADS  # gunicorn's own worker needs more than its threads
+    return max(most, min(MAX_CONNECTIONS, files - SPARE_FILES))
+
+
 def _gunicorn() -> Callable[[socket.socket, int], None]:
     os.environ.pop("WEB_CONCURRENCY", None)  # its import fails if that is no number
+    import gunicorn
     from gunicorn.app.base import BaseApplication
 
     class Server(BaseApplication):  # type: ignore[misc]
@@ -161,13 +193,17 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
             self._options = {
                 "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
                 "workers": count,
-                "worker_class": "gthread",
+                "worker_class": worker_class(gunicorn.__version__),
                 "threads": MAX_VIEWERS + REQUEST_THREADS,
+                "worker_connections": _connections(),
                 "graceful_timeout": GRACEFUL_SECONDS,
                 "keepalive": 5,
-                "control_socket_disable": True,
+                # Who is a proxy is our setting's matter: gunicorn believes no header by itself.
                 "forwarded_allow_ips": "",
                 "forwarder_headers": "",
+                "secure_scheme_headers": {},
+                "header_map": "drop",
+                "control_socket_disable": True,
                 "loglevel": "warning",
                 "when_ready": spread.fix_count,
                 "pre_fork": spread.choose_slot,
@@ -185,7 +221,8 @@ def _gunicorn() -> Callable[[socket.socket, int], None]:
             return create_app()
 
     def serve(listening: socket.socket, count: int) -> None:
-        os.environ.pop("GUNICORN_FD", None)
+        for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would take them as settings of ours
+            os.environ.pop(name, None)
         Server(listening, count).run()
 
     return serve

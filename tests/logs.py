@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kafka
 from kafka.admin import KafkaAdminClient
 
 from jobquest.log import EventLog, Partition, Record, Subscription
@@ -17,6 +18,7 @@ from jobquest.log.sqlite import SqliteLog
 from tests.service import wait_for
 
 KAFKA_PARTITIONS = 3
+UNTRIED = "3.0.13"  # a version of kafka-python on which only its documented interface is used
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class OnKafka:
 
     bootstrap: str
     topics: list[str]
+    version: str = kafka.__version__  # as which kafka-python is used
 
     @property
     def partitions(self) -> int:
@@ -65,6 +68,7 @@ class OnKafka:
             replication_factor=1,
             security={},
             topics=self.topics,
+            version=self.version,
             **more,
         )
 

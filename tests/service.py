@@ -33,11 +33,11 @@ class Answer:
 
 
 class Service:
-    """`python app.py` (or another `script`) on a free port of loopback, its files in `folder`."""
+    """`python app.py` (or another `program`) on a free port of loopback, its files in `folder`."""
 
-    def __init__(self, folder: Path, *, script: Path = ROOT / "app.py", **settings: str) -> None:
+    def __init__(self, folder: Path, program: Path = ROOT / "app.py", **settings: str) -> None:
         self.folder = folder
-        self._script = script
+        self._program = program
         self.settings = {"JOBQUEST_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": "0"}
         self.settings |= settings
         self.url = ""
@@ -56,7 +56,7 @@ class Service:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
         self._written = _new_file()  # one that was killed may still write to the last one
         self._process = subprocess.Popen(
-            [sys.executable, str(self._script)],
+            [sys.executable, str(self._program)],
             cwd=self.folder,  # no .env of a developer's is found there
             env={**kept, **self.settings, "PYTHONPATH": os.pathsep.join(self.python_path)},
             stdout=self._written,

@@ -9,7 +9,8 @@ from kafka.partitioner.default import DefaultPartitioner
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from jobquest.log import NewRecord
-from jobquest.log.kafka.accumulate import _Batch, encode, partition_of
+from jobquest.log.kafka.encoding import encode
+from jobquest.log.kafka.fast_path.accumulate import _Batch, partition_of
 
 BATCH_BYTES = 65_536
 _BYTES = st.one_of(

@@ -231,7 +231,7 @@ def serving(tmp_path: Path) -> Iterator[Callable[[str], Service]]:
     def serve(refusal: str) -> Service:
         script = tmp_path / "guarded.py"
         script.write_text(GUARDED_SERVER.format(refusal=refusal.strip()))
-        service = Service(tmp_path, script=script)
+        service = Service(tmp_path, script)
         started.append(service)
         service.launch()
         wait_for(lambda: service.get("/healthz").code, 30, service.tail)

@@ -1,4 +1,5 @@
-"""What every event log promises, run against both: the embedded one and a real Apache Kafka."""
+"""What every event log promises, run on each: the embedded one, and a real Apache Kafka by
+either way to use its library."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import EventLog, NewRecord, Origin, Partition, Position, Record, Subscription
 from jobquest.log.sqlite import SqliteLog
 from jobquest.read.past import in_order
-from tests.logs import Embedded, OnKafka
+from tests.logs import UNTRIED, Embedded, OnKafka
 from tests.service import wait_for
 
 Start = Callable[[Sequence[Origin]], Mapping[Origin, int]]
@@ -24,13 +25,22 @@ def from_the_start(_origins: Sequence[Origin]) -> dict[Origin, int]:
     return {}
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(
+    params=[
+        "embedded",
+        pytest.param("kafka", marks=pytest.mark.kafka),
+        pytest.param("kafka-documented", marks=pytest.mark.kafka),
+    ]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Embedded | OnKafka:
     """Where the logs of a test are; each test has topics of its own."""
     topics = [f"{uuid.uuid4().hex[:12]}-{n}" for n in range(2)]
     if request.param == "embedded":
         return Embedded(tmp_path / "log.db", topics)
-    return OnKafka(request.getfixturevalue("kafka_broker").bootstrap, topics)
+    bootstrap = request.getfixturevalue("kafka_broker").bootstrap
+    if request.param == "kafka":
+        return OnKafka(bootstrap, topics)
+    return OnKafka(bootstrap, topics, UNTRIED)
 
 
 @pytest.fixture

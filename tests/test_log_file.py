@@ -17,6 +17,7 @@ from jobquest import create_app
 from jobquest.errors import LogDamaged, LogUnavailable
 from jobquest.log import NewRecord, Partition
 from jobquest.log.sqlite import SqliteLog
+from tests.service import wait_for
 
 EVENTS = "/api/kafka/events"
 
@@ -179,15 +180,36 @@ def test_an_error_of_any_kind_leaves_the_writer_alive(tmp_path: Path) -> None:
         assert future.result(5).offset == 0
 
 
-def test_a_record_whose_headers_are_garbage_is_told_as_damaged(tmp_path: Path) -> None:
-    with closing(SqliteLog(tmp_path / "log.db", ["t"])) as log:
-        for future in log.append([NewRecord("t", b"k", b"%d" % n) for n in range(2)]):
-            future.result(5)
-        with closing(sqlite3.connect(tmp_path / "log.db")) as connection, connection:
-            connection.execute("UPDATE records SET headers = x'a5a5' WHERE offset = 0")
-        first, second = log.read(Partition("t", 0), 0, 10)
-    assert (first.value, second.value, second.damage) == (None, b"1", None)
-    assert "headers" in str(first.damage)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(f"headers = {value}" for value in ("x'a5a5'", "5", "''", "'5'", "'{}'", "'null'")),
+        *(f"headers = '{value}'" for value in ('["ab"]', '[["a", 1]]', '[["a"]]', '{"ab": "c"}')),
+        "value = 7",
+        "value = 'text'",
+        "key = 1.5",
+        "headers = 5, timestamp_ms = 'soon'",
+        "headers = 5, timestamp_ms = 9223372036854775807",
+    ],
+)
+def test_a_record_that_was_overwritten_is_told_as_damaged_and_dies_alone(
+    damage: str, tmp_path: Path
+) -> None:
+    app = app_on(tmp_path, tmp_path)
+    client, runtime = app.test_client(), app.extensions["jobquest"]
+    for id in ("first", "second"):
+        assert post(client, id).status_code == 201
+    with closing(sqlite3.connect(tmp_path / "log.db")) as connection, connection:
+        connection.execute(f"UPDATE records SET {damage} WHERE offset = 0")
+    wait_for(lambda: runtime.consumer.step() == 0 and runtime.queries.last_seq() == 2, 20)
+    outcomes = {item["offset"]: item["outcome"] for item in runtime.queries.events()["events"]}
+    assert outcomes == {0: "dead", 1: "processed"}
+    [letter] = client.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
+    assert "can't be read" in letter["error"]
+    browsed = client.get("/api/kafka/topics/system-events/records?partition=0&offset=0")
+    assert browsed.status_code == 200, browsed.text
+    runtime.consumer.close()
+    runtime.stop()
 
 
 def test_a_log_that_another_writes_to_for_long_refuses_and_goes_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
 from jobquest.log import Record
-from jobquest.log.kafka.unpacked import Unpacked
+from jobquest.log.kafka.fast_path.unpacked import Unpacked
 
 PLACE = TopicPartition("t", 3)
 BYTES = st.none() | st.binary(max_size=300)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobquest.log.pending import Pending, wait_for_all, when_all
+from jobquest.log.pending import Pending, wait_for_all
 from tests.service import wait_for
 
 
@@ -68,21 +67,3 @@ def test_a_callback_is_called_once_whenever_it_is_left(
     pending.add_done_callback(lambda _: seen.append(3))
     assert seen == [1, 2, 3]
     assert "IndexError" in caplog.text, "what fails is told, and holds up no other"
-
-
-def test_what_is_to_follow_all_of_them_follows_once_the_last_is_settled() -> None:
-    pendings: list[Pending[int]] = [Pending() for _ in range(1_000)]
-    seen: list[int] = []
-    pendings[3].resolve(0)
-    when_all(pendings, lambda: seen.append(1))
-    order = list(range(1_000))
-    random.Random(3).shuffle(order)
-    for number in order[:-1]:
-        pendings[number].resolve(0)
-    assert not seen or order[-1] == 3
-    with ThreadPoolExecutor(4) as pool:
-        for number in order[-1:] * 4:
-            pool.submit(pendings[number].resolve, 0)
-    assert seen == [1]
-    when_all([], lambda: seen.append(2))
-    assert seen == [1, 2]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from jobquest.errors import InvalidEvent, LogUnavailable
 from jobquest.events import CATALOGUE
 from jobquest.producer import Producer
 from jobquest.runtime import Runtime
+from tests import publish_methods
 from tests.samples import SAMPLES, TYPES
 
 ACTIVITY: list[tuple[str, dict[str, Any], str]] = [
@@ -117,6 +122,64 @@ def test_the_documented_signature_of_a_publish_method() -> None:
         "duration",
         "xp_earned",
     ]
+
+
+def test_the_publish_methods_are_those_of_the_catalogue() -> None:
+    assert publish_methods.PLACE.read_text() == publish_methods.text(), (
+        "run `python -m tests.publish_methods`"
+    )
+
+
+def test_no_other_publish_method_exists(runtime: Runtime) -> None:
+    assert not hasattr(runtime.producer, "publish_mission_complete")
+
+
+# What a caller writes → a word of mypy's message, none where the call is right.
+CALLS = {
+    'p.publish_mission_completed("ada", "m1", "CV", "focus", 25, 50)': "",
+    'p.publish_mission_completed("ada", "m1", "CV", "focus", duration=2.5, xp_earned=50)': "",
+    'p.publish_mission_failed("ada", "m1", "CV", "focus", reason="Interrupted")': "",
+    'p.publish_user_login("ada", id="a", timestamp="2026-11-24T06:00:00Z", metadata={"a": 1})': "",
+    'p.publish_notebook_entry_created("ada", "e1", "Notes", ["a"], 12)': "",
+    'p.publish_mission_complete("ada", "m1", "CV", "focus", 25, 50)': "has no attribute",
+    'p.publish_xp("ada", 1, 2)': "has no attribute",
+    'p.publish_mission_completed("ada", "m1", "CV", "focus", 25)': "Missing positional argument",
+    'p.publish_mission_completed("ada", "m1", "CV", "focus", 25, "50")': "incompatible type",
+    'p.publish_mission_completed("ada", "m1", "CV", "focus", 25, 1.5)': "incompatible type",
+    'p.publish_mission_completed("ada", 1, "CV", "focus", 25, 50)': "incompatible type",
+    'p.publish_mission_started("ada", "m1", "CV", "focus", xp=1)': "Unexpected keyword",
+    'p.publish_user_login("ada", timestamp=1)': "incompatible type",
+    'p.publish_user_login("ada", None, None, None, "an-id")': "Too many positional arguments",
+    'p.publish_notebook_entry_created("ada", "e1", "Notes", "a", 12)': "incompatible type",
+    'p.publish_level_up("ada", new_level=3)': "Missing positional argument",
+    'a.log_user_login("ada", email="a@b.c")': "Unexpected keyword",
+    'a.log_mission("ada", "CV", "m1")': "has no attribute",
+}
+
+
+def test_a_wrong_name_or_argument_of_a_publish_method_is_a_type_error(tmp_path: Path) -> None:
+    head = [
+        "from jobquest.activity import Activity",
+        "from jobquest.producer import Producer",
+        "def calls(p: Producer, a: Activity) -> None:",
+    ]
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("\n".join([*head, *(f"    {call}" for call in CALLS)]))
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", root / "pyproject.toml", snippet],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    said: dict[int, str] = {}
+    for line in done.stdout.splitlines():
+        if found := re.match(r".*snippet\.py:(\d+): error: (.*)", line):
+            said.setdefault(int(found[1]), found[2])
+    answers = {call: said.get(number, "") for number, call in enumerate(CALLS, len(head) + 1)}
+    for call, word in CALLS.items():
+        assert word in answers[call] if word else not answers[call], (call, done.stdout)
 
 
 def test_publishing_and_processing_say_so_in_these_words(

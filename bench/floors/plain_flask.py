@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+import threading
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from kafka import KafkaProducer
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
+from bench.peer.store import Place, place_of, places_of, read_from
 from jobquest.events import CATALOGUE
 
 CONFIRM_SECONDS = 10
@@ -37,16 +40,48 @@ schema = EventSchema(unknown=RAISE)
 producer = KafkaProducer(bootstrap_servers=os.environ["BOOTSTRAP"], acks="all")
 
 
+local = threading.local()
+
+
+@app.before_request
+def read_caller() -> None:
+    """Who asks, by the headers. Tokens are not checked yet, only read."""
+    g.token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    g.request_id = request.headers.get("X-Request-Id", "")
+
+
+@app.after_request
+def let_read(response: Response) -> Response:
+    if request.headers.get("Origin") == os.environ["ORIGIN"]:
+        response.headers["Access-Control-Allow-Origin"] = os.environ["ORIGIN"]
+        response.headers["Vary"] = "Origin"
+    return response
+
+
 @app.post("/api/kafka/events")
 def publish() -> ResponseReturnValue:
-    id, sent = send(request.get_json())
-    return jsonify(placed(id, sent)), 201
+    body = request.get_json()
+    if (id := body.get("id")) and (stored := place_of(store(), id)):
+        return jsonify(placed(id, stored)), 200
+    id, sent = send(body)
+    return jsonify(placed(id, place(sent))), 201
 
 
 @app.post("/api/kafka/events/batch")
 def publish_batch() -> ResponseReturnValue:
-    sent = [send(one) for one in request.get_json()["events"]]
-    return jsonify({"results": [placed(*one) for one in sent]}), 201
+    events = request.get_json()["events"]
+    stored = places_of(store(), [event["id"] for event in events if event.get("id")])
+    sent = [send(event) for event in events if event.get("id") not in stored]
+    found = [placed(id, where) for id, where in stored.items()]
+    return jsonify({"results": found + [placed(id, place(one)) for id, one in sent]}), 201
+
+
+def store() -> sqlite3.Connection:
+    """This thread's connection."""
+    if not hasattr(local, "store"):
+        local.store = read_from(os.environ["STORE"])
+    connection: sqlite3.Connection = local.store
+    return connection
 
 
 @app.errorhandler(ValidationError)
@@ -72,6 +107,12 @@ def send(body: Any) -> tuple[str, Any]:
     return id, producer.send(row.topic, json.dumps(value).encode(), key=key)
 
 
-def placed(id: str, sent: Any) -> dict[str, Any]:
-    place = sent.get(CONFIRM_SECONDS)
-    return {"id": id, "topic": place.topic, "partition": place.partition, "offset": place.offset}
+def place(sent: Any) -> Place:
+    """Where the log has put it."""
+    found = sent.get(CONFIRM_SECONDS)
+    return found.topic, found.partition, found.offset
+
+
+def placed(id: str, where: Place) -> dict[str, Any]:
+    topic, partition, offset = where
+    return {"id": id, "topic": topic, "partition": partition, "offset": offset}

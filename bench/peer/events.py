@@ -171,3 +171,11 @@ TOPICS = {
     "notebook": "user-activities",
 }
 """Topic by the first word of the type."""
+
+XP_FIELDS = {
+    "mission.completed": "xpEarned",
+    "achievement.unlocked": "xpAmount",
+    "xp.earned": "xpAmount",
+    "daily.challenge.completed": "xpReward",
+}
+"""The field that awards XP, by type."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from jobquest.clock import now_ms
 from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome, batch_of
@@ -23,7 +24,6 @@ from jobquest.consumer.watch import Watch
 from jobquest.errors import PositionMoved, Unavailable
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
 from jobquest.read import Batch, Lane, ReadSide
-from jobquest.read.letters import now_ms
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from jobquest.clock import now_ms
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff, Brake
@@ -19,7 +20,6 @@ from jobquest.log import Origin, Partition, Record
 from jobquest.log_lines import log_lines
 from jobquest.read import Lane, Parked, ReadSide
 from jobquest.read.failures import Failure
-from jobquest.read.letters import now_ms
 from jobquest.read.parking import lane_of
 
 logger = logging.getLogger(__name__)

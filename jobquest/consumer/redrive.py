@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, LogUnavailable, RecordRefused, StateConflict
 from jobquest.events import CATALOGUE, OUR_PREFIX, Event, from_record
 from jobquest.log import EventLog, NewRecord
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
-from jobquest.read.letters import REDRIVES_HEADER, Letter, LetterFilter, Letters, now_ms
+from jobquest.read.letters import REDRIVES_HEADER, Letter, LetterFilter, Letters
 
 MAX_LETTERS = 500  # of one call
 MAX_REDRIVES = 3

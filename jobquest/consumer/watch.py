@@ -11,12 +11,12 @@ import threading
 import time
 from dataclasses import dataclass, replace
 
+from jobquest.clock import now_ms
 from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff
 from jobquest.errors import PositionMoved
 from jobquest.read import Batch, Parked, ReadSide
 from jobquest.read.failures import Failure
-from jobquest.read.letters import now_ms
 
 STALL_SECONDS = 30.0
 

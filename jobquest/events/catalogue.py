@@ -1,7 +1,8 @@
 """The catalogue: every event type and topic as one table.
 
 Validation, the producer's `publish_…` methods, `GET /api/kafka/events` and the README's table are
-made from it. To add a type, add a row (and its new fields to `fields.FIELDS`).
+made from it. To add a type, add a row (and its new fields to `fields.FIELDS`), then run
+`python -m tests.publish_methods`.
 """
 
 from __future__ import annotations

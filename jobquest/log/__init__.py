@@ -181,5 +181,11 @@ def dump_headers(headers: Headers) -> bytes:
 
 
 def load_headers(stored: bytes) -> Headers:
-    """Undo `dump_headers`."""
-    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
+    """Undo `dump_headers`. Raises ValueError for what it did not write: a file may be damaged."""
+    pairs = orjson.loads(stored)
+    try:
+        if type(pairs) is list and all(type(pair) is list for pair in pairs):
+            return tuple((str(name), value.encode("latin-1")) for name, value in pairs)
+    except AttributeError:  # a value that is no text
+        pass
+    raise ValueError("not a list of names and texts")

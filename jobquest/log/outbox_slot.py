@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from jobquest.clock import now_ms
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import NewRecord, Partition, Position, Record
 from jobquest.log.pending import Pending
@@ -90,7 +91,7 @@ class Slot:
         """Keep records; each future resolves once its record is durable, or has failed."""
         with self._lock:
             if not self._written + self._on_their_way:
-                self._oldest_ms = time.time_ns() // 1_000_000
+                self._oldest_ms = now_ms()
             self._on_their_way += len(records)
             self._appends += 1
         futures = self._log.append([_addressed(record) for record in records])

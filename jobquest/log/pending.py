@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -93,23 +92,6 @@ class Pending(Generic[_T]):
             except Exception:  # whoever settles it has others to settle
                 logger.exception("What was to follow an answer failed")
         return True
-
-
-def when_all(pendings: Iterable[Pending[_T]], callback: Callable[[], None]) -> None:
-    """Have `callback()` called once all of them are settled, by whoever settles the last."""
-    _go_on(iter(pendings), callback)
-
-
-def _go_on(
-    remaining: Iterator[Pending[_T]], callback: Callable[[], None], _: Pending[_T] | None = None
-) -> None:
-    # No inner function, which would refer to itself: everything about a request would stay until
-    # Python looks for such garbage, which takes tens of milliseconds under load.
-    for pending in remaining:
-        if not pending.done():
-            pending.add_done_callback(partial(_go_on, remaining, callback))
-            return
-    callback()
 
 
 def wait_for_all(pendings: Iterable[Pending[_T]], timeout: float) -> bool:

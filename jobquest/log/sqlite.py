@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from jobquest.clock import now_ms
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import (
     PROMPT_SECONDS,
@@ -31,13 +32,13 @@ from jobquest.log import (
     Position,
     Record,
     StartPositions,
+    dump_headers,
 )
 from jobquest.log.pending import Pending
 from jobquest.log.sqlite_file import (
     SCHEMA,
     bounds,
     connect,
-    dump_headers,
     errors_of,
     failure,
     first_since,
@@ -272,7 +273,7 @@ class _Writer:
 
     def _commit(self, records: list[NewRecord]) -> list[Position]:
         """Write all or none. Offsets are given inside the transaction: others write too."""
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             following = {
@@ -283,7 +284,7 @@ class _Writer:
                 offset = following[record.topic]
                 following[record.topic] += 1
                 headers = dump_headers(record.headers)
-                rows.append((record.topic, offset, record.key, record.value, headers, now_ms))
+                rows.append((record.topic, offset, record.key, record.value, headers, now))
             self._connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._connection.execute("COMMIT")
         except BaseException:

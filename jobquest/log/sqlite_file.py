@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import orjson
-
 from jobquest.errors import LogDamaged, LogUnavailable
-from jobquest.log import Headers, Record
+from jobquest.log import Record, load_headers
 
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go: memory is bounded by more than a count
+_BYTES = (bytes, type(None))
+_LAST_MS = 253_402_300_799_999  # of the year 9999: no later time can be shown
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 SCHEMA = """
@@ -124,14 +124,17 @@ def _record(
     headers: bytes,
     timestamp_ms: int,
 ) -> Record:
+    # SQLite has no checksums, and its columns hold every type: what was overwritten may look sound.
+    if not (isinstance(key, _BYTES) and isinstance(value, _BYTES)):
+        why = "The key or the value can't be read: no bytes."
+        return Record(topic, 0, offset, None, None, (), _moment(timestamp_ms), why)
     try:
-        loaded = tuple((name, text.encode("latin-1")) for name, text in orjson.loads(headers))
-    except ValueError as error:  # SQLite has no checksums: what was overwritten may look sound
+        loaded = load_headers(headers)
+    except ValueError as error:
         why = f"The headers can't be read: {error}."
-        return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
-    return Record(topic, 0, offset, key, value, loaded, timestamp_ms)
+        return Record(topic, 0, offset, key, None, (), _moment(timestamp_ms), why)
+    return Record(topic, 0, offset, key, value, loaded, _moment(timestamp_ms))
 
 
-def dump_headers(headers: Headers) -> bytes:
-    # latin-1 maps every byte to one character and back, so any header survives as JSON.
-    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
+def _moment(stored: int) -> int:
+    return stored if isinstance(stored, int) and 0 <= stored <= _LAST_MS else 0

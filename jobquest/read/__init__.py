@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
 
+from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
@@ -21,7 +22,7 @@ from jobquest.read import effects, history, parking, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
-from jobquest.read.letters import Dead, Letters, now_ms
+from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import Lane, Parked
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from jobquest.clock import now_ms
 from jobquest.read import tables
 from jobquest.read.database import inserting
 from jobquest.read.failures import Failure
-from jobquest.read.letters import Dead, now_ms
+from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 
 MINUTE_MS = 60_000

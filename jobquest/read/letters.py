@@ -9,7 +9,6 @@ It publishes nothing: rows of `outgoing` are brought to the log by the relay.
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.events import OUR_PREFIX, Event, from_record
 from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_headers
@@ -341,8 +341,3 @@ def dead_of(row: Mapping[str, Any]) -> Dead:
         row["attempts"],
         row["first_failed_ms"],
     )
-
-
-def now_ms() -> int:
-    """The time, Unix milliseconds."""
-    return time.time_ns() // 1_000_000

@@ -7,7 +7,6 @@ work on a connection: they are parts of the transactions of `ReadSide`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved
 from jobquest.log import Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import tables
@@ -116,8 +116,7 @@ def _promote(connection: Connection, lane: Lane) -> None:
     for head in waiting(connection, lane, 1):
         if head.next_ms is None:
             is_head = tables.parked.c.event_id == head.event_id
-            now_ms = time.time_ns() // 1_000_000
-            connection.execute(update(tables.parked).where(is_head).values(next_ms=now_ms))
+            connection.execute(update(tables.parked).where(is_head).values(next_ms=now_ms()))
 
 
 def _in(lane: Lane) -> ColumnElement[bool]:

@@ -11,12 +11,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Select, Table, bindparam, func, select
 
+from jobquest.clock import now_ms
 from jobquest.events import format_time
 from jobquest.read import tables
 from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of, user_of
 from jobquest.read.database import Database, padded
 from jobquest.read.event_filter import EventFilter
-from jobquest.read.letters import LetterFilter, now_ms
+from jobquest.read.letters import LetterFilter
 from jobquest.read.life import life
 from jobquest.read.parking import with_heads
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import uuid
 from typing import Any
 
 import orjson
 from sqlalchemy import delete, select, update
 
+from jobquest.clock import now_ms
 from jobquest.read import tables
 from jobquest.read.database import Database, replacing
 
@@ -58,7 +58,7 @@ class ServiceState:
             "id": self.process_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "heartbeat_ms": _now_ms(),
+            "heartbeat_ms": now_ms(),
             "consumer": consumer.decode(),
         }
         with self._database.writing() as connection:
@@ -78,12 +78,12 @@ class ServiceState:
 
     def forget_dead_processes(self) -> None:
         """Drop processes of this host that have ended, and others' that are silent for long."""
-        host, now_ms = socket.gethostname(), _now_ms()
+        host, now = socket.gethostname(), now_ms()
         gone = [
             row["id"]
             for row in self.processes()
             if (row["host"] == host and not _lives(row["pid"]))
-            or row["heartbeat_ms"] < now_ms - FORGET_AFTER_MS
+            or row["heartbeat_ms"] < now - FORGET_AFTER_MS
         ]
         if gone:
             with self._database.writing() as connection:
@@ -101,7 +101,3 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -11,12 +11,12 @@ from flask import Flask
 
 from jobquest.runtime import Runtime
 from jobquest.web import errors, live, metrics, security
-from jobquest.web.address import Segment
 from jobquest.web.dead_letters import dead_letters
 from jobquest.web.entrance import Entrance
 from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
+from jobquest.web.paths import Segment
 from jobquest.web.proxies import behind_proxies
 from jobquest.web.reads import reads
 from jobquest.web.status import status
@@ -35,4 +35,5 @@ def register(app: Flask, runtime: Runtime) -> None:
     guards, headers = security.guards(runtime.config), security.headers(runtime.config)
     entrance = Entrance(app, runtime, guards, headers, count)
     app.extensions["jobquest.entrance"] = entrance
-    app.wsgi_app = behind_proxies(entrance, runtime.config)  # type: ignore[method-assign]
+    behind = behind_proxies(entrance, runtime.config)
+    app.wsgi_app = behind  # type: ignore[method-assign, assignment]

@@ -21,9 +21,9 @@ from flask import Flask
 from jobquest.errors import JobQuestError
 from jobquest.runtime import Runtime
 from jobquest.web import publishing
-from jobquest.web.address import SLASH, canonical_path
 from jobquest.web.answers import failure
 from jobquest.web.errors import answer_to, unexpected
+from jobquest.web.paths import SLASH, canonical_path
 from jobquest.web.publishing import Answer
 
 Environ = dict[str, Any]
@@ -112,6 +112,7 @@ class Entrance:
             and not environ.get("QUERY_STRING")
             and environ.get("CONTENT_TYPE") == "application/json"
             and _hooks(self._app) == self._own_hooks
+            and not any(signal.receivers for signal in _SIGNALS)
         )
 
     def _published(self, path: str, body: bytes) -> Answer:
@@ -163,7 +164,6 @@ def _hooks(app: Flask) -> tuple[int, ...]:
         *(sum(map(len, table.values())) for table in tables),
         sum(len(of_code) for by_code in handlers for of_code in by_code.values()),
         len(app.teardown_appcontext_funcs),
-        *(len(signal.receivers) for signal in _SIGNALS),
         *(id(app.view_functions.get(endpoint)) for endpoint in _ENDPOINTS.values()),
     )
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
-from jobquest.read.letters import now_ms
 from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import (
     choice_parameter,

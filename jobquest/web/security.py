@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from jobquest.addresses import host_name
 from jobquest.config import Config
-from jobquest.web.address import authority, host_name
 from jobquest.web.answers import failure
 from jobquest.web.entrance import Environ, Guard
+from jobquest.web.paths import AUTHORITY
 from jobquest.web.proxies import ORIGINAL
 from jobquest.web.publishing import Answer
 
@@ -65,11 +66,11 @@ def _trusted_host(config: Config) -> Guard:
     known: set[str] = set()  # spellings with a port that were found trusted
 
     def guard(environ: Environ) -> Answer | None:
-        host = authority(environ)
+        host = _host(environ)
         if not host and "HTTP_HOST" not in environ:
             return None  # HTTP/1.0: no browser sends that, so no page can be behind it
         if host not in known:
-            if host_name(host) not in trusted:
+            if not _is_one_of(trusted, host):
                 return Answer(400, failure("This service is not known by that host name."))
             if len(known) < 100:
                 known.add(host)
@@ -80,6 +81,20 @@ def _trusted_host(config: Config) -> Guard:
         return None
 
     return guard
+
+
+def _host(environ: Environ) -> str:
+    """The host that a request is for: the target's own if it names one (RFC 9112, section 3.2.2),
+    else the `Host` header; empty if there is neither."""
+    named = AUTHORITY.match(environ.get("RAW_URI", ""))
+    return named[1] if named else environ.get("HTTP_HOST", "")
+
+
+def _is_one_of(trusted: frozenset[str], host: str) -> bool:
+    try:
+        return host_name(host) in trusted
+    except ValueError:
+        return False
 
 
 def _address_without_nul(environ: Environ) -> Answer | None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from jobquest.clock import now_ms
 from jobquest.events import format_time, parse_time
-from jobquest.read.letters import now_ms
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow, publish
 from tests.samples import SAMPLES

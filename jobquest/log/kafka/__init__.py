@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import kafka
+
 from jobquest.log import (
     PROMPT_SECONDS,
     Mode,
@@ -24,6 +26,7 @@ from jobquest.log import (
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.seat import Seat
 from jobquest.log.kafka.sender import Sender
+from jobquest.log.kafka.version import library_of
 from jobquest.log.pending import Pending
 
 
@@ -42,16 +45,23 @@ class KafkaLog:
         security: Mapping[str, Any],
         topics: Sequence[str],
         topic_configs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        version: str = kafka.__version__,
     ) -> None:
-        """`topic_configs`: topic → configs that it gets on top, where this log makes it."""
+        """`topic_configs`: topic → configs that it gets on top, where this log makes it.
+        `version`: kafka-python's, which decides how it is used (see `library_of`)."""
         self._common = {
             "bootstrap_servers": list(bootstrap),
             "client_id": client_id,
             "api_version": (4, 0),  # given, so that making a client needs no broker
             **security,
         }
-        self._cluster = Cluster(self._common, topics, partitions, replication_factor, topic_configs)
-        self._sender = Sender(self._common, topics, self._cluster.prepare, self._cluster.forget)
+        self._library = library_of(version)
+        self._cluster = Cluster(
+            self._library, self._common, topics, partitions, replication_factor, topic_configs
+        )
+        self._sender = Sender(
+            self._library, self._common, topics, self._cluster.prepare, self._cluster.forget
+        )
 
     def append(
         self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS
@@ -66,7 +76,7 @@ class KafkaLog:
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Seat:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
-        return Seat(self._cluster, self._common, topics, group, start)
+        return Seat(self._library, self._cluster, self._common, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """See `EventLog.describe`."""

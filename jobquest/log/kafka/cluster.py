@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka import TopicPartition
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, PartitionInfo, Record
-from jobquest.log.kafka.unpacked import Unpacked
+from jobquest.log.kafka.library import Library, Reader
 
 logger = logging.getLogger(__name__)
 
@@ -34,29 +33,19 @@ _MAX_RETENTION_MS = "-1"
 _T = TypeVar("_T")
 
 
-class _Admin(KafkaAdminClient):  # type: ignore[misc]
-    """The library's own leaves a thread and four open files behind when it can't connect."""
-
-    def __init__(self, **config: Any) -> None:
-        try:
-            super().__init__(**config)
-        except Exception:
-            self._closed = False
-            self.close()
-            raise
-
-
 class Cluster:
     """The brokers at `common["bootstrap_servers"]`. Any thread may call it."""
 
     def __init__(
         self,
+        library: Library,
         common: Mapping[str, Any],
         topics: Sequence[str],
         partitions: int,
         replication_factor: int,
         topic_configs: Mapping[str, Mapping[str, str]],
     ) -> None:
+        self._library = library
         self._common = dict(common)
         self._topics = topics
         configs = {
@@ -73,7 +62,7 @@ class Cluster:
         }
         self._lock = threading.Lock()  # over everything below
         self._admin: Any = None
-        self._reader: Any = None
+        self._reader: Reader | None = None
         self._prepared = False
         self._warned: set[str] = set()
         self._away_until = 0.0
@@ -109,7 +98,7 @@ class Cluster:
         """TopicPartition → first offset kept and the next to come."""
 
         def ask() -> dict[Any, tuple[int, int]]:
-            reader = self._reading()
+            reader = self._reading().consumer
             first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
             following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
             return {place: (first[place], following[place]) for place in places}
@@ -131,7 +120,7 @@ class Cluster:
         place = TopicPartition(*partition)
 
         def ask() -> int | None:
-            found = self._reading().offsets_for_times(
+            found = self._reading().consumer.offsets_for_times(
                 {place: max(0, moment_ms)}, timeout_ms=ANSWER_MS
             )
             return None if found[place] is None else int(found[place].offset)
@@ -142,6 +131,7 @@ class Cluster:
         """Give the connections back."""
         with self._lock:
             self._disconnect()
+            self._library.close()
 
     # --- the rest holds the lock ---
 
@@ -164,7 +154,7 @@ class Cluster:
             raise LogUnavailable(self._why) from error
 
     def _disconnect(self) -> None:
-        for client in (self._admin, self._reader):
+        for client in (self._admin, self._reader.consumer if self._reader else None):
             try:
                 if client is not None:
                     client.close()
@@ -174,14 +164,14 @@ class Cluster:
 
     def _administering(self) -> Any:
         if self._admin is None:
-            self._admin = _Admin(
-                **self._common, request_timeout_ms=ANSWER_MS, bootstrap_timeout_ms=ANSWER_MS
+            self._admin = self._library.admin(
+                ANSWER_MS, **self._common, request_timeout_ms=ANSWER_MS
             )
         return self._admin
 
-    def _reading(self) -> Any:
+    def _reading(self) -> Reader:
         if self._reader is None:
-            self._reader = consumer_of(
+            self._reader = self._library.reader(
                 **self._common,
                 group_id=None,
                 enable_auto_commit=False,
@@ -232,51 +222,17 @@ class Cluster:
 
     def _read(self, starts: Mapping[Partition, int], limit: int) -> dict[Partition, list[Record]]:
         reader = self._reading()
-        reader.assign([TopicPartition(*partition) for partition in starts])
+        reader.consumer.assign([TopicPartition(*partition) for partition in starts])
         for partition, offset in starts.items():  # what is fetched ahead from there is kept
-            reader.seek(TopicPartition(*partition), offset)
+            reader.consumer.seek(TopicPartition(*partition), offset)
         found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
         most, total = len(starts) * max(limit, READ_RECORDS), 0
         deadline = time.monotonic() + READ_SECONDS
         while min(map(len, found.values())) < limit and total < most:
-            polled = self._polled(reader, most)
+            polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
                 total += len(records)
             if (total and not polled) or time.monotonic() >= deadline:
                 break
         return found
-
-    def _polled(self, reader: Any, most: int) -> dict[Any, list[Record]]:
-        try:
-            polled: dict[Any, list[Record]] = reader.poll(100, max_records=most)
-            return polled
-        except Exception as error:
-            damaged = damaged_record(reader, error)
-            if damaged is None:
-                raise
-            return {TopicPartition(*damaged[:2]): [damaged]}
-
-
-def consumer_of(**settings: Any) -> Any:
-    """A consumer of the library's whose `poll` returns records of ours."""
-    consumer = KafkaConsumer(**settings)
-    consumer._fetcher.PartitionRecords = Unpacked
-    return consumer
-
-
-def damaged_record(consumer: Any, error: Exception) -> Record | None:
-    """The record that could not be unpacked (checksum, codec), if that is what `error` tells of.
-
-    `poll` raises that as it raises a lost connection, which harms no record; only the traceback
-    tells them apart. Without the seek the library's next poll would spin for ever (3.0.12).
-    """
-    raised_in = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-    broken = consumer._fetcher._next_partition_records
-    if "_unpack_records" not in raised_in or broken is None:
-        return None
-    place, offset = broken.topic_partition, broken.next_fetch_offset
-    consumer.seek(place, offset + 1)
-    why = f"{type(error).__name__}: {error}"
-    now_ms = time.time_ns() // 1_000_000
-    return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)

@@ -18,7 +18,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, Record, StartPositions
-from jobquest.log.kafka.cluster import Cluster, consumer_of, damaged_record
+from jobquest.log.kafka.cluster import Cluster
+from jobquest.log.kafka.library import Library
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(
         self,
+        library: Library,
         cluster: Cluster,
         common: Mapping[str, Any],
         topics: Sequence[str],
@@ -58,7 +60,8 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._checked = time.monotonic()
         self._pause = threading.Event()  # never set
-        self._consumer = consumer_of(**common, **_SETTINGS, group_id=group)
+        self._reader = library.reader(**common, **_SETTINGS, group_id=group)
+        self._consumer = self._reader.consumer
         self._consumer.subscribe(list(topics), listener=self)
 
     # --- the listener: on the library's I/O thread ---
@@ -91,15 +94,11 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             self._settle()
             remaining = max(0.0, deadline - time.monotonic())
             try:
-                polled = self._consumer.poll(int(remaining * 1000), max_records=max_records)
+                polled = self._reader.poll(int(remaining * 1000), max_records)
             except OffsetOutOfRangeError as error:
-                self._forget(error.args[0])
+                self._forget(error)
                 continue
-            except Exception as error:
-                if damaged := damaged_record(self._consumer, error):
-                    return [damaged]
-                if not isinstance(error, KafkaError):
-                    raise
+            except KafkaError as error:
                 if not isinstance(error, RetriableError):
                     raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
                 # A connection broke: the library finds another. Whether the broker is away for
@@ -177,10 +176,14 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         for topic in sorted({place.topic for place in anew}):
             logger.warning("Topic %s was made anew: reading it from its start.", topic)
 
-    def _forget(self, places: Iterable[Any]) -> None:
-        """These offsets are out of range: `_valid` will say what is lost."""
+    def _forget(self, error: OffsetOutOfRangeError) -> None:
+        """The offsets of the partitions that it names are out of range: `_valid` will say what is
+        lost. If it names none, each may be."""
+        named = error.args[0] if error.args else ()
         with self._lock:
-            self._hold(place for place in places if place in self._consumer.assignment())
+            held = self._consumer.assignment()
+            found = held.intersection(named) if isinstance(named, Iterable) else set()
+            self._hold(found or held)
 
 
 def _valid(origin: Origin, stored: int | None, first: int, following: int) -> int:

@@ -10,13 +10,11 @@ was sent behind a failed record can overtake it.
 from __future__ import annotations
 
 import logging
-import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import (
     InvalidRecordError,
     InvalidTimestampError,
@@ -28,7 +26,8 @@ from kafka.errors import (
 
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import NewRecord, Position
-from jobquest.log.kafka.accumulate import accumulate, encode
+from jobquest.log.kafka.encoding import encode
+from jobquest.log.kafka.library import Library, Outgoing
 from jobquest.log.pending import Pending
 
 logger = logging.getLogger(__name__)
@@ -40,18 +39,6 @@ CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs se
 LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
 LOOK_SECONDS = 0.1
 MAX_RECORD_BYTES = 2_097_152  # the topic decides; some may allow more than the default
-
-
-class Selector(selectors.DefaultSelector):
-    """The library asks before each wait whether a socket is registered, and the standard "no"
-    spells the socket out, at the price of two system calls."""
-
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
-        key = keys.get(fileobj.fileno())
-        if key is None:
-            raise KeyError
-        return key
 
 
 _REFUSALS = (
@@ -75,7 +62,6 @@ _SETTINGS = {
     "reconnect_backoff_max_ms": 1_000,
     "allow_auto_create_topics": False,
     "metrics_enabled": False,  # nobody asks for them, and they cost an eighth of its thread
-    "selector": Selector,
 }
 
 
@@ -89,7 +75,7 @@ class _Sent:
         self.record = record
         self.encoded = encode(record)
         self.future: Pending[Position] = Pending()
-        self.producer: Any = None
+        self.producer: Outgoing | None = None
         self.deadline = 0.0
 
     def took(self, topic: str, partition: int, offset: int) -> None:
@@ -117,17 +103,19 @@ class Sender:
 
     def __init__(
         self,
+        library: Library,
         common: Mapping[str, Any],
         topics: Sequence[str],
         prepare: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
+        self._library = library
         self._common = common
         self._topics = frozenset(topics)
         self._prepare = prepare
         self._lost = lost
         self._lock = threading.Lock()  # over everything below
-        self._producer: Any = None
+        self._producer: Outgoing | None = None
         self._attempt: _Attempt | None = None
         self._sent: dict[_Sent, None] = {}  # in the order of their append
         self._bytes = 0
@@ -185,7 +173,7 @@ class Sender:
         deadline = max(began + timeout, time.monotonic() + LEAST_SECONDS)
         entered = self._enter(producer, records, deadline)
         try:
-            accumulate(producer, entered)
+            producer.put(entered)
         except (KafkaError, AssertionError, ValueError, RuntimeError, OSError) as error:
             line = f"Kafka does not take records: {type(error).__name__}: {error}."
             self._discard(producer, line)  # and those that were entered
@@ -193,7 +181,9 @@ class Sender:
         for sent in records[len(entered) :]:
             sent.future.fail(LogUnavailable("Kafka is behind: too much is on its way."))
 
-    def _enter(self, producer: Any, records: Sequence[_Sent], deadline: float) -> Sequence[_Sent]:
+    def _enter(
+        self, producer: Outgoing, records: Sequence[_Sent], deadline: float
+    ) -> Sequence[_Sent]:
         """Put as many into the table as have room; which ones. Raises LogUnavailable where none can
         be sent after all."""
         with self._lock:
@@ -247,7 +237,7 @@ class Sender:
 
     # --- the end of a producer: on any thread ---
 
-    def _discard(self, producer: Any, why: str) -> None:
+    def _discard(self, producer: Outgoing | None, why: str) -> None:
         """Throw the producer away and fail everything on its way, in order. Once per producer."""
         with self._lock:
             if self._producer is not producer:
@@ -259,7 +249,7 @@ class Sender:
             self._sent.clear()
             self._bytes = 0
         if producer is not None:
-            _end(producer)
+            producer.end()
         self._lost()
         for sent in failed:
             sent.future.fail(LogUnavailable(why))
@@ -278,7 +268,7 @@ class Sender:
 
     # --- connecting: in a thread of its own, so that nobody has to wait for it ---
 
-    def _connected(self, began: float, timeout: float) -> Any:
+    def _connected(self, began: float, timeout: float) -> Outgoing:
         """The producer, once there is one. Raises LogUnavailable."""
         with self._lock:
             if self._closed.is_set():
@@ -303,10 +293,10 @@ class Sender:
 
     def _connect(self, attempt: _Attempt) -> None:
         """Make a producer that knows its topics, so that sending never waits for them."""
-        producer: Any = None
+        producer: Outgoing | None = None
         why = ""
         try:
-            producer = KafkaProducer(**self._common, **_SETTINGS)
+            producer = self._library.producer(**self._common, **_SETTINGS)
             why = self._warm(producer, attempt.began + CONNECT_SECONDS)
         except Exception as error:  # whatever it is, those who wait must be told
             why = f"Kafka can't be used: {type(error).__name__}: {error}."
@@ -320,12 +310,10 @@ class Sender:
             self._away_until = time.monotonic() + AWAY_SECONDS if why else 0.0
         attempt.done.set()
         if why and producer is not None:
-            _end(producer)
+            producer.end()
 
-    def _warm(self, producer: Any, deadline: float) -> str:
+    def _warm(self, producer: Outgoing, deadline: float) -> str:
         """Have the topics made and the producer learn about them; why that failed, or ''."""
-        for topic in self._topics:
-            producer._metadata.add_topic(topic)  # so that one answer tells about all
         why = ""
         while not self._closed.is_set() and time.monotonic() < deadline:
             try:
@@ -333,17 +321,8 @@ class Sender:
             except LogUnavailable as error:
                 why = str(error)  # its patience is short: on a slow broker the next step works
             try:
-                for topic in self._topics:
-                    producer.partitions_for(topic)
+                producer.know(self._topics)
                 return ""
             except KafkaTimeoutError as error:
                 why = why or f"Kafka does not answer: {error}."
         return why or "The log is closed."
-
-
-def _end(producer: Any) -> None:
-    """End a producer without waiting for it. The library's own `close` raises while anything is
-    on its way, and ends nothing; its finalizers would silence the library's log."""
-    producer._unregister_cleanup()
-    producer._closed = True
-    producer._sender.force_close()

@@ -10,9 +10,9 @@ from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, format_time, parse_time
-from jobquest.read.letters import now_ms
 from jobquest.read.queries import MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import choice_parameter, runtime, time_value, whole_parameter
 from jobquest.web.reads import DEFAULT_DAYS, DEFAULT_WINDOWS, time_span

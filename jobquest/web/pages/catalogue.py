@@ -10,10 +10,10 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
+from jobquest.clock import now_ms
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, PERSONAL_FIELDS, TOPICS, EventType
 from jobquest.events.fields import FIELDS, MAX_TAGS, Kind, Number, Text
-from jobquest.read.letters import now_ms
 from jobquest.read.queries import WINDOWS_MS
 from jobquest.web.answers import runtime
 from jobquest.web.pages.words import number

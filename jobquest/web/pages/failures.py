@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, abort, render_template, request, url_for
 
+from jobquest.clock import now_ms
 from jobquest.consumer.redrive import MAX_REDRIVES
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
@@ -155,7 +156,7 @@ def _examples(letter: dict[str, Any]) -> dict[str, str]:
     envelope: dict[str, Any] = {
         "id": letter["eventId"] if own_id else new_id(),
         "userId": letter["userId"] or "demo-user",
-        "timestamp": format_time(time.time_ns() // 1_000_000),
+        "timestamp": format_time(now_ms()),
         "metadata": {},
     }
     return {

@@ -11,10 +11,10 @@ from typing import Any
 from flask import Blueprint, abort, render_template, request, url_for
 
 from jobquest.browse import MAX_SCANNED, MAX_SECONDS
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, Unavailable
 from jobquest.events import PERSONAL_FIELDS, format_time
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
-from jobquest.read.letters import now_ms
 from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
 from jobquest.web.pages.words import MASK, json_text, many, number, shown, shown_text, summary

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 from flask import request
 
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.address import SLASH
+from jobquest.web.paths import SLASH
 
 MASK = "[masked]"
 MAX_SUMMARY = 160

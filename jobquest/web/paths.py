@@ -1,4 +1,4 @@
-"""The one spelling of every address, and the hosts and origins behind it.
+"""The one spelling of every path.
 
 Called by the entrance before anything else. A proxy's rules are only worth something if a route can
 be reached by one spelling: every other one is answered as unknown. It knows no routes.
@@ -17,12 +17,11 @@ SLASH = "\x1f"
 """Takes the place of a slash inside a segment (`%2F`) while routes are matched. No id has it."""
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+")  # nothing to decode, nothing to refuse
-_AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
+AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 # Escapes of characters that need none (RFC 3986, section 2.3), and of what no address of ours has.
 _NEEDLESS = re.compile(r"%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
 _CONTROL = re.compile(r"%(?:0[1-9a-fA-F]|1[0-9a-fA-F]|7[fF])|[\x01-\x20\x7f]")
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 class Segment(BaseConverter):
@@ -51,7 +50,7 @@ def canonical_path(environ: Mapping[str, Any]) -> str | None:
     target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
     if target == path and _PLAIN.fullmatch(path):
         return path
-    raw = _AUTHORITY.sub("", target, 1).partition("?")[0] or "/"
+    raw = AUTHORITY.sub("", target, 1).partition("?")[0] or "/"
     if "#" in target:
         return None
     prefix: str = environ.get("SCRIPT_NAME", "")
@@ -78,18 +77,3 @@ def _decoded(raw: str) -> str | None:
     except UnicodeDecodeError:
         return None
     return decoded.decode("latin-1")  # as WSGI spells text
-
-
-def authority(environ: Mapping[str, Any]) -> str:
-    """The host that a request is for: the target's own if it names one (RFC 9112, section 3.2.2),
-    else the `Host` header; empty if there is neither."""
-    named = _AUTHORITY.match(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
-    return named[1] if named else environ.get("HTTP_HOST", "")
-
-
-def host_name(host: str) -> str | None:
-    """The name in `name:port`, in small letters and without brackets; None if it is no host."""
-    found = _HOST.fullmatch(host)
-    if found is None or int(found[2] or 0) > 65_535:
-        return None
-    return found[1].strip("[]").lower()

@@ -1,71 +1,41 @@
 """Puts many records into the library's producer at once, at a quarter of what `send` costs each.
 
-Used by `sender.py` alone. `send` makes two futures and takes three locks for every record; what it
-does besides (find the partition, encode, append to the partition's open batch, wake the sending
-thread) is done here for all of them, on the library's own parts: tried with 3.0.12, whose names
-with an underscore these are. One callback per batch tells what became of all its records.
+`send` makes two futures and takes three locks for every record; what it does besides (find the
+partition, encode, append to the partition's open batch, wake the sending thread) is done here for
+all of them, on the library's own parts. One callback per batch tells about all its records.
 """
 
 from __future__ import annotations
 
+import selectors
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
-from kafka.record.util import encode_varint
 
-from jobquest.log import NewRecord
+from jobquest.log.kafka.encoding import varint
+from jobquest.log.kafka.library import Entry
 
 _hash_of = lru_cache(maxsize=8_192)(murmur2)  # in Python it costs as much as the encoding
 
 
-def _varint(number: int) -> bytes:
-    """As Kafka's record format has it (https://kafka.apache.org/documentation/#record)."""
-    if 0 <= number < len(_SMALL):
-        return _SMALL[number]
-    found = bytearray()
-    encode_varint(number, found.append)
-    return bytes(found)
+class Selector(selectors.DefaultSelector):
+    """The library asks before each wait whether a socket is registered, and the standard "no"
+    spells the socket out, at the price of two system calls."""
 
-
-_SMALL: list[bytes] = []
-_SMALL = [_varint(number) for number in range(8_192)]
-_NONE = _varint(-1)
-
-
-@lru_cache(maxsize=256)
-def _named(name: str) -> bytes:
-    spelled = name.encode()
-    return _varint(len(spelled)) + spelled
-
-
-def encode(record: NewRecord) -> bytes:
-    """A record's key, value and headers in Kafka's record format."""
-    parts: list[bytes] = []
-    for part in (record.key, record.value):
-        parts += (_NONE,) if part is None else (_varint(len(part)), part)
-    parts.append(_varint(len(record.headers)))
-    for name, value in record.headers:
-        parts += (_named(name), _varint(len(value)), value)
-    return b"".join(parts)
-
-
-class Entry(Protocol):
-    """A record on its way (`encoded` is what `encode` makes of it), and who is told what became of
-    it: on the library's thread."""
-
-    record: NewRecord
-    encoded: bytes
-
-    def took(self, topic: str, partition: int, offset: int) -> None: ...
-
-    def failed(self, error: Exception) -> None: ...
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """As the standard one, with an error that says nothing."""
+        keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
+        key = keys.get(fileobj.fileno())
+        if key is None:
+            raise KeyError
+        return key
 
 
 class _Batch(ProducerBatch):  # type: ignore[misc]
@@ -92,8 +62,8 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
         if is_first:
             builder._first_timestamp = builder._max_timestamp = now_ms
         offset = self.records._next_offset
-        head = b"\0" + _varint(now_ms - builder._first_timestamp) + _varint(offset)
-        size = _varint(len(head) + len(encoded))
+        head = b"\0" + varint(now_ms - builder._first_timestamp) + varint(offset)
+        size = varint(len(head) + len(encoded))
         whole = b"".join((size, head, encoded))
         if not is_first and len(builder._buffer) + len(whole) > builder._batch_size:
             return False

@@ -1,0 +1,276 @@
+"""Clients that wrk can't play: some that send a request in two TCP segments (head, then body), and
+some that keep to a rate. One light process of a single thread; run by the measures:
+
+    python -m bench.clients URL REQUEST CONNECTIONS SPLIT SECONDS RATE [READ_SIDE]
+
+REQUEST names a function of `workload`. The first SPLIT connections send in two segments. With a
+RATE of 0 each sends its next request as soon as it has an answer. It says "ready" once connected,
+begins with the first line on its input, and tells as JSON what came of it (`Told`).
+
+With a rate, times count from when a request was due: one that had to wait for a free connection
+has waited. With READ_SIDE it also looks in that SQLite file's table `events` for each 20th event
+that was answered (`Watch`), and waits at the end until all of those are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import select
+import socket
+import sqlite3
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench import workload
+from bench.workload import ID, Ids, Request
+
+READ_BYTES = 262_144
+LOOK_SECONDS = 0.02  # between two looks at the read side
+WATCHED = 20  # every so manieth event is looked for
+LOST_SECONDS = 60.0  # what is not processed by then never is
+EVEN_RATE = 500  # up to here requests are due one by one, above it in groups
+GROUP_SECONDS = 0.005
+END_SECONDS = 15.0  # for the last answers
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
+@dataclass
+class Told:
+    """What came of a run. `answered` counts events, `cpu` is this process's own share of a core;
+    `processed_…` is the time from an answer to the event's row."""
+
+    answered: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    cpu: float
+    due: int = 0
+    processed_p50_ms: float = 0.0
+    processed_p99_ms: float = 0.0
+
+
+def due(rate: float, seconds: float) -> Iterator[float]:
+    """When each request is due, in seconds from the start. Above `EVEN_RATE` those of 5 ms are due
+    together, so that this process wakes 200 times a second and not for each of them."""
+    for number in range(round(rate * seconds)):
+        at = number / rate
+        yield at if rate <= EVEN_RATE else at // GROUP_SECONDS * GROUP_SECONDS
+
+
+class Requests:
+    """The texts of requests in turn, with new ids: the last of them the event's, for a single."""
+
+    def __init__(self, request: Request, host: str) -> None:
+        self._cut = [text.encode().split(ID.encode()) for text in request.texts(host)]
+        self._ids, self._turn = Ids(), 0
+
+    def next(self) -> tuple[bytes, str]:
+        """One request, and the last id in it."""
+        first, *pieces = self._cut[self._turn % len(self._cut)]
+        self._turn += 1
+        parts, id = [first], ""
+        for piece in pieces:
+            id = self._ids.new()
+            parts += (id.encode(), piece)
+        return b"".join(parts), id
+
+
+class Client:
+    """One kept-alive connection with at most one request under way."""
+
+    def __init__(self, address: tuple[str, int], *, split: bool) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.split = split
+        self.due, self.id = 0.0, ""
+        self._got = b""
+
+    def send(self, text: bytes) -> None:
+        if self.split:
+            body_at = text.index(b"\r\n\r\n") + 4
+            self.socket.sendall(text[:body_at])
+            text = text[body_at:]
+        self.socket.sendall(text)
+
+    def answered(self) -> bool:
+        """Read what is there: True once the answer is whole. Raises OSError if it is no success."""
+        data = self.socket.recv(READ_BYTES)
+        self._got += data
+        head, end, body = self._got.partition(b"\r\n\r\n")
+        if not data or (end and not head.startswith(b"HTTP/1.1 20")):
+            raise OSError(f"answered {self._got[:500]!r}")
+        length = _LENGTH.search(head) if end else None
+        if length is None or len(body) < int(length[1]):
+            return False
+        self._got = b""
+        return True
+
+
+@dataclass
+class Watch:
+    """Looks for answered events in a read side. Their age there is known to 20 ms."""
+
+    path: str
+    ages_ms: list[float] = field(default_factory=list)
+    waiting: dict[str, float] = field(default_factory=dict)
+    _answers: int = 0
+    _looks_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._db = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, isolation_level=None)
+
+    def answered(self, id: str, now: float) -> None:
+        self._answers += 1
+        if self._answers % WATCHED == 0:
+            self.waiting[id] = now
+
+    def look(self, now: float) -> None:
+        """Once in 20 ms: those that are there now."""
+        if not self.waiting or now < self._looks_at:
+            return
+        self._looks_at = now + LOOK_SECONDS
+        ids = list(self.waiting)
+        query = f"SELECT id FROM events WHERE id IN ({','.join('?' * len(ids))})"
+        for (id,) in self._db.execute(query, ids).fetchall():
+            self.ages_ms.append((now - self.waiting.pop(id)) * 1000)
+
+    def finish(self) -> None:
+        """Wait for the rest. Raises OSError if one never comes."""
+        until = time.perf_counter() + LOST_SECONDS
+        while self.waiting:
+            now = time.perf_counter()
+            if now > until:
+                raise OSError(f"{len(self.waiting)} answered events were never processed")
+            self.look(now)
+            time.sleep(LOOK_SECONDS)  # between two looks
+
+
+class Load:
+    """All clients of one run."""
+
+    def __init__(self, clients: list[Client], requests: Requests, watch: Watch | None) -> None:
+        self.free = deque(clients)
+        self.took_ms: list[float] = []
+        self._requests, self._watch = requests, watch
+        self._poll = select.epoll()
+        self._by_number = {client.socket.fileno(): client for client in clients}
+        for number in self._by_number:
+            self._poll.register(number, select.EPOLLIN)
+
+    def at_rate(self, rate: float, seconds: float) -> float:
+        """Send each request when it is due, or as soon as a client is free; until all are
+        answered. How long it took."""
+        began = time.perf_counter()
+        coming, waiting = due(rate, seconds), deque[float]()
+        upcoming = next(coming, None)
+        while upcoming is not None or waiting or self.is_busy:
+            now = time.perf_counter() - began
+            while upcoming is not None and upcoming <= now:
+                waiting.append(upcoming)
+                upcoming = next(coming, None)
+            while waiting and self.free:
+                self._send(began + waiting.popleft())
+            if now > seconds + END_SECONDS:
+                raise OSError("not all requests were answered in time")
+            self._take(max(0.0, upcoming - now) if upcoming is not None else LOOK_SECONDS, rate)
+        return time.perf_counter() - began
+
+    def without_pause(self, seconds: float) -> float:
+        """Send the next request of each client with its last answer. How long it took."""
+        began = time.perf_counter()
+        while (now := time.perf_counter()) - began < seconds:
+            while self.free:
+                self._send(now)
+            self._take(seconds, 0)
+        while self.is_busy:
+            self._take(END_SECONDS, 0)
+        return time.perf_counter() - began
+
+    @property
+    def is_busy(self) -> bool:
+        return len(self.free) < len(self._by_number)
+
+    def _send(self, since: float) -> None:
+        client = self.free.popleft()
+        text, client.id = self._requests.next()
+        client.due = since
+        client.send(text)
+
+    def _take(self, seconds: float, rate: float) -> None:
+        """Take the answers that come within `seconds`, at least the first of them."""
+        if rate > EVEN_RATE:
+            time.sleep(min(seconds, GROUP_SECONDS))  # its answers too are taken together
+            seconds = 0.0
+        # epoll counts in whole milliseconds, which would be late for what is due between two.
+        select.select([self._poll], [], [], min(seconds, LOOK_SECONDS))
+        for number, _ in self._poll.poll(0):
+            client = self._by_number[number]
+            if client.answered():
+                now = time.perf_counter()
+                self.took_ms.append((now - client.due) * 1000)
+                self.free.append(client)
+                if self._watch:
+                    self._watch.answered(client.id, now)
+        if self._watch:
+            self._watch.look(time.perf_counter())
+
+
+def main(asked: argparse.Namespace) -> Told:
+    request: Request = getattr(workload, asked.request)()
+    host = urlsplit(asked.url)
+    assert host.hostname
+    assert host.port
+    watch = Watch(asked.read_side) if asked.read_side else None
+    clients = [
+        Client((host.hostname, host.port), split=number < asked.split)
+        for number in range(asked.connections)
+    ]
+    load = Load(clients, Requests(request, host.netloc), watch)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    cpu = time.process_time()
+    if asked.rate:
+        seconds = load.at_rate(asked.rate, asked.seconds)
+    else:
+        seconds = load.without_pause(asked.seconds)
+    cpu = (time.process_time() - cpu) / seconds
+    if watch:
+        watch.finish()
+    p50, p99 = _cuts(load.took_ms)
+    told = Told(len(load.took_ms) * request.events, seconds, p50, p99, cpu)
+    told.due = round(asked.rate * asked.seconds) * request.events
+    if watch:
+        told.processed_p50_ms, told.processed_p99_ms = _cuts(watch.ages_ms)
+    return told
+
+
+def _cuts(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and what 99 of 100 do not pass."""
+    if len(values) < 2:
+        return (values[0], values[0]) if values else (0.0, 0.0)
+    cuts = statistics.quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[98]
+
+
+def _asked(arguments: list[Any] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Clients beside wrk.")
+    parser.add_argument("url")
+    parser.add_argument("request", choices=["realistic", "realistic_batch"])
+    parser.add_argument("connections", type=int)
+    parser.add_argument("split", type=int)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("rate", type=float)
+    parser.add_argument("read_side", nargs="?")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(main(_asked()))))

@@ -1,0 +1,45 @@
+"""A record's key, value and headers in Kafka's record format.
+
+https://kafka.apache.org/documentation/#record. Both ways of sending measure a record by it; the
+fast path also sends it as it is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from jobquest.log import NewRecord
+
+
+def varint(number: int) -> bytes:
+    """A whole number as the format has it: zigzag, seven bits a byte."""
+    if 0 <= number < len(_SMALL):
+        return _SMALL[number]
+    rest, found = (number << 1) ^ (number >> 63), bytearray()
+    while rest > 0x7F:
+        found.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    found.append(rest)
+    return bytes(found)
+
+
+_SMALL: list[bytes] = []
+_SMALL = [varint(number) for number in range(8_192)]
+_NONE = varint(-1)
+
+
+@lru_cache(maxsize=256)
+def _named(name: str) -> bytes:
+    spelled = name.encode()
+    return varint(len(spelled)) + spelled
+
+
+def encode(record: NewRecord) -> bytes:
+    """A record's key, value and headers in Kafka's record format."""
+    parts: list[bytes] = []
+    for part in (record.key, record.value):
+        parts += (_NONE,) if part is None else (varint(len(part)), part)
+    parts.append(varint(len(record.headers)))
+    for name, value in record.headers:
+        parts += (_named(name), varint(len(value)), value)
+    return b"".join(parts)

@@ -1,0 +1,85 @@
+"""kafka-python as the log uses it: by its insides (`fast_path`) or by what it documents
+(`documented.py`).
+
+`version.py` decides once, at the start; sender, seat and cluster know only the protocols below.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from jobquest.log import NewRecord, Record
+
+
+class Entry(Protocol):
+    """A record on its way (`encoded` is what `encode` makes of it). Its methods are called once the
+    library knows the record's fate, on any thread."""
+
+    record: NewRecord
+    encoded: bytes
+
+    def took(self, topic: str, partition: int, offset: int) -> None:
+        """The broker has it there."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """The broker, or the library, does not take it."""
+        ...
+
+
+class Outgoing(Protocol):
+    """A producer of the library's. Any thread may call it."""
+
+    def know(self, topics: Iterable[str]) -> None:
+        """Learn the partitions of these topics. Raises KafkaError if that takes too long."""
+        ...
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Send records, in their order within each partition. If it raises, some of them may be on
+        their way."""
+        ...
+
+    def end(self) -> None:
+        """Give it up without waiting, and give back its threads and sockets."""
+        ...
+
+
+class Reader(Protocol):
+    """A consumer of the library's; `consumer` is for everything but its poll."""
+
+    consumer: Any
+
+    def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
+        """TopicPartition → records of ours, a damaged one included. Raises what the library's poll
+        raises."""
+        ...
+
+
+class Library(Protocol):
+    """kafka-python, as one log uses it. The settings are the library's own."""
+
+    def producer(self, **settings: Any) -> Outgoing:
+        """A producer. Needs no broker yet."""
+        ...
+
+    def reader(self, **settings: Any) -> Reader:
+        """A consumer. Needs no broker yet."""
+        ...
+
+    def admin(self, timeout_ms: int, **settings: Any) -> Any:
+        """A connected admin client. Raises KafkaError if no broker answers in time. One caller at a
+        time, always with the same settings."""
+        ...
+
+    def close(self) -> None:
+        """Wait no more for what `admin` may still be connecting."""
+        ...
+
+
+def damaged(place: Any, offset: int, error: Exception) -> Record:
+    """The record at this offset of a TopicPartition, which could not be unpacked."""
+    now_ms = time.time_ns() // 1_000_000
+    why = f"{type(error).__name__}: {error}"
+    return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
