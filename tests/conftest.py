@@ -19,12 +19,13 @@ from tests import postgres
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
 
-_MUST_RUN = ("kafka", "browser", "postgres")
+_MUST_RUN = ("kafka", "browser", "postgres", "nginx")
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """With CI=true a skipped test of Kafka, the browser or PostgreSQL fails: it proves nothing."""
+    """With CI=true a skipped test of Kafka, the browser, PostgreSQL or nginx fails: it proves
+    nothing."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     marked = [name for name in _MUST_RUN if item.get_closest_marker(name)]

@@ -124,11 +124,11 @@ def _put(text: str, values: dict[str, str]) -> str:
 
 
 def _write_files(folder: Path) -> None:
-    """A certificate for an hour that nobody trusts, and a file of passwords."""
+    """A certificate that nobody trusts, and a file of passwords."""
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-        + ["-nodes", "-days", "1", "-subj", "/CN=events.localhost"]
-        + ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")],
+        ["openssl", "req", "-x509", *kind, "-subj", "/CN=a", "-keyout", key, "-out", certificate],
         check=True,
         capture_output=True,
     )

@@ -1,0 +1,214 @@
+"""A front end's page on another origin, in a real Chromium: what `fetch` and `sendBeacon` send
+arrives if the origin is listed, and is refused if it is not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.service import Service, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+# What tracing libraries and careful clients add, and a token of an identity provider.
+HEADERS = {
+    "Content-Type": "application/json",
+    "Authorization": "Bearer " + "t" * 200,
+    "X-Requested-With": "XMLHttpRequest",
+    "X-Request-Id": "8f14e45f",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": "vendor=1",
+    "sentry-trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+    "baggage": "sentry-environment=production",
+}
+FETCH = """async ([url, options]) => {
+    try {
+        const answer = await fetch(url, options);
+        return [answer.status, await answer.json(), answer.headers.get("Retry-After")];
+    } catch (error) {
+        return [0, String(error), null];
+    }
+}"""
+BEACON = """([url, body]) =>
+    navigator.sendBeacon(url, new Blob([body], { type: "application/json" }))"""
+BEACON_AT_THE_END = """([url, body]) => addEventListener("pagehide", () =>
+    navigator.sendBeacon(url, new Blob([body], { type: "application/json" })))"""
+SOCKET = """(url) => new Promise((tell) => {
+    const socket = new WebSocket(url);
+    socket.onmessage = ({ data }) => tell(JSON.parse(data).kind);
+    socket.onclose = () => tell("closed");
+})"""
+
+
+class FrontEnd(BaseHTTPRequestHandler):
+    """Serves an empty page."""
+
+    def do_GET(self) -> None:
+        body = b"<!doctype html><title>A front end</title>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Where the front end is served, under any name of loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), FrontEnd) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def service(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """It lists the front end at `front.localhost`, which is another site than its own address;
+    written as people write it."""
+    listed = f"HTTP://Front.localhost:{port}/"
+    made = Service(tmp_path_factory.mktemp("service"), JOBQUEST_CORS_ORIGINS=listed)
+    yield made.start()
+    made.kill()
+
+
+Open = Callable[[str], Page]
+
+
+@pytest.fixture
+def open_at(browser: Browser, port: int) -> Iterator[Open]:
+    """Opens the front end under a host name."""
+    context = browser.new_context()
+
+    def open_it(host: str) -> Page:
+        page = context.new_page()
+        page.goto(f"http://{host}:{port}/")
+        return page
+
+    yield open_it
+    context.close()
+
+
+def event(id: str) -> str:
+    return f'{{"eventType": "user.login", "data": {{}}, "userId": "ada", "id": "{id}"}}'
+
+
+def has_arrived(service: Service, id: str) -> bool:
+    return service.get(f"/api/events/{id}").code == 200
+
+
+def publish(page: Page, service: Service, id: str, **options: Any) -> list[Any]:
+    sent = {"method": "POST", "headers": HEADERS, "body": event(id), **options}
+    answer: list[Any] = page.evaluate(FETCH, [f"{service.url}/api/kafka/events", sent])
+    return answer
+
+
+def test_a_listed_page_publishes_with_the_headers_that_libraries_add(
+    service: Service, open_at: Open
+) -> None:
+    page = open_at("front.localhost")
+    code, answer, _ = publish(page, service, "traced")
+    assert (code, answer["data"]["result"]) == (201, "accepted")
+    code, answer, _ = publish(page, service, "with-credentials", credentials="include")
+    assert (code, answer["data"]["result"]) == (201, "accepted")
+    wait_for(lambda: has_arrived(service, "with-credentials"), 30, service.tail)
+
+
+def test_a_listed_page_reads_refusals_too(service: Service, open_at: Open) -> None:
+    """Without the headers on an error the page would only learn that something failed."""
+    page = open_at("front.localhost")
+    code, answer, _ = publish(page, service, "wrong", body="{")
+    assert (code, answer["status"]) == (400, "error")
+    code, answer, _ = publish(page, service, "wrong", body="x" * 70_000)
+    assert (code, answer["status"]) == (413, "error")
+    code, answer, _ = page.evaluate(FETCH, [f"{service.url}/api/nothing", {"headers": HEADERS}])
+    assert (code, answer["status"]) == (404, "error")
+
+
+def test_a_listed_page_may_use_every_method(service: Service, open_at: Open) -> None:
+    page = open_at("front.localhost")
+    asked = [
+        ("GET", "/api/kafka/events", None, 200),
+        ("POST", "/api/kafka/events/batch", f'{{"events": [{event("batched")}]}}', 201),
+        ("POST", "/api/kafka/status", '{"action": "start"}', 200),
+        ("PATCH", "/api/kafka/dead-letters/99", '{"value": {}}', 404),
+    ]
+    for method, path, body, expected in asked:
+        options = {"method": method, "headers": HEADERS, "credentials": "include"}
+        if body:
+            options["body"] = body
+        code, answer, _ = page.evaluate(FETCH, [service.url + path, options])
+        assert code == expected, (method, path, answer)
+
+
+def test_a_beacon_of_a_listed_page_arrives(service: Service, open_at: Open) -> None:
+    page = open_at("front.localhost")
+    assert page.evaluate(BEACON, [f"{service.url}/api/kafka/events", event("beacon")]) is True
+    wait_for(lambda: has_arrived(service, "beacon"), 30, service.tail)
+
+
+def test_a_beacon_that_a_page_sends_as_it_closes_arrives(service: Service, open_at: Open) -> None:
+    page = open_at("front.localhost")
+    page.evaluate(BEACON_AT_THE_END, [f"{service.url}/api/kafka/events", event("closed")])
+    page.close()
+    wait_for(lambda: has_arrived(service, "closed"), 30, service.tail)
+    page = open_at("front.localhost")
+    page.evaluate(BEACON_AT_THE_END, [f"{service.url}/api/kafka/events", event("left")])
+    page.goto("about:blank")
+    wait_for(lambda: has_arrived(service, "left"), 30, service.tail)
+
+
+def test_a_socket_of_a_listed_page_opens(service: Service, open_at: Open) -> None:
+    address = service.url.replace("http", "ws") + "/ws/events"
+    assert open_at("front.localhost").evaluate(SOCKET, address) == "hello"
+    assert open_at("other.localhost").evaluate(SOCKET, address) == "closed"
+
+
+@pytest.mark.parametrize("host", ["other.localhost", "localhost", "127.0.0.1"])
+def test_a_page_that_is_not_listed_is_refused(service: Service, open_at: Open, host: str) -> None:
+    """The last two are the service's own names, on another port: still another origin."""
+    page = open_at(host)
+    id = "refused-" + host
+    assert publish(page, service, id)[0] == 0
+    assert publish(page, service, id, credentials="include")[0] == 0
+    plain = {"mode": "no-cors", "headers": {"Content-Type": "text/plain"}}  # without a preflight
+    publish(page, service, id, **plain)
+    page.evaluate(BEACON, [f"{service.url}/api/kafka/events", event(id)])
+    status = f"{service.url}/api/kafka/status"
+    code, answer, _ = page.evaluate(FETCH, [status, {}])
+    assert (code, answer) == (0, "TypeError: Failed to fetch")  # it may not read, either
+    accepted = publish(open_at("front.localhost"), service, "after-" + id)
+    assert accepted[0] == 201
+    wait_for(lambda: has_arrived(service, "after-" + id), 30, service.tail)
+    assert not has_arrived(service, id)
+
+
+def test_a_page_without_an_origin_of_its_own_is_refused(service: Service, open_at: Open) -> None:
+    """A sandboxed frame sends `Origin: null`, as local files do."""
+    page = open_at("front.localhost")
+    page.evaluate(
+        """() => new Promise((loaded) => {
+            const frame = document.createElement("iframe");
+            frame.sandbox = "allow-scripts";
+            frame.srcdoc = "<!doctype html><title>A frame</title>";
+            frame.onload = loaded;
+            document.body.append(frame);
+        })"""
+    )
+    frame = page.frames[1]
+    assert frame.evaluate("() => self.origin") == "null"
+    sent = {"method": "POST", "headers": HEADERS, "body": event("sandboxed")}
+    assert frame.evaluate(FETCH, [f"{service.url}/api/kafka/events", sent])[0] == 0
+    assert frame.evaluate(FETCH, [f"{service.url}/api/kafka/status", {}])[0] == 0
+    assert publish(page, service, "beside")[0] == 201
+    wait_for(lambda: has_arrived(service, "beside"), 30, service.tail)
+    assert not has_arrived(service, "sandboxed")
