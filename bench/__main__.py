@@ -27,6 +27,7 @@ MEASURES: dict[str, Callable[[Plan, Results], None]] = {
     "realistic": posting.realistic,
     "realistic-batch": posting.realistic_batch,
     "beside": steady.beside,
+    "road": steady.road,
     "embedded": posting.embedded,
     "consume": consuming.consume,
     "rebuild": consuming.rebuild,

@@ -8,8 +8,9 @@ RATE of 0 each sends its next request as soon as it has an answer. It says "read
 begins with the first line on its input, and tells as JSON what came of it (`Told`).
 
 With a rate, times count from when a request was due: one that had to wait for a free connection
-has waited. With READ_SIDE it also looks in that SQLite file's table `events` for each 20th event
-that was answered (`Watch`), and waits at the end until all of those are there.
+has waited. What is still unsent 3 s after the end is not sent. With READ_SIDE it also looks in that
+SQLite file's table `events` for each 20th event that was answered (`Watch`), and waits at the end
+until all of those are there.
 """
 
 from __future__ import annotations
@@ -34,25 +35,26 @@ from bench.workload import ID, Ids, Request
 
 READ_BYTES = 262_144
 LOOK_SECONDS = 0.02  # between two looks at the read side
-WATCHED = 20  # every so manieth event is looked for
+WATCHED = 20  # of so many answered events one is looked for
 LOST_SECONDS = 60.0  # what is not processed by then never is
 EVEN_RATE = 500  # up to here requests are due one by one, above it in groups
 GROUP_SECONDS = 0.005
-END_SECONDS = 15.0  # for the last answers
+LATE_SECONDS = 3.0
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 @dataclass
 class Told:
-    """What came of a run. `answered` counts events, `cpu` is this process's own share of a core;
-    `processed_…` is the time from an answer to the event's row."""
+    """What came of a run. `answered`, `refused` and `unsent` count events, `cpu` is this process's
+    own share of a core; `processed_…` is the time from an answer to the event's row."""
 
     answered: int
     seconds: float
     p50_ms: float
     p99_ms: float
-    cpu: float
-    due: int = 0
+    cpu: float = 0.0
+    refused: int = 0
+    unsent: int = 0
     processed_p50_ms: float = 0.0
     processed_p99_ms: float = 0.0
 
@@ -100,18 +102,18 @@ class Client:
             text = text[body_at:]
         self.socket.sendall(text)
 
-    def answered(self) -> bool:
-        """Read what is there: True once the answer is whole. Raises OSError if it is no success."""
+    def answered(self) -> bytes | None:
+        """Read what is there: the answer's code once it is whole. Raises OSError at its end."""
         data = self.socket.recv(READ_BYTES)
+        if not data:
+            raise OSError(f"a connection was closed: {self._got[:500]!r}")
         self._got += data
         head, end, body = self._got.partition(b"\r\n\r\n")
-        if not data or (end and not head.startswith(b"HTTP/1.1 20")):
-            raise OSError(f"answered {self._got[:500]!r}")
         length = _LENGTH.search(head) if end else None
         if length is None or len(body) < int(length[1]):
-            return False
+            return None
         self._got = b""
-        return True
+        return head[9:12]
 
 
 @dataclass
@@ -157,9 +159,10 @@ class Load:
     """All clients of one run."""
 
     def __init__(self, clients: list[Client], requests: Requests, watch: Watch | None) -> None:
-        self.free = deque(clients)
         self.took_ms: list[float] = []
+        self.refused = self.unsent = 0
         self._requests, self._watch = requests, watch
+        self._free = deque(clients)
         self._poll = select.epoll()
         self._by_number = {client.socket.fileno(): client for client in clients}
         for number in self._by_number:
@@ -171,56 +174,62 @@ class Load:
         began = time.perf_counter()
         coming, waiting = due(rate, seconds), deque[float]()
         upcoming = next(coming, None)
-        while upcoming is not None or waiting or self.is_busy:
+        while upcoming is not None or waiting or self._is_busy:
             now = time.perf_counter() - began
             while upcoming is not None and upcoming <= now:
                 waiting.append(upcoming)
                 upcoming = next(coming, None)
-            while waiting and self.free:
+            while waiting and self._free:
                 self._send(began + waiting.popleft())
-            if now > seconds + END_SECONDS:
-                raise OSError("not all requests were answered in time")
-            self._take(max(0.0, upcoming - now) if upcoming is not None else LOOK_SECONDS, rate)
+            if now > seconds + LATE_SECONDS:
+                self.unsent += len(waiting)
+                waiting.clear()
+            pause = max(0.0, upcoming - now) if upcoming is not None else LOOK_SECONDS
+            self._take(pause, in_groups=rate > EVEN_RATE)
         return time.perf_counter() - began
 
     def without_pause(self, seconds: float) -> float:
         """Send the next request of each client with its last answer. How long it took."""
         began = time.perf_counter()
-        while (now := time.perf_counter()) - began < seconds:
-            while self.free:
+        while (now := time.perf_counter()) - began < seconds or self._is_busy:
+            while self._free and now - began < seconds:
                 self._send(now)
-            self._take(seconds, 0)
-        while self.is_busy:
-            self._take(END_SECONDS, 0)
+            self._take(LOOK_SECONDS)
         return time.perf_counter() - began
 
     @property
-    def is_busy(self) -> bool:
-        return len(self.free) < len(self._by_number)
+    def _is_busy(self) -> bool:
+        return len(self._free) < len(self._by_number)
 
     def _send(self, since: float) -> None:
-        client = self.free.popleft()
+        client = self._free.popleft()
         text, client.id = self._requests.next()
         client.due = since
         client.send(text)
 
-    def _take(self, seconds: float, rate: float) -> None:
+    def _take(self, seconds: float, *, in_groups: bool = False) -> None:
         """Take the answers that come within `seconds`, at least the first of them."""
-        if rate > EVEN_RATE:
-            time.sleep(min(seconds, GROUP_SECONDS))  # its answers too are taken together
+        if in_groups:
+            time.sleep(min(seconds, GROUP_SECONDS))
             seconds = 0.0
         # epoll counts in whole milliseconds, which would be late for what is due between two.
         select.select([self._poll], [], [], min(seconds, LOOK_SECONDS))
         for number, _ in self._poll.poll(0):
             client = self._by_number[number]
-            if client.answered():
-                now = time.perf_counter()
-                self.took_ms.append((now - client.due) * 1000)
-                self.free.append(client)
-                if self._watch:
-                    self._watch.answered(client.id, now)
+            if code := client.answered():
+                self._note(client, taken=code.startswith(b"20"))
+                self._free.append(client)
         if self._watch:
             self._watch.look(time.perf_counter())
+
+    def _note(self, client: Client, *, taken: bool) -> None:
+        if not taken:
+            self.refused += 1
+            return
+        now = time.perf_counter()
+        self.took_ms.append((now - client.due) * 1000)
+        if self._watch:
+            self._watch.answered(client.id, now)
 
 
 def main(asked: argparse.Namespace) -> Told:
@@ -241,13 +250,11 @@ def main(asked: argparse.Namespace) -> Told:
         seconds = load.at_rate(asked.rate, asked.seconds)
     else:
         seconds = load.without_pause(asked.seconds)
-    cpu = (time.process_time() - cpu) / seconds
+    told = Told(len(load.took_ms) * request.events, seconds, *_cuts(load.took_ms))
+    told.cpu = (time.process_time() - cpu) / seconds
+    told.refused, told.unsent = load.refused * request.events, load.unsent * request.events
     if watch:
         watch.finish()
-    p50, p99 = _cuts(load.took_ms)
-    told = Told(len(load.took_ms) * request.events, seconds, p50, p99, cpu)
-    told.due = round(asked.rate * asked.seconds) * request.events
-    if watch:
         told.processed_p50_ms, told.processed_p99_ms = _cuts(watch.ages_ms)
     return told
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,20 @@ def _running(
         )
 
         def said() -> str:
-            told = os.pread(output.fileno(), 4_000, 0).decode(errors="replace")
-            assert process.poll() is None, told
+            size = os.fstat(output.fileno()).st_size
+            told = os.pread(output.fileno(), 4_000, max(0, size - 4_000)).decode(errors="replace")
+            assert process.poll() is None, f"{command} has ended: {told}"
             return told
 
         try:
             yield said
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            try:
+                said()  # if it has ended, that is why a measure failed
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
 
 
 def _peer_python() -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -51,6 +52,8 @@ class Load:
             clients.begin()
             run = http_load.post(url, self.request(), by_wrk, seconds)
             told = clients.told()
+        if told.refused:
+            raise MeasureFailed(f"Of those in two segments {told.refused} were refused.")
         return replace(run, split=told)
 
 
@@ -77,7 +80,8 @@ def single(plan: Plan, results: Results) -> None:
 
 def batch(plan: Plan, results: Results) -> None:
     """A hundred events a request, 16 connections."""
-    _on_kafka("batch", Load(workload.batch, BATCH_CONNECTIONS), plan, results)
+    load = Load(workload.batch, BATCH_CONNECTIONS)
+    _on_kafka("batch", load, plan, results, with_floor=False)
 
 
 def realistic(plan: Plan, results: Results) -> None:
@@ -89,7 +93,7 @@ def realistic(plan: Plan, results: Results) -> None:
 def realistic_batch(plan: Plan, results: Results) -> None:
     """What people send, a hundred events a request, 16 connections."""
     load = Load(workload.realistic_batch, BATCH_CONNECTIONS, in_two(BATCH_CONNECTIONS))
-    _on_kafka("realistic-batch", load, plan, results)
+    _on_kafka("realistic-batch", load, plan, results, with_floor=False)
 
 
 def in_two(connections: int) -> int:
@@ -97,16 +101,18 @@ def in_two(connections: int) -> int:
     return max(1, round(connections / 10))
 
 
-def _on_kafka(measure: str, load: Load, plan: Plan, results: Results) -> None:
-    with (
-        contenders.kafka() as broker,
-        contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
-        contenders.plain_flask(broker) as floor,
-        contenders.fastapi(broker) as peer,
-    ):
+def _on_kafka(
+    measure: str, load: Load, plan: Plan, results: Results, *, with_floor: bool = True
+) -> None:
+    with ExitStack() as started:
+        broker = started.enter_context(contenders.kafka())
+        found = [contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2")]
+        found += [contenders.plain_flask(broker)] if with_floor else []
+        found += [contenders.fastapi(broker)]
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
-            contender.name: partial(load.run, contender, ends) for contender in (mine, floor, peer)
+            contender.name: partial(load.run, contender, ends)
+            for contender in map(started.enter_context, found)
         }
         _take_turns(measure, runs, plan, results)
 
@@ -114,18 +120,16 @@ def _on_kafka(measure: str, load: Load, plan: Plan, results: Results) -> None:
 def latency(plan: Plan, results: Results) -> None:
     """One event a request, one connection: the bench's own request, and what people send; beside
     it kafka-python alone."""
-    load, sent = Load(workload.single, 1), Load(workload.realistic, 1)
+    load, people = Load(workload.single, 1), Load(workload.realistic, 1)
     with (
         contenders.kafka() as broker,
         contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
-        contenders.fastapi(broker) as peer,
     ):
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
             mine.name: partial(load.run, mine, ends),
-            SENT: partial(sent.run, mine, ends),
+            SENT: partial(people.run, mine, ends),
             BARE: partial(_send_and_get, broker),
-            peer.name: partial(load.run, peer, ends),
         }
         _take_turns("latency", runs, plan, results)
 
@@ -155,8 +159,8 @@ def _take_turns(
     measure: str, runs: Mapping[str, Callable[[float], Run]], plan: Plan, results: Results
 ) -> None:
     """Warm each up, then let each run once a round; another one begins each round."""
-    for run in runs.values():
-        run(WARM_SECONDS)
+    for warm in runs.values():
+        warm(WARM_SECONDS)
     for name in interleaved(list(runs), plan.rounds):
         run = runs[name](plan.seconds)
         figures = {RATE: run.events_per_second, P50: run.p50_ms, P99: run.p99_ms}

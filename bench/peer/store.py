@@ -28,8 +28,9 @@ Place = tuple[str, int, int]
 
 
 def write_to(path: str) -> sqlite3.Connection:
-    """Open the file to write, made if it is missing. Transactions are begun by hand."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    """Open the file to write, made if it is missing. Transactions are begun by hand. kafka-python
+    calls listeners in a thread of its own, which may use the connection too."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.executescript(TABLES)
