@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from jobquest.errors import JobQuestError, NotRetryable
 from jobquest.events import CATALOGUE, Event
+from jobquest.events.applications import FIRST_STATUS, STATUSES
 
 MARK = "demo"
 FAIL, REFUSE = "fail", "refuse"
@@ -97,7 +99,8 @@ _CHALLENGES = (
     ("Early bird", "Start a mission before nine."),
     ("Say thanks", "Write to somebody who helped you."),
 )
-_STEPS = {"applied": "screening", "screening": "interview", "interview": "offer"}
+_WAY = STATUSES[: STATUSES.index("offer") + 1]
+_STEPS = dict(pairwise(_WAY))  # status → the next one, of who is lucky
 
 
 class Traffic:
@@ -156,7 +159,7 @@ class Traffic:
             "position": self._chance.choice(_POSITIONS),
         }
         yield _happening("job.applied", user, job)
-        status = "applied"
+        status = FIRST_STATUS
         while status in _STEPS and self._chance.random() < 0.6:
             following = _STEPS[status] if self._chance.random() < 0.7 else "rejected"
             moved = {**job, "previousStatus": status, "newStatus": following}

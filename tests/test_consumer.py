@@ -13,6 +13,7 @@ import pytest
 from jobquest.config import load
 from jobquest.errors import SettingsError
 from jobquest.events import from_request
+from jobquest.events.applications import STATUSES, known_first
 from jobquest.log import NewRecord
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
@@ -194,6 +195,21 @@ def test_the_pipeline_follows_event_time(runtime: Runtime) -> None:
     [application] = runtime.queries.applications("u")
     assert application["status"] == "offer"
     assert application["appliedAt"] == "2026-01-01T00:00:00.000Z"
+
+
+def test_an_application_may_have_any_status_and_pages_show_known_ones_first(
+    runtime: Runtime,
+) -> None:
+    job = SAMPLES["job.applied"]
+    for number, status in enumerate(["ghosted", "offer", None, "Offer", "withdrawn"]):
+        data = {**job, "jobId": f"{number}", "status": status}
+        given = {name: value for name, value in data.items() if value is not None}
+        runtime.producer.publish("job.applied", "u", given)
+    consume(runtime)
+    statuses = {row["jobId"]: row["status"] for row in runtime.queries.applications("u")}
+    kept = {"0": "ghosted", "1": "offer", "2": "applied", "3": "Offer", "4": "withdrawn"}
+    assert statuses == kept
+    assert known_first(["ghosted", "offer", "Offer", "applied"]) == [*STATUSES, "ghosted", "Offer"]
 
 
 def test_the_inbox_knows_what_was_read(runtime: Runtime) -> None:

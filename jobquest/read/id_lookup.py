@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from jobquest.errors import ReadSideUnavailable
+from jobquest.events.requests import MAX_BATCH_EVENTS
 
-MAX_IDS = 1_000  # of a query: as many as the largest batch has
+MAX_IDS = MAX_BATCH_EVENTS  # of a query
 
 Query = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Ids → the stored JSON of those that are processed."""

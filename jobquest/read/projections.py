@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Table
 
 from jobquest.events import CATALOGUE, Event
+from jobquest.events.applications import FIRST_STATUS
 from jobquest.events.levels import level_for_xp
 from jobquest.read import tables
 
@@ -158,7 +159,7 @@ _STATS: Mapping[str, Fold] = {
 
 def _applied(row: Row, event: Event) -> None:
     row["applied_ms"] = min(row["applied_ms"] or event.time_ms, event.time_ms)
-    _move(row, event, event.data.get("status", "applied"))
+    _move(row, event, event.data.get("status", FIRST_STATUS))
 
 
 def _status_updated(row: Row, event: Event) -> None:

@@ -149,7 +149,9 @@ def test_jobs_xp_users_and_learning_are_summed_up(service: Service, visit: Visit
         ["screening", "0"],
         ["interview", "0"],
         ["offer", "1"],
+        ["accepted", "0"],
         ["rejected", "0"],
+        ["withdrawn", "0"],
         ["ghosted", "1"],
     ]
     expect(page.get_by_role("meter", name="offer: 1")).to_have_attribute("max", "2")

@@ -13,6 +13,7 @@ from flask import Blueprint, render_template, request, url_for
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, format_time, parse_time
+from jobquest.events.applications import known_first
 from jobquest.read.queries import MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import choice_parameter, runtime, time_value, whole_parameter
 from jobquest.web.reads import DEFAULT_DAYS, DEFAULT_WINDOWS, time_span
@@ -27,8 +28,6 @@ QUICK = (
     ("Last 7 days", "hour", 168),
     ("Last 30 days", "day", 30),
 )
-# The order in which an application moves on; other statuses stand after these.
-FUNNEL = ("applied", "screening", "interview", "offer", "rejected")
 
 
 @page.get("/analytics")
@@ -120,7 +119,6 @@ def _milliseconds(time: str) -> int:
 def _funnel(applications: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every status of the way, then the others, the most first."""
     counts = {row["status"]: row["count"] for row in applications}
-    others = [status for status in counts if status not in FUNNEL]
     if not counts:
         return []
-    return [{"status": status, "count": counts.get(status, 0)} for status in (*FUNNEL, *others)]
+    return [{"status": one, "count": counts.get(one, 0)} for one in known_first(counts)]

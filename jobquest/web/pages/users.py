@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, abort, render_template, request, url_for
 
 from jobquest.events import CATALOGUE
+from jobquest.events.applications import known_first
 from jobquest.events.levels import xp_for_level
 from jobquest.read.event_filter import EventFilter
 from jobquest.web.answers import choice_parameter, runtime, seq_parameter
@@ -21,9 +22,6 @@ LISTED_EVENTS = 50
 LISTED_APPLICATIONS = 100
 LISTED = 20  # of each other thing that a user has
 GIVES_XP = frozenset(name for name, row in CATALOGUE.items() if row.xp)
-
-# The usual way of an application; other statuses come after these.
-PIPELINE = ("applied", "screening", "interview", "offer", "accepted", "rejected", "withdrawn")
 # Statistics, as tiles: the API's name, the page's.
 TILES = (
     ("missionsCompleted", "Missions completed"),
@@ -133,10 +131,10 @@ def _reported(user: User) -> dict[str, Any] | None:
 
 def _pipeline(applications: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     """Applications by status, in the usual order of statuses."""
-    columns: dict[str, list[Any]] = {status: [] for status in PIPELINE}
+    columns: dict[str, list[Any]] = {}
     for application in applications:
-        columns.setdefault(application["status"] or "no status", []).append(application)
-    return [(status, held) for status, held in columns.items() if held]
+        columns.setdefault(application["status"], []).append(application)
+    return [(status, columns[status]) for status in known_first(columns) if status in columns]
 
 
 def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
