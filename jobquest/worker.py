@@ -15,8 +15,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -30,6 +30,7 @@ from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, ClientGone, Conne
 from jobquest.framing import Arrived
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
+MAX_THREADS = 128  # viewers have theirs beside these
 LINGER_SECONDS = 2.0  # for a client to close what we have ended
 STOP_IDLE_SECONDS = 0.3  # for a request that is on its way while the worker ends
 MAX_LINGERING = 256
@@ -60,12 +61,13 @@ _FAILED = ("500 Internal Server Error", "Something failed here; the log says wha
 
 
 class Threads:
-    """As many threads as there is work for at a time, up to `most`. They end with the process."""
+    """As many threads as there is work for at a time, up to `most` and those that are lent."""
 
     def __init__(self, work: Callable[[Connection], None], most: int) -> None:
         self._work = work
         self._most = most
         self._begun = 0
+        self._lock = threading.Lock()  # over these two
         self._free: list[None] = []  # one for each thread that waits
         self._queue: SimpleQueue[Connection] = SimpleQueue()
 
@@ -74,16 +76,34 @@ class Threads:
         try:
             self._free.pop()
         except IndexError:
-            if self._begun < self._most:
-                self._begun += 1
-                threading.Thread(target=self._run, name="request", daemon=True).start()
+            self._begin()
         self._queue.put(conn)
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """The thread that calls is away for long: until it is back, another may begin."""
+        with self._lock:
+            self._most += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._most -= 1
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._begun == self._most:
+                return
+            self._begun += 1
+        threading.Thread(target=self._run, name="request", daemon=True).start()
+
     def _run(self) -> None:
-        while True:
+        while self._begun <= self._most:
             self._work(self._queue.get())
             if len(self._free) < self._most:
                 self._free.append(None)
+        with self._lock:
+            self._begun -= 1
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
@@ -100,7 +120,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._asleep = False
         self._next_tick = 0.0
         self._date = (0, "")
-        self._threads = Threads(self._serve, self.cfg.threads)
+        self._threads = Threads(self._serve, MAX_THREADS)
 
     def run(self) -> None:
         """Serve until told to end; then answer what has begun."""
@@ -231,10 +251,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 if isinstance(conn.data, bytes):
                     conn.data = bytearray(conn.data)
                 conn.data += data
-            conn.pending = len(data) == RECEIVE_BYTES  # there may be more
-            conn.eof = not conn.pending and (not data or bool(mask & _ENDED))
+            is_full = len(data) == RECEIVE_BYTES  # so there may be more
+            conn.eof = not is_full and (not data or bool(mask & _ENDED))
+            conn.pending = is_full or conn.eof
             arrived = conn.framing.look(conn.data)
-            if arrived is Arrived.PART and not conn.pending and not conn.eof:
+            if arrived is Arrived.PART and not conn.pending:
                 self._wait(conn)
                 return
         if arrived is Arrived.LONG_HEAD:
@@ -409,19 +430,20 @@ class Worker(BaseWorker):  # type: ignore[misc]
         environ["wsgi.multithread"] = True
         environ["wsgi.input"] = io.BytesIO(body)
         del environ["gunicorn.socket"]
-        if "websocket" in environ.get("HTTP_UPGRADE", "").lower():
+        is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
+        if is_viewer:
             self._lend(conn, environ)
+        if is_viewer or conn.too_large or not self.alive:
             response.force_close()
-        if conn.too_large or not self.alive or (conn.eof and not conn.data):
-            response.force_close()
-        pieces = self.wsgi(environ, response.start_response)
-        try:
-            for piece in pieces:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
+        with self._threads.lent() if is_viewer else nullcontext():
+            pieces = self.wsgi(environ, response.start_response)
+            try:
+                for piece in pieces:
+                    response.write(piece)
+                response.close()
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
         return outlet.collected(), not response.should_close()
 
     def _lend(self, conn: Connection, environ: dict[str, Any]) -> None:

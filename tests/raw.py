@@ -10,6 +10,7 @@ from typing import Any
 from tests.service import Service
 
 EVENTS = b"/api/kafka/events"
+BATCH = EVENTS + b"/batch"
 LOGIN = b'{"eventType":"user.login","data":{},"userId":"ada"}'
 HELLO = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -11,11 +11,10 @@ import pytest
 
 from tests.kafka_broker import free_port
 from tests.load import events_of, threads_of, worker_of
-from tests.raw import LOGIN, PLAIN, Talk, spelled
+from tests.raw import BATCH, LOGIN, PLAIN, Talk, spelled
 from tests.service import Service, wait_for
 from tests.test_batch import event, xp
 
-BATCH = b"/api/kafka/events/batch"
 CHUNKED = spelled(b"", b"Content-Length", b"Transfer-Encoding: chunked")
 
 
@@ -151,6 +150,7 @@ def test_a_client_that_says_no_more_gets_its_answers_and_then_the_end(alone: Ser
         talk.say(PLAIN * count)
         talk.socket.shutdown(socket.SHUT_WR)
         assert [talk.answer()[0] for _ in range(count)] == [201] * count
+        talk.socket.settimeout(2)  # at once: sooner than what is idle is closed
         assert talk.is_over()
         talk.close()
 
