@@ -6,6 +6,7 @@ it would be a service that runs and never works.
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def _make_folder(variable: str, folder: Path) -> None:
         raise SettingsError(
             f"{variable}: the folder {folder} can't be made ({error.strerror}); name another."
         ) from None
+    effective = os.access in os.supports_effective_ids
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+        raise SettingsError(
+            f"{variable}: nothing can be written to {folder}; name another, or change its rights."
+        )
 
 
 def _check_certificates(config: Config) -> None:

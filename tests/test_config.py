@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from jobquest.config import load, variables
 from jobquest.environment import is_injected
 from jobquest.errors import SettingsError
+from jobquest.start_checks import check
 
 
 @pytest.fixture(autouse=True)
@@ -170,9 +173,22 @@ def test_brokers_have_ports_that_exist() -> None:
             load({"KAFKA_BROKER": wrong})
 
 
-def test_a_certificate_of_ours_that_openssl_reads_is_taken(tmp_path: Path) -> None:
-    from jobquest.start_checks import check
+def test_a_folder_that_may_not_be_written_to_is_one_line() -> None:
+    folder = Path(tempfile.mkdtemp())  # not below pytest's own, which nobody else may enter
+    folder.chmod(0o555)
+    loaded = load({"JOBQUEST_DATA_DIR": str(folder)})
+    was = os.geteuid()
+    if was == 0:  # who may write everywhere
+        os.seteuid(65_534)
+    try:
+        with pytest.raises(SettingsError, match=f"^JOBQUEST_DATA_DIR: nothing .* {folder};"):
+            check(loaded)
+    finally:
+        os.seteuid(was)
+        folder.rmdir()
 
+
+def test_a_certificate_of_ours_that_openssl_reads_is_taken(tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         pytest.skip("no openssl on this machine")
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a"]

@@ -164,7 +164,6 @@ def test_the_printed_address_answers_on_each_loopback_address(tmp_path: Path, ho
         wait_for(lambda: service.get("/healthz").code == 200, 30, service.tail)
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert answer.status == 201
-        assert service.get("/healthz", Host=f"[0:0:0:0:0:0:0:1]:{service.settings['PORT']}").code
     finally:
         service.kill()
 

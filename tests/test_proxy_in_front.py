@@ -159,6 +159,7 @@ def _password() -> dict[str, str]:
     return {"Authorization": f"Basic {basic}"}
 
 
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
 pytestmark = [pytest.mark.nginx, pytest.mark.timeout(180)]
 
 
