@@ -13,7 +13,6 @@ from jobquest.web.events import MAX_BATCH_BYTES
 from tests.odd_requests import requests
 from tests.raw import LOGIN, spelled
 
-
 CONFIG = Config()
 
 
