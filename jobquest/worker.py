@@ -159,12 +159,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             conn = self._conns.get(fd)
             if conn is None:
                 self._other(fd)
-            elif conn.busy:
+                continue
+            if mask & _ENDED:
+                conn.half_closed = True
+            if conn.busy:
                 conn.pending = True
-                if not conn.busy:  # its thread may have looked just before
-                    self._attend(conn)
-            else:
-                self._attend(conn, mask)
+            if not conn.busy:  # its thread may have looked at `pending` just before
+                self._attend(conn)
         for _ in range(len(self._finished)):
             self._attend(self._finished.popleft())
         now = time.monotonic()
@@ -214,7 +215,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     # --- requests arrive, answers leave ---
 
-    def _attend(self, conn: Connection, mask: int = 0) -> None:
+    def _attend(self, conn: Connection) -> None:
         """Go on with a connection of which something is new."""
         if conn.busy or conn.closed:
             return
@@ -228,12 +229,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
             elif conn.ending:
                 self._end(conn)
             else:
-                self._read(conn, mask)
+                self._read(conn)
         except Exception:  # the loop goes on, whatever one connection does
             self.log.exception("A connection failed")
             self._close(conn)
 
-    def _read(self, conn: Connection, mask: int = 0) -> None:
+    def _read(self, conn: Connection) -> None:
         """Take what has arrived; hand a whole request to a thread."""
         arrived = conn.framing.look(conn.data) if conn.data else Arrived.PART
         while arrived is Arrived.PART:
@@ -252,7 +253,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
                     conn.data = bytearray(conn.data)
                 conn.data += data
             is_full = len(data) == RECEIVE_BYTES  # so there may be more
-            conn.eof = not is_full and (not data or bool(mask & _ENDED))
+            conn.eof = not data or (conn.half_closed and not is_full)
             conn.pending = is_full or conn.eof
             arrived = conn.framing.look(conn.data)
             if arrived is Arrived.PART and not conn.pending:
