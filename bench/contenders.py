@@ -86,6 +86,8 @@ def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Itera
         service = Service(files, **settings)
         try:
             service.start()
+            if consuming:
+                wait_for(lambda: service.status()["consumerRunning"], START_SECONDS, service.tail)
             yield Contender(name, service.url, files / "read.db")
         finally:
             service.kill()

@@ -17,11 +17,12 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from events import TOPICS, AnyRequest
+from events import AnyRequest
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel, Field
 from store import place_of, places_of, read_from
+from topics import TOPICS
 
 
 class Published(BaseModel):
