@@ -110,6 +110,7 @@ class Entrance:
             environ["PATH_INFO"] in _PUBLISH
             and environ["REQUEST_METHOD"] == "POST"
             and not environ.get("QUERY_STRING")
+            and "HTTP_UPGRADE" not in environ
             and environ.get("CONTENT_TYPE") == "application/json"
             and _hooks(self._app) == self._own_hooks
             and not any(signal.receivers for signal in _SIGNALS)

@@ -148,7 +148,10 @@ def _prepare(environ: dict[str, Any]) -> None:
 
 
 def _no_upgrade(_error: Exception) -> tuple[Response, int]:
-    return jsonify(failure("This is a WebSocket: connect with ws://.")), 400
+    line = "This is a WebSocket: connect with ws://."
+    if "websocket" in request.headers.get("Upgrade", "").lower():
+        line = "There is no WebSocket at this address; the live view is at /ws/events."
+    return jsonify(failure(line)), 400
 
 
 def _no_handshake(error: Exception) -> tuple[Response, int]:
