@@ -23,6 +23,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
 from jobquest.web.answers import event_filter, failure, runtime, whole_parameter
+from jobquest.web.paths import LIVE
 from jobquest.web.publishing import RETRY_AFTER_SECONDS
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
@@ -85,7 +86,7 @@ def register(app: Flask) -> None:
         "thread_class": _DaemonThread,
         # No ping_interval: the feed sends heartbeats.
     }
-    Sock(app).route("/ws/events", endpoint=ENDPOINT)(view)
+    Sock(app).route(LIVE, endpoint=ENDPOINT)(view)
     app.register_error_handler(RemoteProtocolError, _no_handshake)
     app.register_error_handler(WebsocketMismatch, _no_upgrade)
     app.view_functions[ENDPOINT] = _admitting(app.view_functions[ENDPOINT])
@@ -148,10 +149,7 @@ def _prepare(environ: dict[str, Any]) -> None:
 
 
 def _no_upgrade(_error: Exception) -> tuple[Response, int]:
-    line = "This is a WebSocket: connect with ws://."
-    if "websocket" in request.headers.get("Upgrade", "").lower():
-        line = "There is no WebSocket at this address; the live view is at /ws/events."
-    return jsonify(failure(line)), 400
+    return jsonify(failure("This is a WebSocket: connect with ws://.")), 400
 
 
 def _no_handshake(error: Exception) -> tuple[Response, int]:
