@@ -114,7 +114,7 @@ class Entrance:
             and not environ.get("QUERY_STRING")
             and environ.get("CONTENT_TYPE") == "application/json"
             and _hooks(self._app) == self._own_hooks
-            and not any(signal.receivers for signal in _SIGNALS)
+            and not any(s.receivers and any(s.receivers_for(self._app)) for s in _SIGNALS)
         )
 
     def _published(self, path: str, body: bytes) -> Answer:
