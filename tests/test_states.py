@@ -279,7 +279,7 @@ def test_where_every_process_stands_by_for_another_the_service_does_not_run(
     settings: dict[str, str],
 ) -> None:
     runtime = Runtime(load(settings))
-    how = asdict(runtime.consumer.snapshot) | {"state": "idle", "demo": False}
+    how = asdict(runtime.consumer.snapshot) | {"state": "idle"}
     other = ServiceState(runtime.database)
     for partitions, state in (([], "starting"), (["achievements/0"], "idle")):
         other.beat(orjson.dumps({**how, "assignment": partitions}))

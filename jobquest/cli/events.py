@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.collector import collect_seldom
-from jobquest.demo import Traffic
+from jobquest.demo import MODULE, Traffic
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
 from jobquest.read.event_filter import EventFilter
@@ -105,16 +105,20 @@ def types() -> None:
 def demo(rate: float, failures: float, users: int, count: int | None, seed: int | None) -> None:
     """Publish believable traffic, until Ctrl-C.
 
-    With --failures the demo's handler is switched on in the running service, and stays on: the
-    page "Publish" has its switch.
+    With --failures, some events ask the demo's handler to fail: start the service with
+    JOBQUEST_HANDLERS=jobquest.demo, or they go through.
     """
     if not (0 < rate <= MAX_RATE and 0 <= failures <= 1 and users >= 1):
         raise InvalidEvent(
             f"--rate must lie above 0 and up to {MAX_RATE}, --failures between 0 and 1."
         )
     runtime = current_runtime()
-    if failures:
-        runtime.state.want_demo(True)
+    if failures and MODULE not in runtime.config.handlers:
+        click.echo(
+            f"JOBQUEST_HANDLERS does not name {MODULE} here: unless it does where the service runs,"
+            " no event will fail.",
+            err=True,
+        )
     traffic = Traffic(users, failures, seed)
     published, began = 0, time.monotonic()
     try:

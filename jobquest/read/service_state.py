@@ -42,16 +42,6 @@ class ServiceState:
             generation = tables.service.c.generation + 1
             connection.execute(update(tables.service).values(wanted=state, generation=generation))
 
-    def demo_wanted(self) -> bool:
-        """Whether the demo's handler is switched on."""
-        with self._database.reading() as connection:
-            return bool(connection.execute(select(tables.service.c.demo)).scalar_one())
-
-    def want_demo(self, failing: bool) -> None:
-        """Switch the demo's handler; every process follows."""
-        with self._database.writing() as connection:
-            connection.execute(update(tables.service).values(demo=int(failing)))
-
     def beat(self, consumer: bytes) -> None:
         """Say that this process lives and how its consumer is (JSON)."""
         row = {

@@ -15,6 +15,7 @@ from flask import Blueprint, abort, render_template, request, url_for
 
 from jobquest.clock import now_ms
 from jobquest.consumer.redrive import MAX_REDRIVES
+from jobquest.demo import MODULE
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
 from jobquest.read.letters import LetterFilter
@@ -51,6 +52,7 @@ def show() -> str:
         "failures.html",
         status=status,
         works=status["state"] in WORKING,
+        demo=MODULE in service.config.handlers,
         retries=retries,
         retrying=max(len(retries), status.get("retrying", 0)),
         most_retries=MAX_LIMIT,
