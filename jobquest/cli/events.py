@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from itertools import islice
+from typing import Any
 
 import click
 from flask.cli import AppGroup
@@ -15,6 +16,7 @@ from jobquest.demo import MODULE, Traffic
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.queries import MAX_LIMIT, Queries
 
 events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters.")
 
@@ -67,7 +69,7 @@ def tail(
     """
     queries = current_runtime().queries
     wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
-    found = queries.events(wanted, limit=max(1, last))["events"]
+    found = _events(queries, wanted, max(1, last))
     seq = queries.last_seq()
     while True:
         for item in reversed(found):
@@ -76,7 +78,20 @@ def tail(
         if once:
             return
         time.sleep(LOOK_SECONDS)
-        found = queries.events(wanted, since=seq, limit=500)["events"]
+        found = _events(queries, wanted, MAX_LIMIT, since=seq)
+
+
+def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> list[Any]:
+    """The latest events, newest first: in several answers where they are large."""
+    found: list[Any] = []
+    after = None
+    while len(found) < min(limit, MAX_LIMIT):
+        answer = queries.events(wanted, after=after, limit=limit - len(found), **more)
+        found += answer["events"]
+        after = answer["next"]
+        if after is None:
+            break
+    return found
 
 
 def _one(value: str | None) -> frozenset[str]:
