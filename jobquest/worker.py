@@ -8,6 +8,7 @@ gunicorn's insides: `server.worker_class` chooses it for versions that it was tr
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -38,6 +39,7 @@ _COUNTED_BYTES = 4_096  # a shorter request is too small to count
 _TICK_SECONDS = 0.5  # how exactly deadlines are kept
 _EVENTS = 512
 _ACCEPTED = 64  # at once
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ANY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -101,6 +103,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._unsent = 0
         self._finished: deque[Connection] = deque()  # by threads, for the loop to go on with
         self._asleep = False
+        self._listening = False
         self._next_tick = 0.0
         self._threads = Threads(self._serve, MAX_THREADS)
 
@@ -112,15 +115,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self.PIPE[0], select.EPOLLIN)  # a signal writes there
         self._listeners = {one.fileno(): (one, one.getsockname()) for one in self.sockets}
-        for fd in self._listeners:
-            self._epoll.register(fd, select.EPOLLIN)
+        self._listen(True)
         while self.alive and self.ppid == os.getppid():
             self._turn()
         self._end_gracefully()
 
     def _end_gracefully(self) -> None:
+        self._listen(False)
         for fd in self._listeners:
-            self._epoll.unregister(fd)
             self._accept(fd)  # these have connected already
         for one, _ in self._listeners.values():
             one.close()
@@ -165,6 +167,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def _tick(self, now: float) -> None:
         self.notify()
+        self._listen(self.alive)
         for conn in list(self._conns.values()):
             if conn.deadline <= now and not conn.busy and not conn.closed:
                 self._expire(conn)
@@ -179,15 +182,26 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 sock, client = listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no more files, or the client has gone already
-                self.log.debug("Could not accept a connection: %s", error)
-                self._make_room()
-                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._listen(False)  # until the next tick
+                    self._make_room()
+                    return
+                continue  # the client has gone already
             conn = Connection(sock, client, name, deadline)
             if len(self._conns) >= self.cfg.worker_connections:
                 self._make_room()
             self._conns[conn.fd] = conn
             self._epoll.register(conn.fd, _ANY)
+
+    def _listen(self, wanted: bool) -> None:
+        if wanted != self._listening:
+            self._listening = wanted
+            for fd in self._listeners:
+                if wanted:
+                    self._epoll.register(fd, select.EPOLLIN)
+                else:
+                    self._epoll.unregister(fd)
 
     def _make_room(self) -> None:
         """Close the connection that has waited longest for its client, one without an answer so
