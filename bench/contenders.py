@@ -215,7 +215,8 @@ def _peer_python() -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=CACHE))
         subprocess.run([sys.executable, "-m", "venv", made], check=True)
-        install = [made / "bin" / "python", "-m", "pip", "install", "-q", "-r", REQUIREMENTS]
+        install = [str(made / "bin" / "python"), "-m", "pip", "install", "-q", "-r"]
+        install.append(str(REQUIREMENTS))
         subprocess.run(install, check=True)
         made.rename(environment)
     return str(python)
