@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from jobquest.errors import LogDamaged, LogUnavailable
-from jobquest.log import Headers, Record
+from jobquest.log import Headers, Record, load_headers
 
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go: memory is bounded by more than a count
@@ -124,10 +124,19 @@ def _record(
     headers: bytes,
     timestamp_ms: int,
 ) -> Record:
+    # SQLite has no checksums, and a column takes values of every type: what was overwritten, or
+    # written by somebody else, may look sound.
+    why = None
     try:
-        loaded = tuple((name, text.encode("latin-1")) for name, text in orjson.loads(headers))
-    except ValueError as error:  # SQLite has no checksums: what was overwritten may look sound
+        loaded = load_headers(headers)
+    except ValueError as error:
         why = f"The headers can't be read: {error}."
+    if not all(isinstance(part, bytes | None) for part in (key, value)):
+        why = "The key or the value is not stored as bytes."
+    if not isinstance(timestamp_ms, int):
+        why, timestamp_ms = "The time is not stored as a number.", 0
+    if why:
+        key = key if isinstance(key, bytes) else None
         return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
     return Record(topic, 0, offset, key, value, loaded, timestamp_ms)
 

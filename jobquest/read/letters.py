@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.events import OUR_PREFIX, Event, from_record
-from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_headers
+from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, rescued_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
 from jobquest.read.failures import Failure
@@ -223,7 +223,7 @@ class Letters:
 
 def _letter(row: Mapping[str, Any]) -> Letter:
     plain = {name: row[name] for name in Letter.__slots__ if name != "headers"}
-    return Letter(headers=load_headers(row["headers"]), **plain)
+    return Letter(headers=rescued_headers(row["headers"]), **plain)
 
 
 def _row(dead: Dead) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
         f"{_OURS}died.ms": row["died_ms"],
     }
     ours = tuple((name, str(value).encode()) for name, value in said.items() if value is not None)
-    return load_headers(row["headers"]) + ours
+    return rescued_headers(row["headers"]) + ours
 
 
 def _told(record: Record) -> tuple[dict[str, Any], str] | None:

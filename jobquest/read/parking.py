@@ -153,15 +153,22 @@ def _row(one: Parked) -> dict[str, Any]:
 
 
 def stored_record(row: Mapping[str, Any]) -> Record:
-    """The record that a row keeps: a parked event's or a letter's."""
+    """The record that a row keeps: a parked event's or a letter's. It is damaged if its headers
+    can't be read."""
+    damage = None
+    try:
+        headers = load_headers(row["headers"])
+    except ValueError as error:
+        headers, damage = (), f"The headers can't be read: {error}."
     return Record(
         row["topic"],
         row["partition"],
         row["offset"],
         row["key"],
         row["value"],
-        load_headers(row["headers"]),
+        headers,
         row["appended_ms"],
+        damage,
     )
 
 
