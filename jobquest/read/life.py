@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, LargeBinary, Select, func, select
 
+from jobquest.errors import InvalidEvent
 from jobquest.events import Event, format_time, from_record
 from jobquest.read import tables
 from jobquest.read.answers import Answer, bytes_of, camel, item_of, letter_of, retry_of
@@ -100,7 +101,10 @@ def _filled(
 
 
 def _effects(connection: Connection, row: Row) -> list[Answer]:
-    event: Event = from_record(row["body"].encode(), row["received_ms"])
+    try:
+        event: Event = from_record(row["body"].encode(), row["received_ms"])
+    except InvalidEvent:  # its row was written by somebody else
+        return []
     return [_effect(connection, effect) for effect in effects_of(event)]
 
 
