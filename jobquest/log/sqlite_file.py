@@ -131,9 +131,9 @@ def _record(
     except ValueError as error:
         why = f"The headers can't be read: {error}."
     if not all(isinstance(part, bytes | None) for part in (key, value)):
-        why = "The key or the value is not stored as bytes."
+        why = "The key or the value can't be read: it is not stored as bytes."
     if not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms <= _LAST_MS:
-        why, timestamp_ms = "The time is not stored as Unix milliseconds.", 0
+        why, timestamp_ms = "The time can't be read: it is not stored as Unix milliseconds.", 0
     if why:
         key = key if isinstance(key, bytes) else None
         return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
