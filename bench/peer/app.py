@@ -93,12 +93,15 @@ async def publish_batch(batch: Batch, request: Request) -> BatchPublished:
         for event, (_, topic, value) in zip(new, records, strict=True)
     ]
     places = await asyncio.gather(*sent)
-    made = [
+    made = (
         published(id, topic, place.partition, place.offset)
         for (id, topic, _), place in zip(records, places, strict=True)
+    )
+    results = [
+        published(event.id, *stored[event.id]) if event.id in stored else next(made)
+        for event in batch.events
     ]
-    found = [published(id, *place) for id, place in stored.items()]
-    return BatchPublished(results=made + found)
+    return BatchPublished(results=results)
 
 
 def caller(request: Request) -> Caller:
