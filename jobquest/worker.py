@@ -83,12 +83,19 @@ class Threads:
         threading.Thread(target=self._run, name="request", daemon=True).start()
 
     def _run(self) -> None:
-        while self._begun <= self._most:
+        while True:
             self._work(self._queue.get())
+            if self._begun > self._most and self._may_end():
+                return
             if len(self._free) < self._most:
                 self._free.append(None)
+
+    def _may_end(self) -> bool:
         with self._lock:
+            if self._begun <= self._most:
+                return False
             self._begun -= 1
+            return True
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
@@ -109,6 +116,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to end; then answer what has begun."""
+        self._idle_seconds: float = self.cfg.keepalive
         self._exchange = Exchange(self.cfg, self.wsgi, self._lend)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -206,9 +214,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _make_room(self) -> None:
         """Close the connection that has waited longest for its client, one without an answer so
         far if there is any."""
-        waiting = [conn for conn in self._conns.values() if not conn.busy]
-        if waiting:
-            self._close(next((conn for conn in waiting if not conn.served), waiting[0]))
+        waiting = (conn for conn in self._conns.values() if not conn.busy and not conn.served)
+        served = (conn for conn in self._conns.values() if not conn.busy)
+        conn = next(waiting, None) or next(served, None)
+        if conn is not None:
+            self._close(conn)
 
     # --- requests arrive, answers leave ---
 
@@ -324,7 +334,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._unsent -= conn.waiting
         conn.waiting = 0
         self._stalled.pop(conn, None)
-        conn.deadline = time.monotonic() + self.cfg.keepalive
+        conn.deadline = time.monotonic() + self._idle_seconds
         return True
 
     # --- connections go ---
@@ -335,7 +345,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         elif conn.data:
             self._cut_short(conn)
         else:
-            self._close(conn)
+            self._attend(conn)  # a request may have arrived just now
+            if not conn.busy and not conn.data:
+                self._close(conn)
 
     def _end(self, conn: Connection) -> None:
         """Say that nothing more comes, and close once the client has closed too: closed at once,
@@ -383,7 +395,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         except Exception:  # the connection must come back to the loop
             self.log.exception("A connection failed")
         conn.unsent = left or b""
-        conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self.cfg.keepalive)
+        conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self._idle_seconds)
         conn.framing.reset()
         conn.ending = not keep or left is None
         conn.served = True
