@@ -27,7 +27,7 @@ from jobquest.web.live import MAX_VIEWERS
 REQUEST_THREADS = 64
 MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
-LAST_LINES_SECONDS = 0.5
+LAST_LINES_SECONDS = 0.2  # a worker waits for it only if nobody reads its lines
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLACE = "\0"  # of a message in its line: nothing else there can hold it
