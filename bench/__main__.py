@@ -61,7 +61,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure, compare, write bench/RESULTS.md.")
-    parser.add_argument("--rounds", type=int, default=7, help="of each contender (7)")
+    rounds = "of each contender (7); measures that take long have fewer"
+    parser.add_argument("--rounds", type=int, default=7, help=rounds)
     parser.add_argument("--seconds", type=float, default=8, help="of one run over HTTP (8)")
     parser.add_argument(
         "--only", action="append", choices=MEASURES, help="this measure; nothing is written"

@@ -16,7 +16,7 @@ import time
 from jobquest.collector import collect_seldom
 from jobquest.config import load
 from jobquest.events import Event
-from jobquest.log_lines import PatientHandler
+from jobquest.log_lines import write_behind
 from jobquest.runtime import Runtime
 from jobquest.server import LOG_FORMAT, OneLine
 
@@ -48,9 +48,10 @@ def main(folder: str, events: int, broker: str = "") -> None:
 
 def _log_to(path: str) -> None:
     """As the server does, but into a file."""
-    handler = PatientHandler(open(path, "w"))  # noqa: SIM115 (open as long as this process)
+    handler = logging.FileHandler(path, "w")
     handler.setFormatter(OneLine(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    write_behind(logging.getLogger(), handler)
     logging.getLogger("kafka").setLevel(logging.WARNING)
 
 

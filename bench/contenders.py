@@ -86,6 +86,8 @@ def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Itera
         service = Service(files, **settings)
         try:
             service.start()
+            if consuming:
+                wait_for(lambda: service.status()["consumerRunning"], START_SECONDS, service.tail)
             yield Contender(name, service.url, files / "read.db")
         finally:
             service.kill()
@@ -213,7 +215,8 @@ def _peer_python() -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=CACHE))
         subprocess.run([sys.executable, "-m", "venv", made], check=True)
-        install = [made / "bin" / "python", "-m", "pip", "install", "-q", "-r", REQUIREMENTS]
+        install = [str(made / "bin" / "python"), "-m", "pip", "install", "-q", "-r"]
+        install.append(str(REQUIREMENTS))
         subprocess.run(install, check=True)
         made.rename(environment)
     return str(python)

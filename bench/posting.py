@@ -19,7 +19,7 @@ from bench.report import Results
 from bench.workload import Request
 
 WARM_SECONDS = 2.0
-SETTLED_SECONDS = 0.3  # without another record: requests that wrk broke off are through
+SETTLED_SECONDS = 0.6  # without another record: requests that wrk broke off are through
 SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 64, 16
 
 

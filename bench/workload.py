@@ -142,7 +142,10 @@ def _sent(count: int) -> Iterator[dict[str, Any]]:
 
 def mission(number: int) -> dict[str, Any]:
     """The body of one request."""
-    data = {"missionId": f"mission_{number % _THINGS}", "missionName": "Tailor my CV"}
+    data: dict[str, Any] = {
+        "missionId": f"mission_{number % _THINGS}",
+        "missionName": "Tailor my CV",
+    }
     data |= {"missionType": "focus", "duration": 25, "xpEarned": 50}
     return {"eventType": "mission.completed", "userId": f"user_{number}", "data": data}
 

@@ -11,15 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from jobquest.errors import InvalidEvent
 from jobquest.events import format_time, from_record
 from jobquest.log import EventLog, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
+from jobquest.read.portions import MAX_BYTES
 
-READ_RECORDS = 500
+FIRST_RECORDS, READ_RECORDS = 20, 500  # at one go: few at first, as they may be large
+MAX_READ_BYTES = 2_000_000  # in one go, above which the next is no larger
 MAX_SCANNED = 20_000
 MAX_SECONDS = 2.0
 MAX_VALUE = 20_000  # characters that are shown of one value
+MAX_HEADERS, MAX_HEADER = 100, 1_000  # of one record; characters of a name or a value
+MAX_ERROR = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +38,20 @@ class Wanted:
     moment_ms: int | None = None
     limit: int = 50
     text: str = ""
+    room: int = MAX_BYTES  # for records as JSON; one is shown all the same
 
 
 def browse(log: EventLog, info: PartitionInfo, wanted: Wanted) -> dict[str, Any]:
     """The records of a partition that are wanted. `stopped` says why there are no more: `end` (of
-    the partition), `limit`, `scanned` (20,000 records were looked at) or `time` (2 s have passed);
-    `next` is the offset to go on from. Raises LogUnavailable.
+    the partition), `limit`, `size` (no room for the next one), `scanned` (20,000 records were
+    looked at) or `time` (2 s have passed); `next` is the offset to go on from. Raises
+    LogUnavailable.
     """
     place = Partition(info.origin.topic, info.origin.number)
     start = min(max(_start(log, place, info, wanted), info.first), info.next)
     deadline = time.monotonic() + MAX_SECONDS
     found: list[dict[str, Any]] = []
-    scanned, following, stopped = 0, start, "end"
+    scanned, following, stopped, room = 0, start, "end", wanted.room
     for record in _records(log, place, start, info.next):
         if len(found) == wanted.limit:
             stopped = "limit"
@@ -51,9 +59,14 @@ def browse(log: EventLog, info: PartitionInfo, wanted: Wanted) -> dict[str, Any]
         if scanned == MAX_SCANNED or time.monotonic() > deadline:
             stopped = "scanned" if scanned == MAX_SCANNED else "time"
             break
-        scanned, following = scanned + 1, record.offset + 1
         if not wanted.text or _contains(record, wanted.text):
-            found.append(_shown(record))
+            one = _fitted(_shown(record), wanted.room)
+            room -= len(orjson.dumps(one))
+            if found and room < 0:
+                stopped = "size"
+                break
+            found.append(one)
+        scanned, following = scanned + 1, record.offset + 1
     else:
         if following < info.next:
             stopped = "time"  # the log gave no more in its own
@@ -79,12 +92,15 @@ def _start(log: EventLog, place: Partition, info: PartitionInfo, wanted: Wanted)
 
 
 def _records(log: EventLog, place: Partition, start: int, end: int) -> Iterator[Record]:
+    count = FIRST_RECORDS
     while start < end:
-        batch = log.read(place, start, min(READ_RECORDS, end - start))
+        batch = log.read(place, start, min(count, end - start))
         yield from batch
         if not batch:
             return
         start = batch[-1].offset + 1
+        if sum(len(record.value or b"") for record in batch) < MAX_READ_BYTES:
+            count = min(count * 5, READ_RECORDS)
 
 
 def _contains(record: Record, text: str) -> bool:
@@ -100,16 +116,29 @@ def _shown(record: Record) -> dict[str, Any]:
     return {
         "offset": record.offset,
         "timestamp": format_time(record.timestamp_ms),
-        "key": key,
+        "key": key and key[:MAX_VALUE],
         "keyEncoding": key_encoding,
         "value": value and value[:MAX_VALUE],
         "encoding": encoding,
         "truncated": bool(value) and len(value or "") > MAX_VALUE,
         "bytes": len(record.value or b""),
-        "headers": [{"name": name, "value": readable(part)[0]} for name, part in record.headers],
+        "headers": [_header(*header) for header in record.headers[:MAX_HEADERS]],
         "event": event,
-        "error": error,
+        "error": error and error[:MAX_ERROR],
     }
+
+
+def _header(name: str, value: bytes) -> dict[str, Any]:
+    return {"name": name[:MAX_HEADER], "value": (readable(value)[0] or "")[:MAX_HEADER]}
+
+
+def _fitted(shown: dict[str, Any], room: int) -> dict[str, Any]:
+    """A record without its event's metadata and data, if there is no room for them."""
+    event = shown["event"]
+    if event is None or len(orjson.dumps(shown)) <= room:
+        return shown
+    named = {name: event[name] for name in ("id", "type", "userId", "timestamp")}
+    return {**shown, "event": {**named, "metadata": {}, "data": {}}, "truncated": True}
 
 
 def _decoded(record: Record) -> tuple[dict[str, Any] | None, str | None]:

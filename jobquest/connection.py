@@ -42,6 +42,7 @@ class Connection:
         "eof",
         "fd",
         "framing",
+        "half_closed",
         "lingering",
         "pending",
         "served",
@@ -68,7 +69,8 @@ class Connection:
         self.pending = False  # the socket may have more to read
         self.too_large = False  # the request's body is not waited for
         self.served = False  # has had an answer
-        self.eof = False  # the client has said all it will say
+        self.half_closed = False  # the client will say no more than the socket has
+        self.eof = False  # and we have read it all
         self.ending = False  # nothing more is read: it closes once its answer is taken
         self.lingering = 0  # of a connection that we have ended: bytes to read before it closes
         self.closed = False

@@ -1,20 +1,24 @@
 """Something to see in an empty install: a handler that fails on demand, and believable traffic.
 
-The handler is registered while the operator has switched it on, by the runtime; the traffic comes
-from `flask events demo`. Nothing else knows of either.
+`JOBQUEST_HANDLERS=jobquest.demo` registers the handler; the traffic comes from `flask events demo`.
+The pages say whether it is registered. Nothing else knows of either.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobquest.errors import JobQuestError, NotRetryable
 from jobquest.events import CATALOGUE, Event
 from jobquest.events.applications import FIRST_STATUS, STATUSES
 
+if TYPE_CHECKING:
+    from jobquest.consumer import Consumer
+
+MODULE = "jobquest.demo"
 MARK = "demo"
 FAIL, REFUSE = "fail", "refuse"
 NAMES = (
@@ -32,7 +36,7 @@ NAMES = (
 
 
 class DemoFailure(JobQuestError):
-    """The demo's handler fails for this event, as long as it is switched on."""
+    """The demo's handler fails for this event, at each of its tries."""
 
 
 class DemoRefusal(NotRetryable):
@@ -49,26 +53,10 @@ def demo_handler(event: Event) -> None:
         raise DemoRefusal("The demo handler refuses this event: metadata.demo asks for it.")
 
 
-class Demo:
-    """Puts the demo's handler on a consumer and takes it off again."""
-
-    def __init__(
-        self,
-        register: Callable[[str, Callable[[Event], None]], None],
-        unregister: Callable[[str, Callable[[Event], None]], None],
-    ) -> None:
-        self._register = register
-        self._unregister = unregister
-        self.failing = False
-
-    def switch(self, failing: bool) -> None:
-        """Have it fail, or not. Idempotent."""
-        if failing == self.failing:
-            return
-        change = self._register if failing else self._unregister
-        for event_type in CATALOGUE:
-            change(event_type, demo_handler)
-        self.failing = failing
+def register(consumer: Consumer) -> None:
+    """What JOBQUEST_HANDLERS calls: have every event pass the demo's handler."""
+    for event_type in CATALOGUE:
+        consumer.register_event_handler(event_type, demo_handler)
 
 
 class Happening(NamedTuple):

@@ -1,18 +1,18 @@
-"""The log's lines, cheaply: many as one record, and written a few at a time.
+"""The log's lines, cheaply: many as one record, and written on a thread of their own.
 
 The consumer and the producer log the lines of a batch as one record; `server.py` gives each line
-its prefix, and writes with `PatientHandler`.
+its prefix and has them written behind.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Sequence
-from typing import Any
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
 
-PATIENCE_SECONDS = 0.05
+MAX_WAITING = 10_000  # records; a batch's lines are one
 
 
 class Lines:
@@ -31,53 +31,39 @@ def log_lines(logger: logging.Logger, level: int, lines: Sequence[str]) -> None:
         logger.log(level, Lines(lines))
 
 
-class PatientHandler(logging.StreamHandler[Any]):
-    """Writes lines up to 50 ms late, warnings and worse at once.
+class _Front(QueueHandler):
+    """Takes records for the thread that writes. Whoever reads our lines may have stopped: then new
+    ones are dropped, and neither a request nor the memory pays."""
 
-    Every write lets another thread of the process in and waits for its turn to come again: with
-    a line for each event, that took longer than everything else about the event.
+    def __init__(self, waiting: SimpleQueue[logging.LogRecord]) -> None:
+        super().__init__(waiting)
+        self._waiting = waiting
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put_nowait(record)
+
+
+def write_behind(logger: logging.Logger, handler: logging.Handler) -> QueueListener:
+    """From now on, have `handler` of `logger` write on a thread of its own; call it in the process
+    that logs, after any fork. Give the answer to `finish` before the process ends.
+
+    A write lets another thread run and waits for its turn to come again: with a line for each
+    event, a third of a request's time went there.
     """
+    waiting: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    front = _Front(waiting)
+    front.setFormatter(handler.formatter)  # in the caller, whose objects may change after
+    handler.setFormatter(None)
+    logger.removeHandler(handler)
+    logger.addHandler(front)
+    listener = QueueListener(waiting, handler)
+    listener.start()
+    return listener
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._process = os.getpid()
-        self._texts: list[str] = []
-        self._some = threading.Event()
-        self._writer: threading.Thread | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Called with the handler's lock held."""
-        if self._process != os.getpid():  # what stood here at the fork, the parent writes
-            self._process, self._texts, self._writer = os.getpid(), [], None
-            self._some = threading.Event()
-        try:
-            self._texts.append(self.format(record))
-        except Exception:  # whatever a message's `__str__` raises: as logging's own handlers do
-            self.handleError(record)
-            return
-        if record.levelno >= logging.WARNING:
-            self.flush()
-            return
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write, name="log-lines", daemon=True)
-            self._writer.start()
-        self._some.set()
-
-    def flush(self) -> None:
-        """Write what waits."""
-        with self.lock or threading.Lock():
-            texts, self._texts = self._texts, []
-            if texts:
-                self.stream.write("".join(f"{text}\n" for text in texts))
-            super().flush()
-
-    def _write(self) -> None:
-        pause = threading.Event()  # never set
-        while True:
-            self._some.wait()
-            pause.wait(PATIENCE_SECONDS)
-            self._some.clear()
-            try:
-                self.flush()
-            except (OSError, ValueError):
-                continue  # nobody reads it any more: they are gone, and take no memory
+def finish(listener: QueueListener, seconds: float) -> None:
+    """Write what waits, within `seconds`: a terminal or a pipe may take nothing any more."""
+    stopping = threading.Thread(target=listener.stop, name="last-lines", daemon=True)
+    stopping.start()
+    stopping.join(seconds)

@@ -80,7 +80,6 @@ class Report:
             "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,
-            "demo": any(process["demo"] for process in processes),
             "processes": processes,
             "timestamp": format_time(now_ms()),
         }

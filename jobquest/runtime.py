@@ -23,7 +23,6 @@ from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
 from jobquest.consumer.retries import Backoff, Brake
-from jobquest.demo import Demo
 from jobquest.errors import JobQuestError, RecordRefused, Unavailable
 from jobquest.events import TOPICS
 from jobquest.feed import Feed
@@ -93,9 +92,6 @@ class Runtime:
             changed=self._changed,
         )
         load_handlers(config.handlers, self.consumer)
-        self.demo = Demo(
-            self.consumer.register_event_handler, self.consumer.unregister_event_handler
-        )
         self._lag = Lag(self.log, self.read_side, TOPICS)
         self.report = Report(
             self.log,
@@ -197,16 +193,6 @@ class Runtime:
         self.state.want("stopped")
         return self._await("stopped", lambda found: _states(found) <= {"stopped"})
 
-    def switch_demo(self, failing: bool) -> dict[str, Any]:
-        """Have the demo's handler fail on demand, everywhere, or not; returns the status once it is
-        so. Raises StateNotReached, ReadSideUnavailable."""
-        self.state.want_demo(failing)
-
-        def reached(processes: list[dict[str, Any]]) -> bool:
-            return all(process["demo"] == failing for process in processes)
-
-        return self._await("as wanted for the demo", reached)
-
     def _await(
         self, wanted: str, reached: Callable[[list[dict[str, Any]]], bool]
     ) -> dict[str, Any]:
@@ -260,8 +246,7 @@ class Runtime:
 
     def _how_we_are(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
-        how = asdict(self._snapshot())
-        return {**how, "outbox": waiting._asdict(), "demo": self.demo.failing}
+        return {**asdict(self._snapshot()), "outbox": waiting._asdict()}
 
     def _snapshot(self) -> Snapshot:
         """This process's consumer; one that leaves consuming to another stands by."""
@@ -272,7 +257,6 @@ class Runtime:
 
     def _follow(self) -> None:
         self.state.forget_dead_processes()
-        self.demo.switch(self.state.demo_wanted())
         wanted, generation = self.state.wanted()
         if wanted is None:
             wanted = "running" if self.config.consumer_autostart else "stopped"

@@ -24,7 +24,7 @@ from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
-from jobquest.log_lines import Lines, PatientHandler
+from jobquest.log_lines import Lines, finish, write_behind
 from jobquest.web.live import MAX_VIEWERS
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ MAX_CONNECTIONS = 16_384  # of one worker
 SPARE_FILES = 256  # for all that is no client's connection
 MAX_OPEN_FILES = 65_536
 GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
+LAST_LINES_SECONDS = 0.5
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLACE = "\0"  # of a message in its line: nothing else there can hold it
@@ -70,7 +71,7 @@ def _escaped(text: str) -> str:
 def main() -> None:
     """Serve until told to stop. A wrong setting ends it with one line and code 2."""
     signal.signal(signal.SIGTERM, _end)  # until the server has its own
-    handler = PatientHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
@@ -239,6 +240,8 @@ def _start_worker(worker: Any) -> None:
     """In the worker, after the fork: only now may threads and connections begin."""
     runtime = worker.app.callable.extensions["jobquest"]
     worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # this process's copy; the server keeps 4
+    root = logging.getLogger()
+    worker.log_listener = write_behind(root, root.handlers[0])
     runtime.start(consumes=worker.is_consumer or not runtime.config.has_consumer_process)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _then(runtime.begin_stop, signal.getsignal(number)))
@@ -265,6 +268,8 @@ def _stop_worker(_server: Any, worker: Any) -> None:
     if worker.pid != os.getpid():  # the server calls this for one that it finds gone, too
         return
     worker.app.callable.extensions["jobquest"].stop()
+    if listener := getattr(worker, "log_listener", None):
+        finish(listener, LAST_LINES_SECONDS)
     if worker.booted and not worker.alive:  # told to end: no failure's exit code is lost
         logging.shutdown()
         # The interpreter would join the server's threads first, and any may wait for a client

@@ -8,7 +8,7 @@ gunicorn's insides: `server.worker_class` chooses it for versions that it was tr
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import select
 import socket
@@ -16,17 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any
 
-import orjson
-from gunicorn import http
-from gunicorn.http import errors, wsgi
-from gunicorn.util import http_date
+from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
-from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, ClientGone, Connection, Outlet
+from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
+from jobquest.exchange import LATE, REFUSED, Exchange, spelled
 from jobquest.framing import Arrived
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
@@ -41,23 +39,10 @@ _COUNTED_BYTES = 4_096  # a shorter request is too small to count
 _TICK_SECONDS = 0.5  # how exactly deadlines are kept
 _EVENTS = 512
 _ACCEPTED = 64  # at once
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ANY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-_REFUSED: dict[type[Exception], tuple[str, str]] = {
-    errors.LimitRequestLine: ("414 URI Too Long", "The address is too long."),
-    errors.LimitRequestHeaders: ("431 Request Header Fields Too Large", "The head is too large."),
-    errors.ExpectationFailed: ("417 Expectation Failed", "Only 100-continue can be expected."),
-    errors.UnsupportedTransferCoding: (
-        "501 Not Implemented",
-        "Of transfer codings only chunked is understood.",
-    ),
-    errors.NoMoreData: ("400 Bad Request", "The request ends early."),
-    errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
-}
-_LATE = ("408 Request Timeout", f"The request did not arrive within {ARRIVE_SECONDS:.0f} seconds.")
-_FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
 
 
 class Threads:
@@ -98,16 +83,23 @@ class Threads:
         threading.Thread(target=self._run, name="request", daemon=True).start()
 
     def _run(self) -> None:
-        while self._begun <= self._most:
+        while True:
             self._work(self._queue.get())
+            if self._begun > self._most and self._may_end():
+                return
             if len(self._free) < self._most:
                 self._free.append(None)
+
+    def _may_end(self) -> bool:
         with self._lock:
+            if self._begun <= self._most:
+                return False
             self._begun -= 1
+            return True
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
-    """Its methods run on the main thread, except `_serve` and what that calls."""
+    """Its methods run on the main thread, except those at the end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,26 +110,27 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._unsent = 0
         self._finished: deque[Connection] = deque()  # by threads, for the loop to go on with
         self._asleep = False
+        self._listening = False
         self._next_tick = 0.0
-        self._date = (0, "")
         self._threads = Threads(self._serve, MAX_THREADS)
 
     def run(self) -> None:
         """Serve until told to end; then answer what has begun."""
+        self._idle_seconds: float = self.cfg.keepalive
+        self._exchange = Exchange(self.cfg, self.wsgi, self._lend)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._epoll.register(self.PIPE[0], select.EPOLLIN)  # a signal writes there
         self._listeners = {one.fileno(): (one, one.getsockname()) for one in self.sockets}
-        for fd in self._listeners:
-            self._epoll.register(fd, select.EPOLLIN)
+        self._listen(True)
         while self.alive and self.ppid == os.getppid():
             self._turn()
         self._end_gracefully()
 
     def _end_gracefully(self) -> None:
+        self._listen(False)
         for fd in self._listeners:
-            self._epoll.unregister(fd)
             self._accept(fd)  # these have connected already
         for one, _ in self._listeners.values():
             one.close()
@@ -159,12 +152,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             conn = self._conns.get(fd)
             if conn is None:
                 self._other(fd)
-            elif conn.busy:
+                continue
+            if mask & _ENDED:
+                conn.half_closed = True
+            if conn.busy:
                 conn.pending = True
-                if not conn.busy:  # its thread may have looked just before
-                    self._attend(conn)
-            else:
-                self._attend(conn, mask)
+            if not conn.busy:  # its thread may have looked at `pending` just before
+                self._attend(conn)
         for _ in range(len(self._finished)):
             self._attend(self._finished.popleft())
         now = time.monotonic()
@@ -181,6 +175,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def _tick(self, now: float) -> None:
         self.notify()
+        self._listen(self.alive)
         for conn in list(self._conns.values()):
             if conn.deadline <= now and not conn.busy and not conn.closed:
                 self._expire(conn)
@@ -195,26 +190,39 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 sock, client = listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # no more files, or the client has gone already
-                self.log.debug("Could not accept a connection: %s", error)
-                self._make_room()
-                return
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    self._listen(False)  # until the next tick
+                    self._make_room()
+                    return
+                continue  # the client has gone already
             conn = Connection(sock, client, name, deadline)
             if len(self._conns) >= self.cfg.worker_connections:
                 self._make_room()
             self._conns[conn.fd] = conn
             self._epoll.register(conn.fd, _ANY)
 
+    def _listen(self, wanted: bool) -> None:
+        if wanted != self._listening:
+            self._listening = wanted
+            for fd in self._listeners:
+                if wanted:
+                    self._epoll.register(fd, select.EPOLLIN)
+                else:
+                    self._epoll.unregister(fd)
+
     def _make_room(self) -> None:
         """Close the connection that has waited longest for its client, one without an answer so
         far if there is any."""
-        waiting = [conn for conn in self._conns.values() if not conn.busy]
-        if waiting:
-            self._close(next((conn for conn in waiting if not conn.served), waiting[0]))
+        waiting = (conn for conn in self._conns.values() if not conn.busy and not conn.served)
+        served = (conn for conn in self._conns.values() if not conn.busy)
+        conn = next(waiting, None) or next(served, None)
+        if conn is not None:
+            self._close(conn)
 
     # --- requests arrive, answers leave ---
 
-    def _attend(self, conn: Connection, mask: int = 0) -> None:
+    def _attend(self, conn: Connection) -> None:
         """Go on with a connection of which something is new."""
         if conn.busy or conn.closed:
             return
@@ -228,12 +236,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
             elif conn.ending:
                 self._end(conn)
             else:
-                self._read(conn, mask)
+                self._read(conn)
         except Exception:  # the loop goes on, whatever one connection does
             self.log.exception("A connection failed")
             self._close(conn)
 
-    def _read(self, conn: Connection, mask: int = 0) -> None:
+    def _read(self, conn: Connection) -> None:
         """Take what has arrived; hand a whole request to a thread."""
         arrived = conn.framing.look(conn.data) if conn.data else Arrived.PART
         while arrived is Arrived.PART:
@@ -252,14 +260,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
                     conn.data = bytearray(conn.data)
                 conn.data += data
             is_full = len(data) == RECEIVE_BYTES  # so there may be more
-            conn.eof = not is_full and (not data or bool(mask & _ENDED))
+            conn.eof = not data or (conn.half_closed and not is_full)
             conn.pending = is_full or conn.eof
             arrived = conn.framing.look(conn.data)
             if arrived is Arrived.PART and not conn.pending:
                 self._wait(conn)
                 return
         if arrived is Arrived.LONG_HEAD:
-            self._refuse(conn, *_REFUSED[errors.LimitRequestHeaders])
+            self._refuse(conn, *REFUSED[errors.LimitRequestHeaders])
             return
         conn.too_large = arrived is Arrived.TOO_LARGE
         self._hand_over(conn)
@@ -291,14 +299,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _cut_short(self, conn: Connection) -> None:
         """The client will say no more, or not in time."""
         if conn.framing.head:
-            self._refuse(conn, *(_REFUSED[errors.NoMoreData] if conn.eof else _LATE))
+            self._refuse(conn, *(REFUSED[errors.NoMoreData] if conn.eof else LATE))
         else:  # nobody knows whether it speaks HTTP
             self._close(conn)
 
     def _refuse(self, conn: Connection, status: str, message: str) -> None:
         conn.data = b""
         conn.ending = True
-        conn.unsent = self._spelled(status, message)
+        conn.unsent = spelled(status, message)
         conn.deadline = time.monotonic() + ANSWER_SECONDS
         self._attend(conn)
 
@@ -326,7 +334,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._unsent -= conn.waiting
         conn.waiting = 0
         self._stalled.pop(conn, None)
-        conn.deadline = time.monotonic() + self.cfg.keepalive
+        conn.deadline = time.monotonic() + self._idle_seconds
         return True
 
     # --- connections go ---
@@ -337,7 +345,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         elif conn.data:
             self._cut_short(conn)
         else:
-            self._close(conn)
+            self._attend(conn)  # a request may have arrived just now
+            if not conn.busy and not conn.data:
+                self._close(conn)
 
     def _end(self, conn: Connection) -> None:
         """Say that nothing more comes, and close once the client has closed too: closed at once,
@@ -378,101 +388,27 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def _serve(self, conn: Connection) -> None:
         """Answer one request."""
-        keep = False
+        keep, left = False, None
         try:
-            answer, keep = self._answer(conn)
+            answer, keep = self._exchange.answer(conn, keep=self.alive)
             left = conn.send(answer) if answer else b""
-            keep = keep and left is not None
-            conn.unsent = left or b""
         except Exception:  # the connection must come back to the loop
             self.log.exception("A connection failed")
-        now = time.monotonic()
-        conn.deadline = now + (ANSWER_SECONDS if conn.unsent else self.cfg.keepalive)
+        conn.unsent = left or b""
+        conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self._idle_seconds)
         conn.framing.reset()
-        conn.ending = not keep
+        conn.ending = not keep or left is None
         conn.served = True
         conn.busy = False  # from here on it is the loop's
-        if conn.pending or not keep or conn.data or conn.unsent or conn.counted:
+        if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
             self._finished.append(conn)
             if self._asleep:
                 os.eventfd_write(self._wake, 1)
 
-    def _answer(self, conn: Connection) -> tuple[bytes, bool]:
-        """The answer, and whether another request may follow on the connection."""
-        data, conn.data = bytes(conn.data), b""
-        parser = http.get_parser(self.cfg, (data,), conn.client)
-        try:
-            request = next(parser)
-            body = b"" if conn.too_large else _body(request)
-            if conn.framing.chunked:
-                _tell_length(request, len(data) if conn.too_large else len(body))
-        except (errors.ParseException, errors.NoMoreData) as error:
-            return self._refusal(conn, error), False
-        if not conn.too_large:
-            conn.data = parser.unreader.take_buffered()
-        outlet = Outlet(conn)
-        try:
-            return self._respond(conn, request, body, outlet)
-        except StopIteration:  # a WebSocket was served, and has ended
-            return b"", False
-        except ClientGone:
-            return b"", False
-        except Exception:
-            self.log.exception("Error handling request %s %s", request.method, request.uri)
-            return (b"" if outlet.streamed else self._spelled(*_FAILED)), False
-
-    def _respond(
-        self, conn: Connection, request: Any, body: bytes, outlet: Outlet
-    ) -> tuple[bytes, bool]:
-        """Have the application answer."""
-        request._expected_100_continue = False  # the loop has seen to that
-        response, environ = wsgi.create(request, outlet, conn.client, conn.server, self.cfg)
-        environ["wsgi.multithread"] = True
-        environ["wsgi.input"] = io.BytesIO(body)
-        del environ["gunicorn.socket"]
-        is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
-        if is_viewer:
-            self._lend(conn, environ)
-        if is_viewer or conn.too_large or not self.alive:
-            response.force_close()
-        with self._threads.lent() if is_viewer else nullcontext():
-            pieces = self.wsgi(environ, response.start_response)
-            try:
-                for piece in pieces:
-                    response.write(piece)
-                response.close()
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
-        return outlet.collected(), not response.should_close()
-
-    def _lend(self, conn: Connection, environ: dict[str, Any]) -> None:
-        """Give the application the socket itself, which reads and writes there as it likes."""
+    @contextmanager
+    def _lend(self, conn: Connection) -> Iterator[None]:
+        """The application reads and writes as it likes, and takes as long as it likes."""
         self._epoll.unregister(conn.fd)
         conn.sock.setblocking(True)
-        environ["gunicorn.socket"] = conn.sock
-
-    def _refusal(self, conn: Connection, error: Exception) -> bytes:
-        self.log.info("Invalid request from %s: %s", conn.client[0], error)
-        kind = next(kind for kind in _REFUSED if isinstance(error, kind))
-        return self._spelled(*_REFUSED[kind])
-
-    def _spelled(self, status: str, message: str) -> bytes:
-        """An error of ours, as the application spells its errors; the connection then closes."""
-        body = orjson.dumps({"status": "error", "message": message}) + b"\n"
-        head = (
-            f"HTTP/1.1 {status}\r\nServer: gunicorn\r\nDate: {http_date()}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode("latin-1") + body
-
-
-def _body(request: Any) -> bytes:
-    body: bytes = request.body.read()
-    return body
-
-
-def _tell_length(request: Any, length: int) -> None:
-    """A body whose chunks were read has a length (RFC 9112, section 7.1.3)."""
-    kept = [(name, value) for name, value in request.headers if name != "TRANSFER-ENCODING"]
-    request.headers = [*kept, ("CONTENT-LENGTH", str(length))]
+        with self._threads.lent():
+            yield

@@ -100,17 +100,6 @@ function forget() {
   showPicked();
 }
 
-async function switchDemo(button) {
-  if (isOff(button)) return;
-  button.setAttribute("aria-disabled", "true");
-  const failing = button.dataset.failing === "true";
-  const { ok, message } = await ask("POST", page.dataset.switchDemo, { failing });
-  button.removeAttribute("aria-disabled");
-  announce(message);
-  complain(ok ? "" : message);
-  if (ok) await updateElsewhere();
-}
-
 function complain(text) {
   setText(byId("problem"), text);
   byId("problem").hidden = !text;
@@ -119,7 +108,6 @@ function complain(text) {
 // What each button does.
 const ACTIONS = {
   try: tryNow,
-  demo: switchDemo,
   one(button) {
     const letter = letterOf(button.closest("tr"));
     return redrive(`Redriving letter ${letter.id}`, [letter], update);

@@ -13,6 +13,7 @@ const BATCH_MS = 25;
 
 const page = byId("dashboard");
 const limits = JSON.parse(page.dataset.limits);
+const words = JSON.parse(page.dataset.words);
 const outcomes = JSON.parse(page.dataset.outcomes);
 const template = byId("row").content.firstElementChild;
 
@@ -184,7 +185,7 @@ export const list = {
       outcome: item.outcome,
       topic: visible(item.topic),
       place: `partition ${item.partition}, offset ${item.offset}`,
-      summary: summary(shown(event.data)),
+      summary: item.truncated ? words.tooLarge : summary(shown(event.data)),
     };
     if (!event.timestamp) Object.assign(texts, { time: "unknown", date: "" });
     for (const [name, text] of Object.entries(texts)) setText(part(row, name), text);

@@ -1,5 +1,5 @@
-// The page that publishes: checks the event as it is typed, sends it, keeps the code and the demo's
-// switch up to date. The words around the code are those of jobquest/web/pages/publish.py.
+// The page that publishes: checks the event as it is typed, sends it, keeps the code and what the
+// demo's handler does with it up to date. The words around the code are those of jobquest/web/pages/publish.py.
 
 import {
   announce, ask, byId, element, eventUrl, jsonText, many, setText, visible,
@@ -128,27 +128,6 @@ function showSending(now) {
 
 // --- the demo's handler ---
 
-const isOn = () => byId("demo").getAttribute("aria-pressed") === "true";
-
-function showDemo(on) {
-  byId("demo").setAttribute("aria-pressed", String(on));
-  setText(byId("demo-state"), words.demo[Number(on)]);
-  showFate();
-}
-
-async function switchDemo() {
-  const button = byId("demo");
-  if (button.getAttribute("aria-disabled") === "true") return;
-  const wanted = !isOn();
-  button.setAttribute("aria-disabled", "true");
-  say(byId("demo-problem"));
-  const { ok, data, message } = await ask("POST", page.dataset.demo, { failing: wanted });
-  button.removeAttribute("aria-disabled");
-  if (data) showDemo(data.demo);
-  if (ok) announce(words.demo[Number(data.demo)]);
-  else say(byId("demo-problem"), `The demo handler could not be switched. ${message}`);
-}
-
 // The event's metadata; null where they are no object, so that nothing can be set in them.
 function metadata() {
   const { metadata: found = {} } = readEvent(form);
@@ -163,16 +142,14 @@ function chooseFate() {
 }
 
 function showFate() {
+  if (!byId("fate")) return;
   const found = metadata();
   const asked = found?.[words.mark];
   const chosen = asked in words.fates ? asked : "";
   byId("fate").disabled = found === null;
   byId("fate").value = chosen;
-  let note = "Works only while the demo handler is on.";
-  if (found === null) note = "Its metadata are no object to ask in.";
-  else if (isOn()) note = chosen ? "Its metadata ask for it." : "The demo handler is on.";
-  else if (chosen) note = "The demo handler is off: as it is, this event goes through.";
-  setText(byId("fate-note"), note);
+  const asks = chosen ? "Its metadata ask for it." : "";
+  setText(byId("fate-note"), found === null ? "Its metadata are no object to ask in." : asks);
 }
 
 // --- the form ---
@@ -197,7 +174,6 @@ document.addEventListener("input", ({ target }) => {
 form.addEventListener("submit", publish);
 form.addEventListener("reset", () => setTimeout(() => type(inputOf(form, "timestamp"), "")));
 byId("clear").addEventListener("click", clear);
-byId("demo").addEventListener("click", switchDemo);
-byId("fate").addEventListener("change", chooseFate);
+byId("fate")?.addEventListener("change", chooseFate);
 showCode();
 showFate();

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
+import socket
+import socketserver
 import sqlite3
-from contextlib import closing, nullcontext
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from bench import http_load, workload
+from bench import clients, http_load, steady, workload
+from bench.__main__ import MEASURES
+from bench.clients import Client, Load, Watch, due
 from bench.consuming import check
 from bench.goals import GOALS
 from bench.plan import MeasureFailed, interleaved
 from bench.posting import check_kept
 from bench.report import Goal, Results, Series, write_section
 from bench.watchers import Arrivals
-from jobquest.events import TOPICS, from_record, from_request
+from jobquest.events import CATALOGUE, TOPICS, from_record, from_request
+from jobquest.events.requests import Request, read, read_batch
+from tests.service import wait_for
 
 OURS, THEIRS = Series("single", "ours", "events/s"), Series("single", "theirs", "events/s")
 FIGURES = {"requests": 300, "us": 2_000_000, "p50_us": 1_500, "p99_us": 9_000}
@@ -33,6 +46,51 @@ def measured(ours: list[float], theirs: list[float]) -> Results:
         results.note("single", "ours", **{"events/s": mine})
         results.note("single", "theirs", **{"events/s": yours})
     return results
+
+
+class Recorder(socketserver.ThreadingTCPServer):
+    """A server that keeps what it is sent, and answers each request with `code`, in two pieces."""
+
+    daemon_threads = True
+
+    def __init__(self, code: int = 201) -> None:
+        super().__init__(("127.0.0.1", 0), Recording)
+        self.code, self.took = code, list[tuple[str, bytes]]()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def load(self, connections: int, watch: Watch | None = None) -> Load:
+        """Clients of the bench, connected to it."""
+        made = [Client(self.address, split=number == 0) for number in range(connections)]
+        return Load(made, clients.Requests(workload.realistic(), "127.0.0.1"), watch)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", int(self.server_address[1])
+
+
+class Recording(socketserver.StreamRequestHandler):
+    server: Recorder
+    disable_nagle_algorithm = True
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # wrk breaks requests off
+            while lines := list(iter(self.rfile.readline, b"\r\n")):
+                if lines[-1] == b"":
+                    return
+                head = b"".join(lines).decode()
+                length = head.split("Content-Length: ")[1].split("\r\n")[0]
+                self.server.took.append((head, self.rfile.read(int(length))))
+                code = f"HTTP/1.1 {self.server.code} Said\r\n"
+                self.wfile.write(f"{code}Content-Length: 2\r\n\r\n".encode())
+                self.wfile.write(b"{}")
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    with Recorder() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def test_what_wrk_tells_is_read_in_events_and_milliseconds() -> None:
@@ -150,3 +208,163 @@ def test_ages_are_told_of_every_event_of_every_frame() -> None:
     for late_ms in (10, 20):
         arrivals.note(1_000_000 * (100 + late_ms), frame % (100_000_000, 100_000_000))
     assert arrivals.told() == {"received": 4, "p50_ms": 10.0, "p99_ms": 20.0}
+
+
+def test_ids_are_spelled_as_uuid4_come_in_no_order_and_once() -> None:
+    ids = workload.Ids()
+    made = [ids.new() for _ in range(10_000)]
+    assert len(set(made)) == 10_000
+    assert {uuid.UUID(id).version for id in made} == {4}
+    assert made != sorted(made)
+    assert not set(made) & {another.new() for another in [workload.Ids()] for _ in range(10_000)}
+
+
+def test_a_realistic_request_is_taken_at_the_door_and_comes_through_a_proxy() -> None:
+    request = workload.realistic()
+    texts = request.texts("127.0.0.1:5000")
+    found = [read(text.partition("\r\n\r\n")[2].encode()) for text in texts]
+    assert all(one.has_id for one in found)
+    assert {one.event.type for one in found} == set(CATALOGUE)
+    head = dict(line.split(": ", 1) for line in texts[0].split("\r\n\r\n")[0].split("\r\n")[1:])
+    assert len(head["Authorization"]) == len("Bearer ") + 200
+    assert head["X-Forwarded-Proto"] == "https"
+    assert head["Origin"] == workload.ORIGIN
+    assert {"X-Forwarded-For", "X-Request-Id", "User-Agent", "Accept"} < head.keys()
+
+
+def test_each_event_of_a_realistic_batch_has_a_place_for_an_id_of_its_own() -> None:
+    request = workload.realistic_batch()
+    for body in request.bodies:
+        found = read_batch(body.encode())
+        assert len(found) == request.events == body.count(workload.ID)
+        assert all(isinstance(one, Request) and one.has_id for one in found)
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk on this machine")
+def test_wrk_sends_every_request_with_new_ids(recorder: Recorder) -> None:
+    run = http_load.post(recorder.url, workload.realistic(), connections=2, seconds=1)
+    assert 0 < run.answered <= len(recorder.took)
+    ids = [head.split("X-Request-Id: ")[1].strip() for head, _ in recorder.took]
+    ids += [read(body).event.id for _, body in recorder.took]
+    assert len(set(ids)) == len(ids)
+    assert {uuid.UUID(id).version for id in ids} == {4}
+
+
+def test_a_client_that_sends_in_two_segments_sends_head_and_body(recorder: Recorder) -> None:
+    text = workload.realistic().texts("127.0.0.1")[0]
+    for split, segments in ((False, 1), (True, 2)):
+        client = Client(recorder.address, split=split)
+        client.send(text.encode())
+        assert segments_sent(client.socket) == segments
+        client.socket.close()
+    wait_for(lambda: len(recorder.took) == 2, 10)
+    assert recorder.took[0] == recorder.took[1]
+
+
+def segments_sent(connection: socket.socket) -> int:
+    """How many segments with data: `tcpi_data_segs_out` of Linux's `tcp_info`."""
+    return int.from_bytes(
+        connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)[156:], "little"
+    )
+
+
+def test_requests_are_due_evenly_and_at_high_rates_in_groups() -> None:
+    assert list(due(200, 1)) == [number / 200 for number in range(200)]
+    grouped = list(due(6_000, 1))
+    assert len(grouped) == 6_000
+    assert len(set(grouped)) <= 200
+    assert all(0 <= number / 6_000 - at < 0.0051 for number, at in enumerate(grouped))
+
+
+@pytest.mark.parametrize("rate", [100, 600])
+def test_a_paced_load_keeps_to_its_rate_and_gets_every_answer(
+    recorder: Recorder, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "LATE_SECONDS", 60.0)  # of a busy machine
+    load = recorder.load(4)
+    assert load.at_rate(rate, 0.5) >= 0.49
+    assert len(load.took_ms) == len(recorder.took) == rate / 2
+    assert (load.refused, load.unsent) == (0, 0)
+
+
+def test_clients_without_a_rate_send_on_and_count_what_is_refused(recorder: Recorder) -> None:
+    recorder.code = 503
+    load = recorder.load(3)
+    assert load.without_pause(0.2) >= 0.2
+    assert load.took_ms == []
+    assert load.refused == len(recorder.took) > 3
+
+
+def test_what_nobody_answers_in_time_is_left_unsent(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "LATE_SECONDS", 0.0)
+    load = recorder.load(1)
+    load.at_rate(50_000, 0.1)
+    assert load.unsent > 0
+    assert load.unsent + len(load.took_ms) == 5_000
+
+
+def test_an_event_is_processed_once_it_has_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "WATCHED", 1)
+    with closing(sqlite3.connect(tmp_path / "read.db")) as db:
+        db.execute("CREATE TABLE events (id TEXT PRIMARY KEY)")
+        watch = Watch(str(tmp_path / "read.db"))
+        for id in ("a", "b"):
+            watch.answered(id, now=10.0)
+        db.execute("INSERT INTO events VALUES ('a')")
+        watch.look(10.1)
+        assert not watch.ages_ms  # not committed yet
+        db.commit()
+        watch.look(10.5)
+        assert watch.ages_ms == [500.0]
+    monkeypatch.setattr(clients, "LOST_SECONDS", 0.1)
+    with pytest.raises(OSError, match="1 answered events were never processed"):
+        watch.finish()
+
+
+@pytest.mark.parametrize("limit", [90, 1_000, 1_080, 5_555])
+def test_the_highest_rate_is_found_to_six_percent(limit: float) -> None:
+    asked: list[float] = []
+
+    def holds(rate: float) -> bool:
+        asked.append(rate)
+        return rate <= limit
+
+    assert limit / 1.06 <= steady.highest(holds, 1_000) <= limit
+    assert len(asked) <= 10
+
+
+def test_where_no_rate_holds_there_is_no_figure() -> None:
+    with pytest.raises(MeasureFailed):
+        steady.highest(lambda rate: False, 1_000)
+
+
+def test_every_goal_is_of_a_measure_that_can_be_asked_for() -> None:
+    assert {goal.ours.measure for goal in GOALS} == set(MEASURES)
+    assert all(goal.theirs.measure == goal.ours.measure for goal in GOALS if goal.theirs)
+
+
+def test_the_peers_consumer_counts_an_event_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(workload.__file__).parent / "peer"))
+    apply: Callable[..., None] = importlib.import_module("consumer").apply
+    store: Any = importlib.import_module("store")
+    expected = workload.Expected()
+    events = list(expected.counting(workload.mix(300)))
+    values = [event.to_json() for event in events]
+    values[100:100] = [values[0], b"no event", b'{"id": 7}']
+    records = [SimpleNamespace(offset=n, value=value) for n, value in enumerate(values)]
+    with closing(store.write_to(str(tmp_path / "peer.db"))) as db:
+        for part in (records[:150], records[150:], records[140:]):
+            apply(db, {("mission-events", 3): part})
+        sums = "SELECT COUNT(*), SUM(events), SUM(xp) FROM users"
+        assert db.execute(sums).fetchone()[1:] == (expected.events, expected.xp)
+        assert db.execute("SELECT next FROM positions").fetchall() == [(len(records),)]
+        with closing(store.read_from(str(tmp_path / "peer.db"))) as reading:
+            id = events[0].id
+            assert store.place_of(reading, id) == ("mission-events", 3, 0)
+            assert store.places_of(reading, [id, "other"]) == {id: ("mission-events", 3, 0)}

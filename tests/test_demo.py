@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobquest.demo import Traffic
+from jobquest.config import load
+from jobquest.demo import MODULE, Traffic
 from jobquest.events import CATALOGUE, from_request
 from jobquest.runtime import Runtime
-from tests.service import ROOT, Service, wait_for
+from tests.service import ROOT, Service
 from tests.test_consumer import consume
 from tests.test_retries import life
 
@@ -25,29 +26,27 @@ def publish(runtime: Runtime, id: str, wish: str | None) -> None:
     runtime.producer.publish("streak.milestone", id, STREAK, id=id, metadata=metadata)
 
 
-def test_events_fail_that_ask_for_it_while_it_is_switched_on(runtime: Runtime) -> None:
-    publish(runtime, "before", "fail")
-    consume(runtime)
-    runtime.demo.switch(True)
-    runtime.demo.switch(True)
+def test_events_that_ask_for_it_fail_where_the_module_is_named(settings: dict[str, str]) -> None:
+    runtime = Runtime(load({**settings, "JOBQUEST_HANDLERS": MODULE}))
     for id, wish in (("fails", "fail"), ("dies", "refuse"), ("passes", None), ("odd", "other")):
         publish(runtime, id, wish)
     consume(runtime)
-    outcomes = {id: life(runtime, id)["outcome"] for id in ("before", "fails", "dies", "passes")}
+    outcomes = {id: life(runtime, id)["outcome"] for id in ("fails", "dies", "passes", "odd")}
     assert outcomes == {
-        "before": "processed",
         "fails": "retrying",
         "dies": "dead",
         "passes": "processed",
+        "odd": "processed",
     }
-    assert life(runtime, "odd")["outcome"] == "processed"
-    runtime.demo.switch(False)
-    runtime.read_side.try_now("fails")
+    runtime.consumer.close()
+    runtime.stop()
+
+
+def test_where_the_module_is_not_named_they_go_through(runtime: Runtime) -> None:
+    publish(runtime, "asks", "fail")
     consume(runtime)
-    assert life(runtime, "fails")["outcome"] == "processed"
-    runtime.redrive.redrive([life(runtime, "dies")["deadLetter"]["id"]])
-    consume(runtime)
-    assert life(runtime, "dies")["outcome"] == "processed"
+    assert life(runtime, "asks")["outcome"] == "processed"
+    assert "demo" not in runtime.report.status()
 
 
 def test_everything_that_the_people_of_the_demo_do_is_valid() -> None:
@@ -74,27 +73,33 @@ def test_wrong_options_are_refused_with_one_line(tmp_path: Path, wrong: list[str
     assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flask", "events", "demo", *options]
-    environment = {"JOBQUEST_DATA_DIR": str(folder), "PATH": ""}
+    environment = {"JOBQUEST_DATA_DIR": str(folder), "PATH": "", **settings}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def test_the_command_fills_an_empty_install(tmp_path: Path) -> None:
-    service = Service(tmp_path).start()
+    handlers = {"JOBQUEST_HANDLERS": MODULE}
+    service = Service(tmp_path, **handlers).start()
+    options = ("--rate", "500", "--count", "200", "--failures", "0.1", "--seed", "3")
     try:
-        done = run(tmp_path, "--rate", "500", "--count", "200", "--failures", "0.1", "--seed", "3")
-        assert done.returncode == 0, done.stderr
+        done = run(tmp_path, *options, **handlers)
+        assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines()[-1] == "200 events published in all"
-        wait_for(lambda: service.status()["demo"], 5)
         service.wait_until_caught_up()
         status = service.status()
         assert status["retrying"] + status["deadLetters"] > 0
         assert len(service.get("/api/users").json["data"]["users"]) == 10
-        assert service.request("POST", "/api/kafka/demo", b'{"failing": false}').code == 200
-        assert service.status()["demo"] is False
-        assert service.request("POST", "/api/kafka/demo", b'{"failing": 1}').code == 400
+        assert service.request("POST", "/api/kafka/demo", b'{"failing": false}').code == 404
     finally:
         service.kill()
+
+
+def test_the_command_says_what_failures_need(tmp_path: Path) -> None:
+    done = run(tmp_path, "--count", "1", "--failures", "0.1")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("JOBQUEST_HANDLERS does not name jobquest.demo here")

@@ -162,6 +162,8 @@ def test_what_refuses_once_refuses_every_route(
         answer = client.open(address, method=method, **asked)
         assert answer.status_code == 401, (method, address, answer.text)
     app.extensions["jobquest"].stop()
+    if "refuse" in app.extensions:
+        flask.request_started.disconnect(app.extensions["refuse"], app)
 
 
 def test_a_hook_of_a_blueprint_is_asked(settings: dict[str, str]) -> None:

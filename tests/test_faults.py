@@ -102,8 +102,7 @@ def test_a_client_that_vanishes_in_the_middle_leaves_no_event(tmp_path: Path) ->
 
 
 def test_files_that_run_out_cost_no_answered_event(tmp_path: Path) -> None:
-    """Connections come until the process may open no more: its server gives the worker up and
-    starts another."""
+    """Connections come until the process may open no more: those that wait make room."""
     service = Service(tmp_path).start()
     try:
         assert service.post("user.login", {}, id="before").code == 201
@@ -113,11 +112,12 @@ def test_files_that_run_out_cost_no_answered_event(tmp_path: Path) -> None:
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 10, limits[1]))
         host, port = service.url.removeprefix("http://").split(":")
         greedy = [socket.create_connection((host, int(port)), timeout=5) for _ in range(60)]
+        wait_for(lambda: service.post("user.login", {}, id="after").code in (200, 201), 30)
         for one in greedy:
             one.close()
-        wait_for(lambda: service.post("user.login", {}, id="after").code in (200, 201), 30)
         for id in ("before", "after"):
             wait_for(lambda id=id: outcome(service, id) == "processed", 20, service.tail)  # type: ignore[misc]
+        assert [worker] == children_of(service)
     finally:
         service.kill()
 

@@ -9,7 +9,7 @@ from gunicorn.http.errors import NoMoreData, ParseException
 
 from jobquest import framing
 from jobquest.framing import Arrived, Framing
-from jobquest.web.events import MAX_BATCH_BYTES
+from jobquest.web.entrance import MAX_BATCH_BYTES
 from tests.odd_requests import requests
 from tests.raw import LOGIN, spelled
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import logging
-import subprocess
-import sys
+import os
+import threading
+import time
+from logging.handlers import QueueHandler, QueueListener
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobquest.log_lines import PatientHandler, log_lines
+from jobquest.log_lines import MAX_WAITING, finish, log_lines, write_behind
 from jobquest.runtime import Runtime
 from jobquest.server import LOG_FORMAT, OneLine
-from tests.service import ROOT, wait_for
+from tests.service import Service, wait_for
 
 logger = logging.getLogger("tests.log_lines")
 
@@ -54,61 +60,88 @@ def test_an_events_line_stands_before_what_its_handler_says(
     ]
 
 
-def patient(stream: io.StringIO) -> logging.Logger:
-    """A logger of its own that writes to `stream`."""
-    found = logging.Logger("patient")
-    found.addHandler(PatientHandler(stream))
-    return found
+Behind = tuple[logging.Logger, QueueListener]
 
 
-def test_lines_are_written_soon_and_a_warning_at_once_with_all_before_it() -> None:
+def behind(stream: Any) -> Behind:
+    """A logger of its own whose lines are written to `stream` by a thread."""
+    found = logging.Logger("behind")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(OneLine("%(levelname)s %(message)s"))
+    found.addHandler(handler)
+    return found, write_behind(found, handler)
+
+
+def test_lines_are_written_soon_in_their_order_and_the_last_ones_at_the_end() -> None:
     stream = io.StringIO()
-    log = patient(stream)
+    log, listener = behind(stream)
     log.info("first")
-    log.info("second")
-    wait_for(lambda: stream.getvalue() == "first\nsecond\n", 5)
-    log.info("third")
-    log.warning("fourth")
-    assert stream.getvalue() == "first\nsecond\nthird\nfourth\n"
-
-
-def test_lines_are_written_together() -> None:
-    writes: list[str] = []
-
-    class Counting(io.StringIO):
-        def write(self, text: str) -> int:
-            writes.append(text)
-            return len(text)
-
-    log = patient(Counting())
+    log.warning("%s\nforged", "second")
+    wait_for(lambda: stream.getvalue() == "INFO first\nWARNING second\\nforged\n", 5)
     for number in range(1_000):
         log.info("%d", number)
-    wait_for(lambda: "".join(writes).count("\n") == 1_000, 5)
-    assert len(writes) < 100
+    finish(listener, 5)
+    assert stream.getvalue().splitlines()[2:] == [f"INFO {number}" for number in range(1_000)]
 
 
-def test_a_stream_that_nobody_reads_holds_up_nobody() -> None:
+def test_a_traceback_keeps_its_lines_and_comes_once() -> None:
     stream = io.StringIO()
-    log = patient(stream)
+    log, listener = behind(stream)
+    try:
+        raise ValueError("no luck")
+    except ValueError:
+        log.exception("It failed")
+    finish(listener, 5)
+    said = stream.getvalue()
+    assert said.startswith("ERROR It failed\nTraceback (most recent call last):\n")
+    assert said.count("ValueError: no luck\n") == 1
+
+
+def test_a_line_says_what_was_so_when_it_was_logged() -> None:
+    stream, states = io.StringIO(), ["first"]
+    log, listener = behind(stream)
+    log.info("%s", states)
+    states.append("second")
+    finish(listener, 5)
+    assert stream.getvalue() == "INFO ['first']\n"
+
+
+def test_a_stream_that_is_gone_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    log, listener = behind(stream)
     stream.close()
-    [handler] = log.handlers
-    assert isinstance(handler, PatientHandler)
-    for _ in range(3):  # each time that some have come together
-        for _ in range(100):
-            log.info("lost")
-        wait_for(lambda: not handler._texts, 5)
+    for _ in range(100):
+        log.warning("lost")
+    finish(listener, 5)
+    assert "closed file" in capsys.readouterr().err
 
 
-def test_what_waits_at_a_fork_is_written_once() -> None:
-    script = """
-import logging, os, sys
-from jobquest.log_lines import PatientHandler
-logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PatientHandler(sys.stderr)])
-logging.info("before")
-child = os.fork()
-logging.info("of the %s", "parent" if child else "child")
-if child:
-    os.waitpid(child, 0)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert sorted(done.stderr.splitlines()) == ["before", "of the child", "of the parent"]
+def test_a_reader_that_has_stopped_costs_no_caller_and_no_memory() -> None:
+    """A pipe that is full: with a write in the caller, every request would hang."""
+    reading, writing = os.pipe()
+    log, listener = behind(open(writing, "w"))  # noqa: SIM115 (closed with the thread's last line)
+    for _ in range(3 * MAX_WAITING):
+        log.warning("x" * 100)
+    [front] = log.handlers
+    assert isinstance(front, QueueHandler)
+    assert MAX_WAITING / 2 < front.queue.qsize() <= MAX_WAITING  # type: ignore[attr-defined]
+    began = time.monotonic()
+    finish(listener, 0.2)
+    assert time.monotonic() - began < 5
+    with open(reading) as pipe:  # read on: what waited is there
+        assert sum(1 for _ in itertools.islice(pipe, MAX_WAITING // 2)) == MAX_WAITING // 2
+        threading.Thread(target=pipe.read, daemon=True).start()
+        wait_for(lambda: listener._thread is None, 20)  # type: ignore[attr-defined]
+        front.close()
+        listener.handlers[0].stream.close()  # type: ignore[attr-defined]
+
+
+def test_lines_of_a_service_that_is_told_to_end_are_all_there(tmp_path: Path) -> None:
+    service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
+    event = {"eventType": "user.login", "data": {}}
+    body = json.dumps({"events": [event] * 1_000}).encode()
+    for _ in range(3):
+        assert service.request("POST", "/api/kafka/events/batch", body).code == 201
+    assert service.stop() == 0
+    told = [line for line in service.output if "Published event user.login" in line]
+    assert len(told) == 3_000

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jobquest.events import CATALOGUE, Event, careful, quick, requests
+from jobquest.events import CATALOGUE, Event, careful, from_record, quick, requests
 from jobquest.events.fields import MAX_LONG_TEXT, MAX_TAGS, MAX_TEXT
 from tests.samples import SAMPLES, TYPES
 
 APPENDED_MS = 1_795_000_000_000  # 2026-11-18
+SIX_MEMBERS = {"id", "type", "userId", "timestamp", "metadata", "data"}
 GOOD = {"userId": "user_1", "id": "an-id", "timestamp": "2026-11-17T06:00:00.000Z"}
 
 
@@ -97,9 +98,12 @@ def _bodies(draw: Callable[..., Any], make: Callable[..., dict[str, Any]]) -> by
         "userId": _USERS,
         "metadata": _METADATA,
     }
+    members |= {"version": st.sampled_from([1, "2", None])}
     members |= {"extra": _ODD, "data": _ODD, "eventType": _ODD, "type": _ODD}
     for name in draw(st.sets(st.sampled_from(list(members)), max_size=2)):
         document[name] = draw(members[name])
+    for name in draw(st.sets(st.sampled_from(list(document)), max_size=1)):
+        del document[name]
     document = dict(draw(st.permutations(list(document.items()))))
     spaces = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]))
     text = json.dumps(document, ensure_ascii=draw(st.booleans()), separators=spaces)
@@ -136,10 +140,24 @@ def _as_told(event: Event) -> tuple[Any, ...]:
 @settings(max_examples=1_500, deadline=None)
 @given(_bodies(as_record))
 @example(json.dumps(as_record("user.login")).encode())
+@example(json.dumps({k: v for k, v in as_record("user.login").items() if k != "metadata"}).encode())
 @example(b"\xef\xbb\xbf" + json.dumps(as_record("user.login")).encode())
 def test_a_record_that_it_takes_is_taken_with_the_same_result(body: bytes) -> None:
     event = quick.from_record(body, APPENDED_MS)
     if event:
+        assert _as_told(event) == _as_told(careful.from_record(body, APPENDED_MS))
+        assert event.to_dict().keys() == SIX_MEMBERS
+
+
+@pytest.mark.parametrize("more", [{}, {"version": 2}, {"id": "\u0061"}])
+def test_an_event_has_its_six_members_however_it_is_read(more: dict[str, Any]) -> None:
+    for given_metadata in ({}, {"metadata": {}}, {"metadata": {"page": 1}}):
+        document = {**as_record("user.login"), **more}
+        del document["metadata"]
+        body = json.dumps(document | given_metadata).encode()
+        event = from_record(body, APPENDED_MS)
+        assert event.to_dict().keys() >= SIX_MEMBERS
+        assert event.to_dict().items() >= more.items()
         assert _as_told(event) == _as_told(careful.from_record(body, APPENDED_MS))
 
 

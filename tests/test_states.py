@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import orjson
 import pytest
@@ -16,10 +17,12 @@ from flask.testing import FlaskClient
 
 from jobquest import create_app
 from jobquest.config import load
-from jobquest.consumer import STANDBY
+from jobquest.consumer import STANDBY, State
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.service_state import ServiceState
+from jobquest.report import WORST_FIRST
 from jobquest.runtime import Runtime
+from jobquest.web.pages.live import STATES
 from tests.service import Service, wait_for
 from tests.test_feed import Screen
 from tests.test_http import data_of, error_of, runtime_of
@@ -279,9 +282,16 @@ def test_where_every_process_stands_by_for_another_the_service_does_not_run(
     settings: dict[str, str],
 ) -> None:
     runtime = Runtime(load(settings))
-    how = asdict(runtime.consumer.snapshot) | {"state": "idle", "demo": False}
+    how = asdict(runtime.consumer.snapshot) | {"state": "idle"}
     other = ServiceState(runtime.database)
     for partitions, state in (([], "starting"), (["achievements/0"], "idle")):
         other.beat(orjson.dumps({**how, "assignment": partitions}))
         status = runtime.report.status()
         assert (status["state"], status["consumerRunning"]) == (state, state == "idle")
+
+
+def test_every_state_has_its_rank_and_its_words() -> None:
+    """The consumer's type names them; what ranks and shows them must know each."""
+    states = set(get_args(State))
+    assert set(WORST_FIRST) == states
+    assert set(STATES) == states

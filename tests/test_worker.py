@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import websocket
 
+from jobquest.worker import MAX_THREADS
 from tests.kafka_broker import free_port
 from tests.load import events_of, threads_of, worker_of
 from tests.raw import BATCH, LOGIN, PLAIN, Talk, spelled
@@ -210,6 +212,22 @@ def test_idle_connections_take_no_threads(alone: Service) -> None:
     assert threads_of(worker_of(alone)) <= before + 4
     for one in talks:
         one.close()
+
+
+def test_the_threads_that_many_viewers_had_end_with_them(alone: Service) -> None:
+    url = alone.url.replace("http", "ws") + "/ws/events"
+    before = threads_of(worker_of(alone))
+    viewers = [websocket.create_connection(url, timeout=20) for _ in range(MAX_THREADS + 60)]
+    assert threads_of(worker_of(alone)) > before + MAX_THREADS
+    for viewer in viewers:
+        viewer.close()
+    wait_for(lambda: threads_of(worker_of(alone)) <= before + MAX_THREADS, 20, alone.tail)
+    talks = [Talk(alone, begun=False) for _ in range(MAX_THREADS + 60)]
+    for talk in talks:
+        talk.say(PLAIN)
+    assert [talk.answer()[0] for talk in talks] == [201] * len(talks)
+    for talk in talks:
+        talk.close()
 
 
 def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(tmp_path: Path) -> None:

@@ -71,9 +71,15 @@ def publish() -> ResponseReturnValue:
 def publish_batch() -> ResponseReturnValue:
     events = request.get_json()["events"]
     stored = places_of(store(), [event["id"] for event in events if event.get("id")])
-    sent = [send(event) for event in events if event.get("id") not in stored]
-    found = [placed(id, where) for id, where in stored.items()]
-    return jsonify({"results": found + [placed(id, place(one)) for id, one in sent]}), 201
+    sent = iter([send(event) for event in events if event.get("id") not in stored])
+    results = []
+    for event in events:
+        if found := stored.get(event.get("id")):
+            results.append(placed(event["id"], found))
+        else:
+            id, one = next(sent)
+            results.append(placed(id, place(one)))
+    return jsonify({"results": results}), 201
 
 
 def store() -> sqlite3.Connection:

@@ -17,11 +17,12 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from events import TOPICS, AnyRequest
+from events import AnyRequest
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel, Field
 from store import place_of, places_of, read_from
+from topics import TOPICS
 
 
 class Published(BaseModel):
@@ -92,12 +93,15 @@ async def publish_batch(batch: Batch, request: Request) -> BatchPublished:
         for event, (_, topic, value) in zip(new, records, strict=True)
     ]
     places = await asyncio.gather(*sent)
-    made = [
+    made = (
         published(id, topic, place.partition, place.offset)
         for (id, topic, _), place in zip(records, places, strict=True)
+    )
+    results = [
+        published(event.id, *stored[event.id]) if event.id in stored else next(made)
+        for event in batch.events
     ]
-    found = [published(id, *place) for id, place in stored.items()]
-    return BatchPublished(results=made + found)
+    return BatchPublished(results=results)
 
 
 def caller(request: Request) -> Caller:

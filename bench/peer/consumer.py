@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from events import TOPICS, XP_FIELDS
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from store import write_to
+from topics import TOPICS, XP_FIELDS
 
 GROUP = "peer"
 WAIT_MS = 500

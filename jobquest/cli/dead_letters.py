@@ -31,8 +31,12 @@ def list_(last: int, **options: str | None) -> None:
     """List letters, newest first, and how many share an error."""
     wanted = _wanted(**options)
     found = current_runtime().queries.letters(wanted, None, max(1, last))
+    letters, following = found["deadLetters"], found["next"]
+    while following is not None and len(letters) < last:  # an answer holds 2 MB of them
+        more = current_runtime().queries.letters(wanted, following, last - len(letters))
+        letters, following = letters + more["deadLetters"], more["next"]
     click.echo(f"{'ID':>6}  {'DIED':<24}  {'TOPIC':<18}  {'USER':<16}  {'TRIES':>5}  ERROR")
-    for one in found["deadLetters"]:
+    for one in letters:
         error = f"{one['errorClass']}: {one['error']}".splitlines()[0][:MAX_ERROR]
         user = str(one["userId"] or "-")[:16]
         place = f"{one['topic']:<18}  {user:<16}  {one['attempts']:>5}"

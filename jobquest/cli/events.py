@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from itertools import islice
+from typing import Any
 
 import click
 from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.collector import collect_seldom
-from jobquest.demo import Traffic
+from jobquest.demo import MODULE, Traffic
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, strict_json
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.queries import MAX_LIMIT, Queries
 
 events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters.")
 
@@ -67,7 +69,7 @@ def tail(
     """
     queries = current_runtime().queries
     wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
-    found = queries.events(wanted, limit=max(1, last))["events"]
+    found = _events(queries, wanted, max(1, last))
     seq = queries.last_seq()
     while True:
         for item in reversed(found):
@@ -76,7 +78,20 @@ def tail(
         if once:
             return
         time.sleep(LOOK_SECONDS)
-        found = queries.events(wanted, since=seq, limit=500)["events"]
+        found = _events(queries, wanted, MAX_LIMIT, since=seq)
+
+
+def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> list[Any]:
+    """The latest events, newest first: in several answers where they are large."""
+    found: list[Any] = []
+    after = None
+    while len(found) < min(limit, MAX_LIMIT):
+        answer = queries.events(wanted, after=after, limit=limit - len(found), **more)
+        found += answer["events"]
+        after = answer["next"]
+        if after is None:
+            break
+    return found
 
 
 def _one(value: str | None) -> frozenset[str]:
@@ -105,16 +120,20 @@ def types() -> None:
 def demo(rate: float, failures: float, users: int, count: int | None, seed: int | None) -> None:
     """Publish believable traffic, until Ctrl-C.
 
-    With --failures the demo's handler is switched on in the running service, and stays on: the
-    page "Publish" has its switch.
+    With --failures, some events ask the demo's handler to fail: start the service with
+    JOBQUEST_HANDLERS=jobquest.demo, or they go through.
     """
     if not (0 < rate <= MAX_RATE and 0 <= failures <= 1 and users >= 1):
         raise InvalidEvent(
             f"--rate must lie above 0 and up to {MAX_RATE}, --failures between 0 and 1."
         )
     runtime = current_runtime()
-    if failures:
-        runtime.state.want_demo(True)
+    if failures and MODULE not in runtime.config.handlers:
+        click.echo(
+            f"JOBQUEST_HANDLERS does not name {MODULE} here: unless it does where the service runs,"
+            " no event will fail.",
+            err=True,
+        )
     traffic = Traffic(users, failures, seed)
     published, began = 0, time.monotonic()
     try:

@@ -115,7 +115,7 @@ class Reactor:
         )
         if one.event_id in known:
             return outcome._replace(verdict="known")
-        if outcome.event is None:  # this version does not take it any more
+        if outcome.event is None or outcome.verdict == "dead":  # it is not taken any more
             return outcome
         if one.failure and one.attempts >= self._backoff.max_attempts:
             return outcome._replace(verdict="dead", failure=one.failure)
@@ -161,11 +161,11 @@ class Reactor:
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
     try:
-        if record.damage:
-            raise InvalidEvent(record.damage)
-        return Outcome(record, origin, from_record(record.value, record.timestamp_ms))
+        outcome = Outcome(record, origin, from_record(record.value, record.timestamp_ms))
     except InvalidEvent as error:
-        return Outcome(record, origin).dies(error)
+        outcome = Outcome(record, origin).dies(error)
+    # Of a damaged record some parts may be sound: it dies as the event that these still tell of.
+    return outcome.dies(InvalidEvent(record.damage)) if record.damage else outcome
 
 
 def _name(handler: Handler) -> str:

@@ -112,8 +112,13 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def has_content_of(self, stored: bytes) -> bool:
         """Whether `stored` (an event as JSON) says the same. The time is left out: where a client
-        sends none, each of its retries is stamped anew."""
-        other = orjson.loads(stored)
+        sends none, each of its retries is stamped anew. What can't be read says something else."""
+        try:
+            other = orjson.loads(stored)
+        except ValueError:
+            return False
+        if not isinstance(other, dict):
+            return False
         return self.to_dict() == {**other, "id": self.id, "timestamp": format_time(self.timestamp)}
 
 

@@ -118,7 +118,8 @@ def from_record(value: bytes, appended_ms: int) -> Event | None:
         moment,
         metadata,
         _frozen_data(found.data),
-        json=value,
+        # The bytes say all six members only if they have the one that may be left out.
+        json=None if found.metadata is _NO_METADATA else value,
         known_ms=time_ms,
     )
 

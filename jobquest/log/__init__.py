@@ -181,11 +181,20 @@ def dump_headers(headers: Headers) -> bytes:
 
 
 def load_headers(stored: bytes) -> Headers:
-    """Undo `dump_headers`. Raises ValueError for what it did not write: a file may be damaged."""
+    """Undo `dump_headers`. Raises ValueError if somebody else wrote it, or bytes were lost."""
     pairs = orjson.loads(stored)
+    if not isinstance(pairs, list) or not all(_is_header(pair) for pair in pairs):
+        raise ValueError("they are no list of names and values")
+    return tuple((name, value.encode("latin-1")) for name, value in pairs)
+
+
+def _is_header(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+
+
+def rescued_headers(stored: bytes) -> Headers:
+    """The same where a record is worth more than its headers: none, if they can't be read."""
     try:
-        if type(pairs) is list and all(type(pair) is list for pair in pairs):
-            return tuple((str(name), value.encode("latin-1")) for name, value in pairs)
-    except AttributeError:  # a value that is no text
-        pass
-    raise ValueError("not a list of names and texts")
+        return load_headers(stored)
+    except ValueError:
+        return ()

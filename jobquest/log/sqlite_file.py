@@ -15,7 +15,6 @@ from jobquest.log import Record, load_headers
 
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go: memory is bounded by more than a count
-_BYTES = (bytes, type(None))
 _LAST_MS = 253_402_300_799_999  # of the year 9999: no later time can be shown
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -124,17 +123,18 @@ def _record(
     headers: bytes,
     timestamp_ms: int,
 ) -> Record:
-    # SQLite has no checksums, and its columns hold every type: what was overwritten may look sound.
-    if not (isinstance(key, _BYTES) and isinstance(value, _BYTES)):
-        why = "The key or the value can't be read: no bytes."
-        return Record(topic, 0, offset, None, None, (), _moment(timestamp_ms), why)
+    # SQLite has no checksums, and a column takes values of every type: what was overwritten, or
+    # written by somebody else, may look sound.
+    why = None
     try:
         loaded = load_headers(headers)
     except ValueError as error:
         why = f"The headers can't be read: {error}."
-        return Record(topic, 0, offset, key, None, (), _moment(timestamp_ms), why)
-    return Record(topic, 0, offset, key, value, loaded, _moment(timestamp_ms))
-
-
-def _moment(stored: int) -> int:
-    return stored if isinstance(stored, int) and 0 <= stored <= _LAST_MS else 0
+    if not all(isinstance(part, bytes | None) for part in (key, value)):
+        why = "The key or the value can't be read: it is not stored as bytes."
+    if not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms <= _LAST_MS:
+        why, timestamp_ms = "The time can't be read: it is not stored as Unix milliseconds.", 0
+    if why:
+        key = key if isinstance(key, bytes) else None
+        return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
+    return Record(topic, 0, offset, key, value, loaded, timestamp_ms)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, select, update
 from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
-from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, load_headers
+from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, rescued_headers
 from jobquest.read import effects, history, parking, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
@@ -172,7 +172,7 @@ class ReadSide:
                 .limit(limit)
             )
             return [
-                (row.id, NewRecord(row.topic, row.key, row.value, load_headers(row.headers)))
+                (row.id, NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers)))
                 for row in rows
             ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -13,22 +13,48 @@ from jobquest.events.levels import xp_for_level
 from jobquest.read.letters import NOWHERE
 
 Answer = dict[str, Any]
+# The longest UTF-8 of a character, and what base64 makes of as many bytes, is below this.
+BYTES_PER_CHARACTER = 4
 
 
-def item_of(row: Mapping[str, Any], event: Callable[[str], Any] = orjson.loads) -> Answer:
-    return {
-        "seq": row["seq"],
-        "topic": row["topic"],
-        "partition": row["partition"],
-        "offset": row["offset"],
-        "outcome": row["outcome"],
-        "event": event(row["body"]),
-    }
+def place_of(row: Mapping[str, Any]) -> Answer:
+    """Of an event's row: where it stands, and what came of it."""
+    return {name: row[name] for name in ("seq", "topic", "partition", "offset", "outcome")}
+
+
+def item_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
+    """An event's row as lists tell it. One whose JSON has more than `longest` bytes, or can't be
+    read, is `truncated`: its metadata and data are left out."""
+    event = _event_of(row["body"], longest)
+    if event is not None:
+        return {**place_of(row), "event": event}
+    timestamp = None if row["type"] is None else format_time(row["time_ms"])
+    named = {"id": row["id"], "type": row["type"], "userId": row["user_id"]}
+    event = {**named, "timestamp": timestamp, "metadata": {}, "data": {}}
+    return {**place_of(row), "event": event, "truncated": True}
+
+
+def _event_of(body: str, longest: int | None) -> Answer | None:
+    if longest is not None and len(body) > longest:
+        return None
+    try:
+        event = orjson.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(event, dict):
+        return None
+    # Spelled again it may be larger: 1e15 becomes 1000000000000000.0.
+    if longest is not None and len(body) * BYTES_PER_CHARACTER > longest < len(orjson.dumps(event)):
+        return None
+    for name in ("metadata", "data"):  # stand in every event, whatever wrote this one
+        event.setdefault(name, {})
+    return event
 
 
 def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
     """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
-    was never in the log has no partition and offset."""
+    was never in the log has no partition and offset. No value is told beyond `longest` characters:
+    of a longer one the row needs no more than `bytes_of(longest)`."""
     in_log = row["partition"] != NOWHERE
     answer = {
         "id": row["id"],
@@ -48,11 +74,35 @@ def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
         "reason": row["reason"],
         "redrives": row["redrives"],
     }
-    value, answer["encoding"] = readable(row["value"])
-    answer["value"] = value and value[:longest]
-    answer["truncated"] = answer["value"] != value
-    answer["mended"] = readable(row["mended"])[0]
+    answer["value"], answer["encoding"], cut = _cut(row["value"], longest)
+    answer["mended"], _, mended_cut = _cut(row["mended"], longest)
+    answer["truncated"] = cut or mended_cut
     return answer
+
+
+def _cut(value: bytes | None, longest: int | None) -> tuple[str | None, str, bool]:
+    """A value as text or base64, which of the two, and whether it is cut."""
+    if value is None or longest is None:
+        return *readable(value), False
+    most = longest * BYTES_PER_CHARACTER
+    text, encoding = readable(value if len(value) <= most else whole_characters(value[:most]))
+    assert text is not None
+    return text[:longest], encoding, len(value) > most or len(text) > longest
+
+
+def bytes_of(longest: int) -> int:
+    """How many bytes of a value tell its first `longest` characters, and that there are more."""
+    return longest * BYTES_PER_CHARACTER + 1
+
+
+def whole_characters(start: bytes) -> bytes:
+    """The start of a value without the part of a character that cutting it may have left."""
+    try:
+        start.decode()
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            return start[: error.start]
+    return start
 
 
 def readable(value: bytes | None) -> tuple[str | None, str]:

@@ -244,20 +244,16 @@ def padded(values: Iterable[_T]) -> list[_T]:
     return found + found[-1:] * (room - len(found))
 
 
-def inserting(connection: Connection, table: Table) -> Any:
-    """An INSERT that can say ON CONFLICT, in the connection's dialect."""
-    return _insert(connection.dialect.name, table)
+def inserting(dialect: str, table: Table) -> Any:
+    """An INSERT that can say ON CONFLICT, in that dialect."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)
 
 
 @cache
 def replacing(dialect: str, table: Table) -> Any:
     """An INSERT that overwrites the row of the same key. Built once, so compiled once."""
-    statement = _insert(dialect, table)
+    statement = inserting(dialect, table)
     return statement.on_conflict_do_update(
         index_elements=list(table.primary_key.columns),
         set_={c.name: statement.excluded[c.name] for c in table.columns if not c.primary_key},
     )
-
-
-def _insert(dialect: str, table: Table) -> Any:
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)

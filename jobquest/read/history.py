@@ -8,6 +8,7 @@ a rebuild leaves both as they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, insert
@@ -55,19 +56,22 @@ def count(connection: Connection, processed: int, parked: Sequence[Parked], dead
 
 
 def _add(connection: Connection, counts: dict[str, int]) -> None:
+    minute = {"minute_ms": now_ms() // MINUTE_MS * MINUTE_MS}
+    connection.execute(_adding(connection.dialect.name, tuple(counts)), minute | counts)
+
+
+@cache  # built once, so compiled once: every batch runs it
+def _adding(dialect: str, names: tuple[str, ...]) -> Any:
     table = tables.minutes
-    statement = inserting(connection, table)
-    added = {name: table.c[name] + statement.excluded[name] for name in counts}
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=["minute_ms"], set_=added),
-        {"minute_ms": now_ms() // MINUTE_MS * MINUTE_MS, **counts},
-    )
+    statement = inserting(dialect, table)
+    added = {name: table.c[name] + statement.excluded[name] for name in names}
+    return statement.on_conflict_do_update(index_elements=["minute_ms"], set_=added)
 
 
 def note_lag(connection: Connection, messages: int, seconds: float) -> None:
     """Remember the most that the group was behind in this minute."""
     table = tables.minutes
-    statement = inserting(connection, table)
+    statement = inserting(connection.dialect.name, table)
     given = statement.excluded
     more = given.lag_messages > table.c.lag_messages
     connection.execute(

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.events import OUR_PREFIX, Event, from_record
-from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, load_headers
+from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, rescued_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
 from jobquest.read.failures import Failure
@@ -126,7 +126,7 @@ class Letters:
         """
         for one in dead:
             row = _row(one) | {"repeats_below": waited.get(one.origin)}
-            once = inserting(connection, tables.dead_letters).on_conflict_do_nothing()
+            once = inserting(connection.dialect.name, tables.dead_letters).on_conflict_do_nothing()
             connection.execute(once, row)
             self._queue(connection, row, "died")
 
@@ -146,7 +146,7 @@ class Letters:
             return
         row, action = told
         table = tables.dead_letters
-        once = inserting(connection, table).on_conflict_do_nothing()
+        once = inserting(connection.dialect.name, table).on_conflict_do_nothing()
         connection.execute(once, row)
         decided = {
             "mended": {"mended": record.value},
@@ -190,7 +190,7 @@ class Letters:
         value = row["mended"] if action == "mended" else row["value"]
         # No client can send a record with neither key nor value.
         nothing = row["key"] is None and value is None
-        once = inserting(connection, tables.outgoing).on_conflict_do_nothing()
+        once = inserting(connection.dialect.name, tables.outgoing).on_conflict_do_nothing()
         connection.execute(
             once,
             {
@@ -223,7 +223,7 @@ class Letters:
 
 def _letter(row: Mapping[str, Any]) -> Letter:
     plain = {name: row[name] for name in Letter.__slots__ if name != "headers"}
-    return Letter(headers=load_headers(row["headers"]), **plain)
+    return Letter(headers=rescued_headers(row["headers"]), **plain)
 
 
 def _row(dead: Dead) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
         f"{_OURS}died.ms": row["died_ms"],
     }
     ours = tuple((name, str(value).encode()) for name, value in said.items() if value is not None)
-    return load_headers(row["headers"]) + ours
+    return rescued_headers(row["headers"]) + ours
 
 
 def _told(record: Record) -> tuple[dict[str, Any], str] | None:

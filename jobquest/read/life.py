@@ -5,18 +5,25 @@ A part of `queries.py`, which calls it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, LargeBinary, Select, func, select
 
+from jobquest.errors import InvalidEvent
 from jobquest.events import Event, format_time, from_record
 from jobquest.read import tables
-from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of
+from jobquest.read.answers import Answer, bytes_of, camel, item_of, letter_of, retry_of
 from jobquest.read.parking import with_heads
-from jobquest.read.projections import Effect, Row, effects_of
+from jobquest.read.portions import Row, each, fill
+from jobquest.read.projections import Effect, effects_of
 
 MAX_FOLLOW_UPS = 100
 MAX_ATTEMPTS = 500
+MAX_LETTERS = 50
+MAX_PART = 400_000  # bytes of each of these lists
+MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 
 
 def life(connection: Connection, id: str) -> Answer | None:
@@ -43,17 +50,18 @@ def life(connection: Connection, id: str) -> Answer | None:
 def _attempts(connection: Connection, id: str) -> list[Answer]:
     table = tables.attempts
     query = select(table).where(table.c.event_id == id).order_by(table.c.id).limit(MAX_ATTEMPTS)
-    return [
-        {
-            "attempt": row["number"],
-            "failedAt": format_time(row["failed_ms"]),
-            "error": row["error"],
-            "errorClass": row["error_class"],
-            "path": row["path"],
-            "outcome": row["outcome"],
-        }
-        for row in _rows(connection, query)
-    ]
+    return _filled(connection, query, _attempt)
+
+
+def _attempt(row: Row) -> Answer:
+    return {
+        "attempt": row["number"],
+        "failedAt": format_time(row["failed_ms"]),
+        "error": row["error"],
+        "errorClass": row["error_class"],
+        "path": row["path"],
+        "outcome": row["outcome"],
+    }
 
 
 def _retry(connection: Connection, id: str) -> Answer | None:
@@ -62,20 +70,41 @@ def _retry(connection: Connection, id: str) -> Answer | None:
 
 
 def _letters(connection: Connection, id: str) -> list[Answer]:
-    """Newest first."""
+    """Newest first, cut as in lists."""
+    query = listed_letters().where(tables.dead_letters.c.event_id == id)
+    return _filled(connection, query.limit(MAX_LETTERS), lambda r: letter_of(r, MAX_LISTED_VALUE))
+
+
+def listed_letters() -> Select[Any]:
+    """Letters, newest first; of values only as much as lists tell of them."""
     table = tables.dead_letters
-    query = select(table).where(table.c.event_id == id).order_by(table.c.id.desc())
-    return [letter_of(row) for row in _rows(connection, query)]
+    cut = {
+        name: func.substr(table.c[name], 1, bytes_of(MAX_LISTED_VALUE), type_=LargeBinary)
+        for name in ("value", "mended")
+    }
+    columns = [cut[c.name].label(c.name) if c.name in cut else c for c in table.columns]
+    return select(*columns).order_by(table.c.id.desc())
 
 
 def _follow_ups(connection: Connection, id: str) -> list[Answer]:
     table = tables.events
     query = select(table).where(table.c.caused_by == id).order_by(table.c.seq)
-    return [item_of(row) for row in _rows(connection, query.limit(MAX_FOLLOW_UPS))]
+    return _filled(connection, query.limit(MAX_FOLLOW_UPS), lambda row: item_of(row, MAX_PART))
+
+
+def _filled(
+    connection: Connection, query: Select[Any], make: Callable[[Row], Answer]
+) -> list[Answer]:
+    """The first rows that have room."""
+    with closing(each(connection, query)) as rows:
+        return fill(rows, make, MAX_ATTEMPTS, MAX_PART, lambda _: 0)
 
 
 def _effects(connection: Connection, row: Row) -> list[Answer]:
-    event: Event = from_record(row["body"].encode(), row["received_ms"])
+    try:
+        event: Event = from_record(row["body"].encode(), row["received_ms"])
+    except InvalidEvent:  # its row was written by somebody else
+        return []
     return [_effect(connection, effect) for effect in effects_of(event)]
 
 
@@ -93,5 +122,5 @@ def _effect(connection: Connection, effect: Effect) -> Answer:
     }
 
 
-def _rows(connection: Connection, query: Select[Any]) -> list[Row]:
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(query).mappings()]

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     delete,
     insert,
     select,
@@ -68,15 +69,22 @@ def lane_of(record: Record) -> Lane:
     return Lane(record.topic, record.partition, record.key or b"")
 
 
+# Every step of the consumer asks: built once, so compiled once.
+_HEADS = (
+    select(*(tables.parked.c[name] for name in (*Lane._fields, "next_ms")))
+    .where(
+        tables.parked.c.next_ms.is_not(None),
+        tuple_(tables.parked.c.topic, tables.parked.c.partition).in_(
+            bindparam("partitions", expanding=True)
+        ),
+    )
+    .order_by(tables.parked.c.next_ms)
+)
+
+
 def heads(connection: Connection, partitions: Iterable[Partition]) -> dict[Lane, int]:
     """The lanes of these partitions in which something waits: when each is tried next."""
-    table = tables.parked
-    place = tuple_(table.c.topic, table.c.partition)
-    rows = connection.execute(
-        select(table.c.topic, table.c.partition, table.c.key, table.c.next_ms)
-        .where(table.c.next_ms.is_not(None), place.in_(padded(partitions)))
-        .order_by(table.c.next_ms)
-    )
+    rows = connection.execute(_HEADS, {"partitions": padded(partitions)})
     return {Lane(*row[:3]): row[3] for row in rows}
 
 
@@ -152,15 +160,22 @@ def _row(one: Parked) -> dict[str, Any]:
 
 
 def stored_record(row: Mapping[str, Any]) -> Record:
-    """The record that a row keeps: a parked event's or a letter's."""
+    """The record that a row keeps: a parked event's or a letter's. It is damaged if its headers
+    can't be read."""
+    damage = None
+    try:
+        headers = load_headers(row["headers"])
+    except ValueError as error:
+        headers, damage = (), f"The headers can't be read: {error}."
     return Record(
         row["topic"],
         row["partition"],
         row["offset"],
         row["key"],
         row["value"],
-        load_headers(row["headers"]),
+        headers,
         row["appended_ms"],
+        damage,
     )
 
 

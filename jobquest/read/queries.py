@@ -5,26 +5,36 @@ Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, Table, bindparam, func, select
+from sqlalchemy import Connection, Select, Table, bindparam, func, select
 
 from jobquest.clock import now_ms
 from jobquest.events import format_time
 from jobquest.read import tables
-from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of, user_of
+from jobquest.read.answers import (
+    Answer,
+    camel,
+    item_of,
+    letter_of,
+    place_of,
+    retry_of,
+    user_of,
+)
 from jobquest.read.database import Database, padded
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.letters import LetterFilter
-from jobquest.read.life import life
+from jobquest.read.life import MAX_LISTED_VALUE, life, listed_letters
 from jobquest.read.parking import with_heads
+from jobquest.read.portions import MAX_BYTES, SMALL_ROWS, Key, Order, Portion, Row, each, fill
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
-MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 MAX_GROUPS = 50
 MAX_STRETCHES = 512  # looked through by one statement: each is one of its variables
 TOP_USERS = 10
@@ -38,6 +48,30 @@ _CHANGES = (
     .order_by(tables.events.c.seq)
     .limit(bindparam("limit"))
 )
+_LATEST = 2**62  # of what has no time for its next try: it comes last
+RETRIES = Order(
+    Key(func.coalesce(tables.parked.c.next_ms, _LATEST), "next_ms", int, instead=_LATEST),
+    Key(tables.parked.c.appended_ms, "appended_ms", int),
+    Key(tables.parked.c.offset, "offset", int),
+    Key(tables.parked.c.event_id, "event_id", str),
+)
+USERS = Order(
+    Key(tables.user_stats.c.xp, "xp", int, falling=True),
+    Key(tables.user_stats.c.user_id, "user_id", str),
+)
+OF_USER = {
+    table: Order(
+        Key(func.coalesce(table.c[newest], 0), newest, int, falling=True, instead=0),
+        Key(table.c[key], key, str),
+    )
+    for table, newest, key in (
+        (tables.applications, "updated_ms", "job_id"),
+        (tables.notifications, "sent_ms", "notification_id"),
+        (tables.achievements, "unlocked_ms", "achievement_id"),
+        (tables.challenges, "completed_ms", "challenge_id"),
+        (tables.learning, "completed_ms", "resource_id"),
+    )
+}
 _LAST_CHANGE = select(tables.counter.c.epoch, tables.counter.c.seq)
 
 
@@ -60,10 +94,11 @@ class Queries:
         after: int | None = None,
         since: int | None = None,
         limit: int = 50,
+        room: int = MAX_BYTES,
     ) -> Answer:
         """Events, newest change first: `events` (items) and `next` for `after`, None at the end.
 
-        `since`: only what changed after this one.
+        `since`: only what changed after this one. `room`: for how many bytes of items.
         """
         table = tables.events
         query = select(table).where(*wanted.conditions())
@@ -72,30 +107,14 @@ class Queries:
         if since is not None:
             query = query.where(table.c.seq > since)
         limit = min(limit, MAX_LIMIT)
-        query = query.order_by(table.c.seq.desc())
-        if wanted.users:
-            rows = self._by_stretches(query, limit + 1, after, since or 0)
-        else:
-            rows = self._rows(query.limit(limit + 1))
-        more = len(rows) > limit
-        items = [item_of(row) for row in rows[:limit]]
-        return {"events": items, "next": items[-1]["seq"] if more else None}
-
-    def _by_stretches(
-        self, query: Select[Any], limit: int, after: int | None, since: int
-    ) -> list[dict[str, Any]]:
-        """A user's rows are looked up in one stretch of changes after the other, the newest first,
-        and in ever more of them at once where there are few. `after` comes from outside: what lies
-        above the last change is not looked through."""
-        last = self.last_seq()
-        stretch = (last if after is None else min(after, last)) // tables.STRETCH
-        rows: list[dict[str, Any]] = []
-        count = 1
-        while stretch >= since // tables.STRETCH and len(rows) < limit:
-            some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
-            rows += self._rows(query.where(some).limit(limit - len(rows)))
-            stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
-        return rows
+        query = query.order_by(table.c.seq.desc()).limit(limit + 1)
+        with self._database.reading() as connection:
+            rows = each(connection, query)
+            if wanted.users:
+                rows = _by_stretches(connection, query, limit + 1, after, since or 0)
+            with closing(rows):
+                found = fill(rows, lambda row: item_of(row, room), limit, room, _seq)
+        return {"events": found, "next": found.next}
 
     def changes(self, since: int, limit: int) -> list[Change]:
         """Events changed after `since`, oldest first."""
@@ -130,33 +149,31 @@ class Queries:
             found[id] = row
         return found
 
-    def retries(self, limit: int = MAX_LIMIT) -> list[Answer]:
+    def retries(
+        self, limit: int = MAX_LIMIT, after: str | None = None, room: int = MAX_BYTES
+    ) -> Portion:
         """What is parked: first what has a next try, soonest first, then what waits behind it."""
-        table = tables.parked
-        query = with_heads().order_by(
-            table.c.next_ms.is_(None), table.c.next_ms, table.c.appended_ms, table.c.offset
-        )
-        return [retry_of(row) for row in self._rows(query.limit(min(limit, MAX_LIMIT)))]
+        return self._portion(with_heads(), RETRIES, retry_of, limit, after, room)
 
     def retry(self, id: str) -> Answer | None:
         """One parked event."""
         rows = self._rows(with_heads().where(tables.parked.c.event_id == id))
         return retry_of(rows[0]) if rows else None
 
-    def letters(self, wanted: LetterFilter, after: int | None, limit: int) -> Answer:
+    def letters(
+        self, wanted: LetterFilter, after: int | None, limit: int, room: int = MAX_BYTES
+    ) -> Answer:
         """Dead letters, newest first, their values cut to be listed: `deadLetters`, `next` for
         `after`, and `groups`, how many of all that match share an error."""
-        table = tables.dead_letters
-        query = select(table).where(*wanted.conditions()).order_by(table.c.id.desc())
+        groups = self._letter_groups(wanted)
+        query = listed_letters().where(*wanted.conditions())
         if after is not None:
-            query = query.where(table.c.id < after)
-        rows = self._rows(query.limit(limit + 1))
-        listed = [letter_of(row, MAX_LISTED_VALUE) for row in rows[:limit]]
-        return {
-            "deadLetters": listed,
-            "next": listed[-1]["id"] if len(rows) > limit else None,
-            "groups": self._letter_groups(wanted),
-        }
+            query = query.where(tables.dead_letters.c.id < after)
+        query = query.limit(limit + 1)
+        room -= len(orjson.dumps(groups))
+        with self._database.reading() as connection, closing(each(connection, query)) as rows:
+            found = fill(rows, lambda row: letter_of(row, MAX_LISTED_VALUE), limit, room, _id)
+        return {"deadLetters": found, "next": found.next, "groups": groups}
 
     def _letter_groups(self, wanted: LetterFilter) -> list[Answer]:
         table = tables.dead_letters
@@ -177,45 +194,56 @@ class Queries:
         rows = self._rows(select(table).where(table.c.user_id == user_id))
         return user_of(rows[0]) if rows else None
 
-    def users(self, q: str = "", limit: int = 50) -> list[Answer]:
+    def users(
+        self, q: str = "", limit: int = 50, after: str | None = None, room: int = MAX_BYTES
+    ) -> Portion:
         """Users whose id contains `q`, most XP first."""
         table = tables.user_stats
         query = select(table).where(table.c.user_id.contains(q, autoescape=True))
-        query = query.order_by(table.c.xp.desc(), table.c.user_id).limit(min(limit, MAX_LIMIT))
-        return [user_of(row) for row in self._rows(query)]
+        return self._portion(query, USERS, user_of, limit, after, room)
 
-    def applications(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+    def applications(
+        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
+    ) -> Portion:
         """A user's application pipeline, last moved first."""
-        return self._of_user(tables.applications, user_id, "updated_ms", limit)
+        return self._of_user(tables.applications, user_id, limit, after)
 
-    def notifications(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+    def notifications(
+        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
+    ) -> Portion:
         """A user's inbox, newest first; `read` says whether it was read."""
-        found = self._of_user(tables.notifications, user_id, "sent_ms", limit)
-        return [
-            {**notification, "read": notification["readAt"] is not None} for notification in found
-        ]
+        return self._of_user(tables.notifications, user_id, limit, after, _notification)
 
-    def achievements(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+    def achievements(
+        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
+    ) -> Portion:
         """A user's achievements, newest first."""
-        return self._of_user(tables.achievements, user_id, "unlocked_ms", limit)
+        return self._of_user(tables.achievements, user_id, limit, after)
 
-    def challenges(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+    def challenges(self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None) -> Portion:
         """A user's daily challenges, last finished first."""
-        return self._of_user(tables.challenges, user_id, "completed_ms", limit)
+        return self._of_user(tables.challenges, user_id, limit, after)
 
-    def learning(self, user_id: str, limit: int = MAX_LIMIT) -> list[Answer]:
+    def learning(self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None) -> Portion:
         """A user's learning resources, last finished first."""
-        return self._of_user(tables.learning, user_id, "completed_ms", limit)
+        return self._of_user(tables.learning, user_id, limit, after)
 
     def analytics(
-        self, window: str, from_ms: int, to_ms: int, types: Sequence[str] = ()
-    ) -> list[Answer]:
+        self,
+        window: str,
+        from_ms: int,
+        to_ms: int,
+        types: Sequence[str] = (),
+        after_ms: int | None = None,
+    ) -> Portion:
         """Counts by type and window of event time, oldest first; windows without events are absent.
 
-        `window` is minute, hour or day (UTC).
+        `window` is minute, hour or day (UTC). `next` is the last window's start, for `after_ms`.
         """
         table, size = tables.minute_counts, WINDOWS_MS[window]
         start = (table.c.minute_ms - table.c.minute_ms % size).label("start")
+        if after_ms is not None:
+            from_ms = max(from_ms, after_ms - after_ms % size + size)
         query = (
             select(start, table.c.type, func.sum(table.c.count).label("count"))
             .where(table.c.minute_ms >= from_ms - from_ms % size, table.c.minute_ms < to_ms)
@@ -223,15 +251,13 @@ class Queries:
             .order_by(start, table.c.type)
         )
         if types:
-            query = query.where(table.c.type.in_(types))
-        windows: dict[int, Answer] = {}
-        for row in self._rows(query):
-            entry = windows.setdefault(
-                row["start"], {"start": format_time(row["start"]), "total": 0, "counts": {}}
-            )
-            entry["counts"][row["type"]] = int(row["count"])
-            entry["total"] += int(row["count"])
-        return list(windows.values())
+            query = query.where(table.c.type.in_(sorted(set(types))))
+        with (
+            self._database.reading() as connection,
+            closing(each(connection, query, SMALL_ROWS)) as rows,
+        ):
+            windows = (list(rows) for _, rows in groupby(rows, lambda row: row["start"]))
+            return fill(map(_window, windows), dict, MAX_WINDOWS, MAX_BYTES, lambda w: w["start"])
 
     def overview(self, from_ms: int, to_ms: int) -> Answer:
         """Applications by status, XP per day (UTC) between two times of events, the users with the
@@ -246,9 +272,12 @@ class Queries:
             func.count(learnt.c.completed_ms).label("completed"),
         ).group_by(learnt.c.resource_type)
         return {
-            "applications": self._rows(
-                by_status.order_by(count.desc(), jobs.c.status).limit(MAX_GROUPS)
-            ),
+            "applications": [
+                camel(row)
+                for row in self._rows(
+                    by_status.order_by(count.desc(), jobs.c.status).limit(MAX_GROUPS)
+                )
+            ],
             "xpPerDay": [
                 {"day": format_time(row["day_ms"]), "xp": row["xp"]}
                 for row in self._rows(of_days.where(days.c.day_ms < to_ms).order_by(days.c.day_ms))
@@ -260,13 +289,17 @@ class Queries:
             ],
         }
 
-    def minutes(self, count: int) -> list[Answer]:
+    def minutes(self, count: int, after_ms: int = 0) -> Portion:
         """What the consumer did in each of the last `count` minutes of its own clock, oldest first;
-        minutes in which nothing was done are absent."""
+        minutes in which nothing was done are absent. `next` is the last one, for `after_ms`."""
         table = tables.minutes
-        since = now_ms() - count * WINDOWS_MS["minute"]
+        since = max(after_ms, now_ms() - count * WINDOWS_MS["minute"])
         query = select(table).where(table.c.minute_ms > since).order_by(table.c.minute_ms)
-        return [camel(row) for row in self._rows(query)]
+        with (
+            self._database.reading() as connection,
+            closing(each(connection, query, SMALL_ROWS)) as rows,
+        ):
+            return fill(rows, camel, MAX_WINDOWS, MAX_BYTES, lambda r: format_time(r["minute_ms"]))
 
     def outcomes(self) -> dict[str, int]:
         """How many letters are open, how many records of our own wait for the log and how many
@@ -282,18 +315,77 @@ class Queries:
                 )
             }
 
-    def _of_user(self, table: Table, user_id: str, newest: str, limit: int) -> list[Answer]:
+    def _of_user(
+        self,
+        table: Table,
+        user_id: str,
+        limit: int,
+        after: str | None,
+        make: Callable[[Row], Answer] = camel,
+    ) -> Portion:
         query = select(table).where(table.c.user_id == user_id)
-        query = query.order_by(func.coalesce(table.c[newest], 0).desc()).limit(
-            min(limit, MAX_LIMIT)
-        )
-        return [camel(row) for row in self._rows(query)]
+        return self._portion(query, OF_USER[table], make, limit, after, MAX_BYTES)
+
+    def _portion(
+        self,
+        query: Select[Any],
+        order: Order,
+        make: Callable[[Row], Answer],
+        limit: int,
+        after: str | None,
+        room: int,
+    ) -> Portion:
+        limit = min(limit, MAX_LIMIT)
+        query = order.sort(query, after).limit(limit + 1)
+        with (
+            self._database.reading() as connection,
+            closing(each(connection, query, SMALL_ROWS)) as rows,
+        ):
+            return fill(rows, make, limit, room, order.place)
 
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _change(row: dict[str, Any]) -> Change:
-    item = orjson.dumps(item_of(row, orjson.Fragment))
+def _by_stretches(
+    connection: Connection, query: Select[Any], limit: int, after: int | None, since: int
+) -> Generator[Row]:
+    """A user's rows are looked up in one stretch of changes after the other, the newest first, and
+    in ever more of them at once where there are few. `after` comes from outside: what lies above
+    the last change is not looked through."""
+    last: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
+    stretch = (last if after is None else min(after, last)) // tables.STRETCH
+    count = 1
+    while stretch >= since // tables.STRETCH and limit:
+        some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
+        for row in each(connection, query.where(some).limit(limit)):
+            limit -= 1
+            yield row
+        stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
+
+
+def _change(row: Row) -> Change:
+    item = orjson.dumps({**place_of(row), "event": orjson.Fragment(row["body"])})
     return row["seq"], row["type"], row["topic"], row["user_id"], item
+
+
+def _window(rows: Sequence[Row]) -> Answer:
+    """Of one window's rows, one for each type."""
+    counts = {row["type"]: int(row["count"]) for row in rows}
+    start = format_time(rows[0]["start"])
+    return {"start": start, "total": sum(counts.values()), "counts": counts}
+
+
+def _notification(row: Row) -> Answer:
+    return {**camel(row), "read": row["read_ms"] is not None}
+
+
+def _seq(row: Row) -> int:
+    seq: int = row["seq"]
+    return seq
+
+
+def _id(row: Row) -> int:
+    id: int = row["id"]
+    return id

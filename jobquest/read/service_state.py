@@ -42,16 +42,6 @@ class ServiceState:
             generation = tables.service.c.generation + 1
             connection.execute(update(tables.service).values(wanted=state, generation=generation))
 
-    def demo_wanted(self) -> bool:
-        """Whether the demo's handler is switched on."""
-        with self._database.reading() as connection:
-            return bool(connection.execute(select(tables.service.c.demo)).scalar_one())
-
-    def want_demo(self, failing: bool) -> None:
-        """Switch the demo's handler; every process follows."""
-        with self._database.writing() as connection:
-            connection.execute(update(tables.service).values(demo=int(failing)))
-
     def beat(self, consumer: bytes) -> None:
         """Say that this process lives and how its consumer is (JSON)."""
         row = {
@@ -74,7 +64,8 @@ class ServiceState:
         """Every process: id, host, pid, heartbeat_ms and its consumer's snapshot."""
         with self._database.reading() as connection:
             rows = connection.execute(select(tables.processes)).mappings()
-            return [{**row, "consumer": orjson.loads(row["consumer"])} for row in rows]
+            found = [{**row, "consumer": _snapshot(row["consumer"])} for row in rows]
+        return [row for row in found if row["consumer"]]
 
     def forget_dead_processes(self) -> None:
         """Drop processes of this host that have ended, and others' that are silent for long."""
@@ -89,6 +80,16 @@ class ServiceState:
             with self._database.writing() as connection:
                 table = tables.processes
                 connection.execute(delete(table).where(table.c.id.in_(gone)))
+
+
+def _snapshot(stored: str) -> dict[str, Any] | None:
+    """None where somebody else wrote it; the next heartbeat writes it again."""
+    try:
+        snapshot = orjson.loads(stored)
+    except ValueError:
+        return None
+    is_ours = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
+    return snapshot if is_ours else None
 
 
 def _lives(pid: int) -> bool:

@@ -314,7 +314,7 @@ service = Table(  # one row: what the operator wants of the consumer
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("wanted", String(10)),  # running | stopped; NULL: nobody said yet
     Column("generation", Integer, nullable=False),  # counts what was said
-    Column("demo", Integer, nullable=False, default=0),  # 1: the demo's handler fails on demand
+    Column("demo", Integer, nullable=False, default=0),  # unused: goes with the next layout
 )
 
 processes = Table(

@@ -11,6 +11,7 @@ from jobquest.consumer.redrive import MAX_LETTERS, Redriven
 from jobquest.errors import InvalidEvent
 from jobquest.read.letters import LetterFilter
 from jobquest.read.queries import MAX_LIMIT
+from jobquest.web import answers
 from jobquest.web.answers import (
     choice_parameter,
     flag_parameter,
@@ -97,7 +98,7 @@ def redrive() -> tuple[Response, int]:
 def retries() -> tuple[Response, int]:
     """What waits for another try of its handlers."""
     limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
-    return success({"retries": runtime().queries.retries(limit)})
+    return answers.listed("retries", runtime().queries.retries(limit, answers.after_parameter()))
 
 
 @dead_letters.post("/retries/<segment:id>/now")

@@ -23,7 +23,7 @@ from jobquest.runtime import Runtime
 from jobquest.web import publishing
 from jobquest.web.answers import failure
 from jobquest.web.errors import answer_to, unexpected
-from jobquest.web.paths import SLASH, canonical_path
+from jobquest.web.paths import LIVE, SLASH, canonical_path
 from jobquest.web.publishing import Answer
 
 Environ = dict[str, Any]
@@ -91,6 +91,8 @@ class Entrance:
         for guard in self.guards:
             if refusal := guard(environ):
                 return refusal
+        if path != LIVE:  # a server may ignore the wish for another protocol (RFC 9110, 7.8)
+            environ.pop("HTTP_UPGRADE", None)
         body = _body(environ)
         if isinstance(body, Answer):
             return body
@@ -112,7 +114,7 @@ class Entrance:
             and not environ.get("QUERY_STRING")
             and environ.get("CONTENT_TYPE") == "application/json"
             and _hooks(self._app) == self._own_hooks
-            and not any(signal.receivers for signal in _SIGNALS)
+            and not any(s.receivers and any(s.receivers_for(self._app)) for s in _SIGNALS)
         )
 
     def _published(self, path: str, body: bytes) -> Answer:

@@ -23,6 +23,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
 from jobquest.web.answers import event_filter, failure, runtime, whole_parameter
+from jobquest.web.paths import LIVE
 from jobquest.web.publishing import RETRY_AFTER_SECONDS
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
@@ -85,7 +86,7 @@ def register(app: Flask) -> None:
         "thread_class": _DaemonThread,
         # No ping_interval: the feed sends heartbeats.
     }
-    Sock(app).route("/ws/events", endpoint=ENDPOINT)(view)
+    Sock(app).route(LIVE, endpoint=ENDPOINT)(view)
     app.register_error_handler(RemoteProtocolError, _no_handshake)
     app.register_error_handler(WebsocketMismatch, _no_upgrade)
     app.view_functions[ENDPOINT] = _admitting(app.view_functions[ENDPOINT])

@@ -13,6 +13,9 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.routing import BaseConverter
 
+LIVE = "/ws/events"
+"""The live view: the one address that can be upgraded to a WebSocket."""
+
 SLASH = "\x1f"
 """Takes the place of a slash inside a segment (`%2F`) while routes are matched. No id has it."""
 

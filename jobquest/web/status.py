@@ -33,19 +33,10 @@ def switch() -> tuple[Response, int]:
     raise InvalidEvent("No such action.", {"action": ["Must be start or stop."]})
 
 
-@status.post("/demo")
-def switch_demo() -> tuple[Response, int]:
-    """Switch the demo's failing handler on or off; answers when it is so everywhere."""
-    failing = json_object().get("failing")
-    if not isinstance(failing, bool):
-        raise InvalidEvent("The body is not valid.", {"failing": ["Must be true or false."]})
-    word = "fails on demand" if failing else "is off"
-    return success(runtime().switch_demo(failing), f"The demo handler {word}")
-
-
 @status.get("/topics")
 def topics() -> tuple[Response, int]:
-    """Partitions, offsets and lag of every topic."""
+    """Partitions, offsets and lag of every topic. Small by nature: the topics are ours, and a
+    thousand partitions of each come to 1 MB."""
     return success({"topics": runtime().report.topics()})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
+from tests import failing_handler
 from tests.service import Service
 
 Visit = Callable[..., Page]
@@ -21,9 +22,15 @@ _EXPECTED = ("net::ERR_", "Failed to load resource", "Close received after close
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def handlers() -> str:
+    """The modules of JOBQUEST_HANDLERS; a test may name others by a parameter of this name."""
+    return failing_handler.MODULE
+
+
+@pytest.fixture
+def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
     """A running service of this test's own."""
-    made = Service(tmp_path).start()
+    made = Service(tmp_path, JOBQUEST_HANDLERS=handlers).start()
     yield made
     made.kill()
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Page
 from jobquest.events import TOPICS
 from jobquest.log import NewRecord
 from jobquest.log.sqlite import SqliteLog
+from tests import failing_handler
 from tests.samples import SAMPLES
 from tests.service import Service
 
@@ -55,8 +56,11 @@ def streaks(count: int, prefix: str = "s") -> list[bytes]:
 
 def switch_demo(service: Service, failing: bool) -> None:
     """Have events with `metadata={"demo": "fail"}` or `"refuse"` fail, or not any more."""
-    body = json.dumps({"failing": failing}).encode()
-    assert service.request("POST", "/api/kafka/demo", body).code == 200
+    file = service.folder / failing_handler.FILE
+    if failing:
+        file.touch()
+    else:
+        file.unlink(missing_ok=True)
 
 
 def button(page: Page, name: str) -> Any:

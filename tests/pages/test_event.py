@@ -20,10 +20,10 @@ FAILING = {"demo": "fail", "source": "mobile app"}
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
+def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
     """One whose events wait a minute for their second try, which is their last."""
     waits = {"JOBQUEST_RETRY_BASE_SECONDS": "60", "JOBQUEST_RETRY_MAX_ATTEMPTS": "2"}
-    made = Service(tmp_path, **waits).start()
+    made = Service(tmp_path, JOBQUEST_HANDLERS=handlers, **waits).start()
     wait_until_running(made)
     yield made
     made.kill()

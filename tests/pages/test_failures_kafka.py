@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from tests import failing_handler
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, publish, switch_demo
 from tests.service import Service, wait_for
@@ -20,7 +21,8 @@ PATIENCE_MS = 40_000
 @pytest.fixture
 def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
     """A service of two web workers and a consumer on Kafka."""
-    made = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2").start()
+    more = {"JOBQUEST_WORKERS": "2", "JOBQUEST_HANDLERS": failing_handler.MODULE}
+    made = Service(tmp_path, KAFKA_BROKER=empty_kafka, **more).start()
 
     def is_whole() -> bool:
         status = made.status()

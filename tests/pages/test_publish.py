@@ -1,5 +1,5 @@
 """The page that publishes, in a real browser: the form made from a type's schema, its check as it
-is typed, publishing, the same as code, the demo's switch."""
+is typed, publishing, the same as code, the demo's handler."""
 
 from __future__ import annotations
 
@@ -369,34 +369,36 @@ def run(page: Page, language: str, code: str) -> None:
 # --- break one on purpose ---
 
 
-def test_one_is_broken_on_purpose_with_the_mouse(service: Service, visit: Visit) -> None:
+@pytest.mark.parametrize("handlers", ["jobquest.demo"])
+def test_one_is_broken_on_purpose_with_the_mouse(
+    service: Service, visit: Visit, handlers: str
+) -> None:
     page = visit("/publish?type=streak.milestone")
-    demo, fate = button(page, "Demo handler fails on demand"), page.locator("#fate")
-    expect(demo).to_have_attribute("aria-pressed", "false")
-    fate.select_option("fails and is tried again")
-    expect(page.locator("#fate-note")).to_contain_text("The demo handler is off")
-    demo.click()
-    expect(demo).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#demo-state")).to_contain_text("On: events that ask for it fail")
-    assert service.status()["demo"] is True
+    fate, note = page.locator("#fate"), page.locator("#fate-note")
+    expect(note).to_have_text("")
     for choice, outcome in (("fails and is tried again", "retrying"), ("is refused", "dead")):
         page.goto(f"{service.url}/publish?type=streak.milestone")
-        expect(demo).to_have_attribute("aria-pressed", "true")
         value = {"retrying": "fail", "dead": "refuse"}[outcome]
         assert choice in fate.locator(f'[value="{value}"]').inner_text()
         fate.select_option(value)
+        expect(note).to_have_text("Its metadata ask for it.")
         field(page, "userId").fill(outcome)
         button(page, "Publish").click()
         path, _ = landed(page)
         wait_for(lambda path=path, outcome=outcome: outcome == outcome_of(service, path), 10)
-    page.goto(f"{service.url}/publish?type=streak.milestone")
-    demo.click()
-    expect(page.locator("#demo-state")).to_contain_text("Off: every event goes through")
-    assert service.status()["demo"] is False
-    service.kill()
-    demo.click()
-    expect(page.locator("#demo-problem")).to_contain_text("The service can't be reached")
-    expect(demo).to_have_attribute("aria-pressed", "false")
+
+
+def test_where_no_handler_breaks_events_the_page_says_how_to_have_one(
+    service: Service, visit: Visit
+) -> None:
+    for path in ("/publish?type=streak.milestone", "/failures"):
+        page = visit(path)
+        expect(page.get_by_text("JOBQUEST_HANDLERS=jobquest.demo")).to_be_visible()
+    page = visit("/publish?type=streak.milestone")
+    expect(page.locator("#fate")).to_have_count(0)
+    button(page, "Publish").click()
+    path, _ = landed(page)
+    wait_for(lambda: outcome_of(service, path) == "processed", 10)
 
 
 def outcome_of(service: Service, path: str) -> Any:
@@ -404,7 +406,10 @@ def outcome_of(service: Service, path: str) -> Any:
     return found.get("data", {}).get("outcome")
 
 
-def test_the_choice_and_the_metadata_say_the_same(service: Service, visit: Visit) -> None:
+@pytest.mark.parametrize("handlers", ["jobquest.demo"])
+def test_the_choice_and_the_metadata_say_the_same(
+    service: Service, visit: Visit, handlers: str
+) -> None:
     page = visit("/publish?type=streak.milestone")
     page.locator("summary").click()
     metadata, fate = field(page, "metadata"), page.locator("#fate")

@@ -202,22 +202,27 @@ class DocumentedReader:
         is tried alone, from where this consumer is."""
         flowing = self.consumer.assignment() - self.consumer.paused()
         offsets = {place: self.consumer.position(place) for place in sorted(flowing)}
-        for place, offset in offsets.items():
-            if (found := self._tried(place, offset)) is not None:
-                # Without the seek the library's next poll would spin for ever (3.0.12).
-                self.consumer.seek(place, offset + 1)
-                return {place: [damaged(place, offset, found)]}
+        try:
+            ends = self.consumer.end_offsets(list(offsets))
+            offsets = {place: offset for place, offset in offsets.items() if offset < ends[place]}
+            for place, offset in offsets.items():
+                if (found := self._tried(place, offset)) is not None:
+                    # Without the seek the library's next poll would spin for ever (3.0.12).
+                    self.consumer.seek(place, offset + 1)
+                    return {place: [damaged(place, offset, found)]}
+        except KafkaError:  # the broker was lost meanwhile
+            self._drop_what_was_fetched(offsets)
+            raise
         self._drop_what_was_fetched(offsets)
         raise LogUnavailable(f"Kafka's answer can't be unpacked: {error!r}.") from error
 
     def _tried(self, place: TopicPartition, offset: int) -> Exception | None:
-        """Why the record at this offset can't be unpacked; None if it can, or is not there yet."""
+        """Why the record at this offset can't be unpacked; None if it can."""
         probe = KafkaConsumer(**{**self._settings, "group_id": None})
         try:
             probe.assign([place])
             probe.seek(place, offset)
-            if probe.end_offsets([place])[place] > offset:
-                probe.poll(PROBE_MS, max_records=1)
+            probe.poll(PROBE_MS, max_records=1)
         except Exception as error:
             if isinstance(error, KafkaError) and not isinstance(error, _UNPACKING):
                 raise
@@ -231,9 +236,11 @@ class DocumentedReader:
         it for ever (3.0.12)."""
         for place, offset in offsets.items():
             self.consumer.seek(place, offset + 1)
-        self.consumer.poll(0)  # drops what does not begin there
-        for place, offset in offsets.items():
-            self.consumer.seek(place, offset)
+        try:
+            self.consumer.poll(0)  # drops what does not begin there
+        finally:
+            for place, offset in offsets.items():
+                self.consumer.seek(place, offset)
 
 
 def _record(found: Any) -> Record:

@@ -68,7 +68,7 @@ def _parts() -> dict[str, Any]:
         raise InvalidEvent("A parameter is not valid.", {"to": ["Must lie after the start."]})
     days = time_span("day", DEFAULT_DAYS)
     queries = runtime().queries
-    found = queries.analytics(window, start, until, types)
+    found = _windows(window, start, until, types)
     overview = queries.overview(*days)
     totals = _totals(found)
     xp = {line["day"]: line["xp"] for line in overview["xpPerDay"]}
@@ -88,6 +88,18 @@ def _parts() -> dict[str, Any]:
         "learning": overview["learning"],
         "json": url_for("reads.analytics", window=window, **span),
     }
+
+
+def _windows(window: str, start: int, until: int, types: list[str]) -> list[dict[str, Any]]:
+    """All of them, of which an answer may not hold all: there are at most 10,000."""
+    found: list[dict[str, Any]] = []
+    after: int | None = None
+    while True:
+        portion = runtime().queries.analytics(window, start, until, types, after)
+        found += portion
+        if portion.next is None:
+            return found
+        after = _milliseconds(str(portion.next))
 
 
 def _totals(windows: list[dict[str, Any]]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from flask import Blueprint, abort, render_template, request, url_for
 
 from jobquest.clock import now_ms
 from jobquest.consumer.redrive import MAX_REDRIVES
+from jobquest.demo import MODULE
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
 from jobquest.read.letters import LetterFilter
@@ -23,7 +24,7 @@ from jobquest.report import WORKING
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
 from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
 from jobquest.web.pages.event_form import EventForm, event_form
-from jobquest.web.pages.words import MASK, shown_text, span, visible_lines
+from jobquest.web.pages.words import MASK, PAGE_BYTES, shown_text, span, visible_lines
 
 page = Blueprint("failures", __name__)
 
@@ -43,14 +44,15 @@ def show() -> str:
         del wanted["state"]
     after = whole_parameter("after", None, 0, MAX_ID)
     by_column = LetterFilter(**{FILTERS[name]: value for name, value in wanted.items()})
-    found = service.queries.letters(by_column, after, LISTED_LETTERS)
+    found = service.queries.letters(by_column, after, LISTED_LETTERS, PAGE_BYTES)
     every = choice_parameter("retries", ("all",), None)
-    retries = service.queries.retries(MAX_LIMIT if every else LISTED_RETRIES)
+    retries = service.queries.retries(MAX_LIMIT if every else LISTED_RETRIES, room=PAGE_BYTES)
     status = service.report.status()
     return render_template(
         "failures.html",
         status=status,
         works=status["state"] in WORKING,
+        demo=MODULE in service.config.handlers,
         retries=retries,
         retrying=max(len(retries), status.get("retrying", 0)),
         most_retries=MAX_LIMIT,

@@ -15,7 +15,16 @@ from flask import Blueprint, render_template, request
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.web.answers import OUTCOMES, event_filter, runtime, seq_parameter
-from jobquest.web.pages.words import MAX_SUMMARY, event_row, here, many, span, visible
+from jobquest.web.pages.words import (
+    MAX_SUMMARY,
+    PAGE_BYTES,
+    TOO_LARGE,
+    event_row,
+    here,
+    many,
+    span,
+    visible,
+)
 
 page = Blueprint("live", __name__)
 
@@ -63,11 +72,12 @@ def show() -> tuple[str, int]:
     service = runtime()
     status, epoch, problem = service.report.status(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}
-    since, minutes = 0, []
+    since = 0
+    minutes: list[dict[str, Any]] = []
     try:
         epoch = epoch or service.queries.epoch()
         since = service.queries.last_seq()  # before the events: what comes between is sent again
-        found = service.queries.events(wanted, after=after, limit=LATEST_EVENTS)
+        found = service.queries.events(wanted, after=after, limit=LATEST_EVENTS, room=PAGE_BYTES)
         minutes = service.queries.minutes(MINUTES)
     except ReadSideUnavailable as error:
         problem = str(error)
@@ -85,7 +95,7 @@ def show() -> tuple[str, int]:
         next=found["next"],
         epoch=epoch,
         since=since,
-        words={"states": STATES, "modes": MODES},
+        words={"states": STATES, "modes": MODES, "tooLarge": TOO_LARGE},
         limits={"rows": MAX_ROWS, "summary": MAX_SUMMARY, "minutes": MINUTES},
         fields=_FIELDS,
         chips=_chips(),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, render_template, request, url_for
 
-from jobquest.demo import FAIL, MARK, REFUSE
+from jobquest.demo import FAIL, MARK, MODULE, REFUSE
 from jobquest.events import CATALOGUE, TOPICS, EventType
 from jobquest.events.requests import DEMO_USER
 from jobquest.web.answers import runtime
@@ -22,11 +22,6 @@ from jobquest.web.pages.words import visible_lines
 
 page = Blueprint("publish", __name__)
 
-# What the demo's handler does: on, off.
-DEMO_WORDS = {
-    True: "On: events that ask for it fail, all others go through.",
-    False: "Off: every event goes through.",
-}
 FATES = {
     "": "goes through",
     FAIL: "fails and is tried again",
@@ -149,11 +144,7 @@ def _form(row: EventType) -> dict[str, Any]:
         "code": CODE,
         "address": address,
         "event": event,
-        "demo": runtime().report.status()["demo"],
+        "demo": MODULE in runtime().config.handlers,
         "fates": FATES,
-        "words": {
-            "demo": [DEMO_WORDS[False], DEMO_WORDS[True]],
-            "mark": MARK,
-            "fates": FATES,
-        },
+        "words": {"mark": MARK, "fates": FATES},
     }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, abort, render_template, request, url_for
@@ -17,7 +18,17 @@ from jobquest.events import PERSONAL_FIELDS, format_time
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
-from jobquest.web.pages.words import MASK, json_text, many, number, shown, shown_text, summary
+from jobquest.web.pages.words import (
+    MASK,
+    MAX_LISTED_DOCUMENT,
+    PAGE_BYTES,
+    json_text,
+    many,
+    number,
+    shown,
+    shown_text,
+    summary,
+)
 from jobquest.web.status import DEFAULT_RECORDS, wanted_records
 
 page = Blueprint("topics", __name__)
@@ -29,6 +40,7 @@ LIMITS = (10, 50, 100, 500)
 STOPPED = {
     "end": "the partition ends there",
     "limit": "that is as many as were asked for",
+    "size": "that is as much as one page holds",
     "scanned": f"{number(MAX_SCANNED)} records are the most for one look",
     "time": f"{MAX_SECONDS:.0f} seconds are the most for one look",
 }
@@ -69,7 +81,7 @@ def records(topic: str) -> tuple[str, int]:
         if wanted.offset is not None and wanted.moment_ms is not None:
             line = "Give an offset or a time, not both."
             raise InvalidEvent("A parameter is not valid.", {"timestamp": [line]})
-        found = service.report.records(topic, partition, wanted)
+        found = service.report.records(topic, partition, replace(wanted, room=PAGE_BYTES))
         look = _look(found or abort(404, "There is no such partition."), limit, wanted.text)
     except InvalidEvent as error:
         errors = error.errors
@@ -124,7 +136,7 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
         "value": _value(record),
         "headers": [_header(**header) for header in record["headers"]],
         "event": event,
-        "document": event and json_text(event),
+        "document": event and json_text(event, MAX_LISTED_DOCUMENT),
         "summary": summary(event["data"]) if event else None,
     }
 

@@ -13,7 +13,7 @@ from jobquest.events.applications import known_first
 from jobquest.events.levels import xp_for_level
 from jobquest.read.event_filter import EventFilter
 from jobquest.web.answers import choice_parameter, runtime, seq_parameter
-from jobquest.web.pages.words import number, shown, summary
+from jobquest.web.pages.words import PAGE_BYTES, number, shown, summary_of
 
 page = Blueprint("users", __name__)
 
@@ -48,12 +48,12 @@ def search() -> str:
     if "id" in request.args:
         return show(request.args["id"])
     q = request.args.get("q", "")
-    found = runtime().queries.users(q, LISTED_USERS + 1)
+    found = runtime().queries.users(q, LISTED_USERS, room=PAGE_BYTES)
     return render_template(
         "users.html",
         q=q,
-        users=found[:LISTED_USERS],
-        cut=len(found) > LISTED_USERS,
+        users=found,
+        cut=found.next is not None,
         source=url_for("reads.users", q=q or None, limit=LISTED_USERS),
     )
 
@@ -66,7 +66,7 @@ def show(user_id: str) -> str:
     only = choice_parameter("only", ("xp",), None)
     after = seq_parameter("after")
     wanted = replace(of_user, types=GIVES_XP) if only else of_user
-    found = queries.events(wanted, after=after, limit=LISTED_EVENTS)
+    found = queries.events(wanted, after=after, limit=LISTED_EVENTS, room=PAGE_BYTES)
     user = queries.user(user_id)
     if user is None and not queries.events(of_user, limit=1)["events"]:
         abort(404, "Nothing is known of this user.")
@@ -98,10 +98,8 @@ def _belongings(user_id: str) -> dict[str, Any]:
         "challenges": (queries.challenges, LISTED),
         "learning": (queries.learning, LISTED),
     }
-    found = {kind: (query(user_id, most + 1), most) for kind, (query, most) in kinds.items()}
-    return {
-        kind: {"rows": rows[:most], "cut": len(rows) > most} for kind, (rows, most) in found.items()
-    }
+    found = {kind: query(user_id, most) for kind, (query, most) in kinds.items()}
+    return {kind: {"rows": rows, "cut": rows.next is not None} for kind, rows in found.items()}
 
 
 def _tiles(user: User) -> list[tuple[str, str]]:
@@ -147,8 +145,8 @@ def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
         "type": event["type"],
         "outcome": item["outcome"],
         "timestamp": event["timestamp"],
-        "summary": summary(shown(event["data"])),
-        "xp": event["data"][known.xp] if known and counts else None,
+        "summary": summary_of(item, shown(event["data"])),
+        "xp": event["data"].get(known.xp) if known and counts else None,
     }
 
 

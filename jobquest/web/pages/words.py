@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -19,12 +19,17 @@ from jobquest.web.paths import SLASH
 
 MASK = "[masked]"
 MAX_SUMMARY = 160
+MAX_DOCUMENT = 500_000  # characters of an event as JSON, alone on its page
+MAX_LISTED_DOCUMENT = 20_000  # and in a list
+TOO_LARGE = "Too large to be listed; its own page has it."
+PAGE_BYTES = 500_000  # of a list's items as JSON: as a page they take several times as much
 
 # Characters that nobody sees but that reorder or split what stands around them, and halves of
 # characters, which can't be written as UTF-8.
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
+_READABLE = json.JSONEncoder(indent=2, ensure_ascii=False)
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent leaves as it is
 
@@ -64,19 +69,32 @@ def shown_text(text: str) -> str:
     return json_text(document)
 
 
-def json_text(value: Any) -> str:
-    """`value` as a JSON document to read: masked, indented, nothing unseen in it."""
-    return visible_lines(json.dumps(shown(value), indent=2, ensure_ascii=False))
+def json_text(value: Any, longest: int = MAX_DOCUMENT) -> str:
+    """`value` as a JSON document to read: masked, indented, nothing unseen in it. It says where it
+    is cut; indented, some documents are twenty times as long."""
+    parts, length = [], 0
+    for part in _READABLE.iterencode(shown(value)):
+        parts.append(part[: longest - length])
+        length += len(part)
+        if length > longest:
+            parts.append(f"\n… cut after {number(longest)} characters")
+            break
+    return visible_lines("".join(parts))
 
 
 def summary(data: dict[str, Any]) -> str:
     """An event's data in one line; `data` is masked already."""
     pairs = [
-        f"{name}: {value if isinstance(value, str) else _compact(value)}"
+        f"{name}: {value[:MAX_SUMMARY] if isinstance(value, str) else _compact(value)}"
         for name, value in data.items()
     ]
     text = visible(" · ".join(pairs) or "no data")
     return text if len(text) <= MAX_SUMMARY else text[: MAX_SUMMARY - 1] + "…"
+
+
+def summary_of(item: Mapping[str, Any], data: dict[str, Any]) -> str:
+    """The same of an event as the API lists it: its data may be left out."""
+    return TOO_LARGE if item.get("truncated") else summary(data)
 
 
 def event_row(item: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +114,8 @@ def event_row(item: dict[str, Any]) -> dict[str, Any]:
         "user": visible(event["userId"] or "unknown"),
         "topic": visible(item["topic"]),
         "place": f"partition {item['partition']}, offset {item['offset']}",
-        "summary": summary(event["data"]),
-        "document": json_text(item["event"]),
+        "summary": summary_of(item, event["data"]),
+        "document": json_text(item["event"], MAX_LISTED_DOCUMENT),
     }
 
 

@@ -1,0 +1,166 @@
+"""One request answered, on a thread of `worker.py`: gunicorn's parser, the application, gunicorn's
+spelling of its answer. Here no proxy is trusted, and nothing waits for a client.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import orjson
+from gunicorn.config import Config
+from gunicorn.http import errors
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
+from gunicorn.http.wsgi import Response, create
+from gunicorn.util import http_date
+
+from jobquest.connection import ClientGone, Connection, Outlet
+
+logger = logging.getLogger(__name__)
+
+REFUSED: dict[type[Exception], tuple[str, str]] = {
+    errors.LimitRequestLine: ("414 URI Too Long", "The address is too long."),
+    errors.LimitRequestHeaders: ("431 Request Header Fields Too Large", "The head is too large."),
+    errors.ExpectationFailed: ("417 Expectation Failed", "Only 100-continue can be expected."),
+    errors.UnsupportedTransferCoding: (
+        "501 Not Implemented",
+        "Of transfer codings only chunked is understood.",
+    ),
+    errors.NoMoreData: ("400 Bad Request", "The request ends early."),
+    errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
+}
+LATE = ("408 Request Timeout", "The request took too long to arrive.")
+FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
+
+
+def plain_settings(config: Config) -> SimpleNamespace:
+    """The settings as plain attributes. gunicorn asks for some fifty with each request, and with
+    its own object half of the time to read a head goes into finding them."""
+    values = {name: setting.get() for name, setting in config.settings.items()}
+    return SimpleNamespace(**values, is_ssl=False)
+
+
+class OurRequest(Request):  # type: ignore[misc]
+    """A request whose headers are believed by nobody here: that is the application's matter."""
+
+    def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
+        return {}, []
+
+
+class OurResponse(Response):  # type: ignore[misc]
+    """An answer whose date is spelled once a second."""
+
+    _date = (0, "")
+
+    def default_headers(self) -> list[str]:
+        """The first lines of the head."""
+        second = int(time.time())
+        if OurResponse._date[0] != second:
+            OurResponse._date = (second, http_date(second))
+        connection = "close" if self.should_close() else "keep-alive"
+        major, minor = self.req.version
+        lines = [
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {OurResponse._date[1]}\r\nConnection: {connection}\r\n"
+        ]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
+
+
+class Answer(NamedTuple):
+    """What is to be sent, and whether another request may follow."""
+
+    data: bytes
+    keep: bool
+
+
+class Exchange:
+    """Answers requests with `application`. A connection whose application takes the socket over is
+    lent to it with `lend`."""
+
+    def __init__(
+        self,
+        config: Config,
+        application: Callable[[dict[str, Any], Any], Iterable[bytes]],
+        lend: Callable[[Connection], AbstractContextManager[None]],
+    ) -> None:
+        self._settings = plain_settings(config)
+        self._application = application
+        self._lend = lend
+
+    def answer(self, conn: Connection, keep: bool) -> Answer:
+        """Answer the request that the connection's bytes begin with. `keep`: if the client wants
+        it, another one may follow."""
+        data, conn.data = bytes(conn.data), b""
+        unreader = IterUnreader((data,))
+        try:
+            request = OurRequest(self._settings, unreader, conn.client)
+            body = b"" if conn.too_large else request.body.read()
+        except (errors.ParseException, errors.NoMoreData) as error:
+            logger.debug("Invalid request from %s: %s", conn.client[0], error)
+            kind = next(kind for kind in REFUSED if isinstance(error, kind))
+            return Answer(spelled(*REFUSED[kind]), False)
+        if not conn.too_large:
+            conn.data = unreader.take_buffered()
+        if conn.framing.chunked:
+            _tell_length(request, len(data) if conn.too_large else len(body))
+        outlet = Outlet(conn)
+        try:
+            return self._run(conn, request, body, outlet, keep and not conn.too_large)
+        except StopIteration:  # a WebSocket was served, and has ended
+            return Answer(b"", False)
+        except ClientGone:
+            return Answer(b"", False)
+        except Exception:
+            logger.exception("Error handling request %s %s", request.method, request.uri)
+            return Answer(b"" if outlet.streamed else spelled(*FAILED), False)
+
+    def _run(
+        self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
+    ) -> Answer:
+        """Have the application answer."""
+        request._expected_100_continue = False  # the loop has seen to that
+        response, environ = create(
+            request, outlet, conn.client, conn.server, self._settings, OurResponse
+        )
+        environ["wsgi.multithread"] = True
+        environ["wsgi.input"] = io.BytesIO(body)
+        del environ["gunicorn.socket"]
+        is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
+        if is_viewer:
+            environ["gunicorn.socket"] = conn.sock
+        if is_viewer or not keep:
+            response.force_close()
+        with self._lend(conn) if is_viewer else nullcontext():
+            pieces = self._application(environ, response.start_response)
+            try:
+                for piece in pieces:
+                    response.write(piece)
+                response.close()
+            finally:
+                if hasattr(pieces, "close"):
+                    pieces.close()
+        return Answer(outlet.collected(), not response.should_close())
+
+
+def spelled(status: str, message: str) -> bytes:
+    """An error of ours, as the application spells its errors; the connection then closes."""
+    body = orjson.dumps({"status": "error", "message": message}) + b"\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nServer: gunicorn\r\nDate: {http_date()}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode("latin-1") + body
+
+
+def _tell_length(request: Any, length: int) -> None:
+    """A body whose chunks were read has a length (RFC 9112, section 7.1.3)."""
+    kept = [(name, value) for name, value in request.headers if name != "TRANSFER-ENCODING"]
+    request.headers = [*kept, ("CONTENT-LENGTH", str(length))]
