@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from jobquest import create_app
+from jobquest.errors import SettingsError
 from tests.service import ROOT, Service, wait_for
 
 APP = [sys.executable, str(ROOT / "app.py")]
@@ -70,18 +72,53 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> list[s
 
 
 @pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_environment_is_one_line_that_says_which_why_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    environment, names, says = BROKEN[what]
+    monkeypatch.chdir(tmp_path)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as refused:
+        create_app({"JOBQUEST_DATA_DIR": str(tmp_path), **environment})
+    line = str(refused.value)
+    assert line.startswith(names)
+    assert says in line
+    assert "secret" not in line
+    assert len(line.splitlines()) == 1
+
+
+PROCESSES = (
+    "port of the database",
+    "option",
+    "value of an option",
+    "escape",
+    "database in memory",
+    "SQLite's folder",
+    "file as a folder",
+    "no certificate",
+    "address",
+    "unknown",
+    "path of an origin",
+    "public URL",
+    "two lines",
+)
+
+
+@pytest.mark.parametrize("what", PROCESSES)
 def test_a_broken_environment_ends_the_start_with_one_line(tmp_path: Path, what: str) -> None:
     environment, names, says = BROKEN[what]
     [line] = run(APP, tmp_path, environment)
     assert line.startswith(f"error: {names}"), line
     assert says in line
-    assert "secret" not in line
 
 
-@pytest.mark.parametrize("what", ["port of the database", "option", "file as a folder", "unknown"])
-def test_a_broken_environment_ends_a_command_with_the_same_line(tmp_path: Path, what: str) -> None:
-    environment, _, _ = BROKEN[what]
-    assert run(COMMAND, tmp_path, environment) == run(APP, tmp_path, environment)
+@pytest.mark.parametrize("what", ["port of the database", "file as a folder", "unknown"])
+def test_a_broken_environment_ends_a_command_with_one_line(tmp_path: Path, what: str) -> None:
+    environment, names, says = BROKEN[what]
+    [line] = run(COMMAND, tmp_path, environment)
+    assert line.startswith(f"error: {names}"), line
+    assert says in line
 
 
 @pytest.mark.parametrize(
@@ -150,9 +187,7 @@ def test_a_service_starts_beside_what_orchestrators_and_servers_read(tmp_path: P
         service.kill()
 
 
-@pytest.mark.parametrize(
-    "host", ["::1", "[::1]", "0:0:0:0:0:0:0:1", "localhost", "127.0.0.2", "127.0.0.1"]
-)
+@pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1", "localhost", "127.0.0.2"])
 def test_the_printed_address_answers_on_each_loopback_address(tmp_path: Path, host: str) -> None:
     """As a page there would: with its own Host and Origin."""
     service = Service(tmp_path, HOST=host)
