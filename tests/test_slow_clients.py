@@ -38,8 +38,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service on the embedded log."""
     service = Service(tmp_path_factory.mktemp("slow")).start()
     yield service
-    assert service.stop() == 0
+    service.kill()
     assert not [line for line in service.output if "Traceback" in line], service.tail()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Service]:
+    """One for a single test: it may not be what it was afterwards."""
+    service = Service(tmp_path).start()
+    yield service
+    service.kill()
 
 
 def address_of(service: Service) -> tuple[str, int]:
@@ -189,9 +197,9 @@ def test_a_thousand_clients_that_do_not_come_to_an_end_cost_nobody_anything(
 
 
 def test_clients_that_do_not_read_cost_a_bounded_amount_of_memory_and_time(
-    tmp_path: Path,
+    own: Service,
 ) -> None:
-    service = Service(tmp_path).start()
+    service = own
     big = event(metadata={"a": "a" * 4_000})
     for _ in range(5):
         batch = spelled(b'{"events":[%s]}' % b",".join([big] * 100), path=BATCH)
@@ -221,7 +229,6 @@ def test_clients_that_do_not_read_cost_a_bounded_amount_of_memory_and_time(
         assert 1.2 * most < NOT_READING / 2
         assert peak - before < 500e6
         assert timed(service) < SOON
-    service.kill()
 
 
 def kept(service: Service, clients: list[socket.socket]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websocket
@@ -30,8 +31,25 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service on the embedded log."""
     service = Service(tmp_path_factory.mktemp("worker")).start()
     yield service
-    assert service.stop() == 0
+    service.kill()
     assert not [line for line in service.output if "Traceback" in line], service.tail()
+
+
+Starter = Callable[..., Service]
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Starter]:
+    """Starts services that end with the test."""
+    made: list[Service] = []
+
+    def start(**settings: Any) -> Service:
+        made.append(Service(tmp_path, **settings))
+        return made[-1].start()
+
+    yield start
+    for service in made:
+        service.kill()
 
 
 @pytest.fixture
@@ -198,11 +216,10 @@ def test_who_is_a_proxy_is_not_the_servers_to_say(alone: Service, talk: Talk) ->
     assert code == 201  # and not a contradiction
 
 
-def test_the_environment_does_not_move_paths(tmp_path: Path) -> None:
-    service = Service(tmp_path, SCRIPT_NAME="/api", FORWARDED_ALLOW_IPS="*").start()
+def test_the_environment_does_not_move_paths(started: Starter) -> None:
+    service = started(SCRIPT_NAME="/api", FORWARDED_ALLOW_IPS="*")
     assert service.post("user.login", {}).code == 201
     assert service.get("/healthz").code == 200
-    service.kill()
 
 
 def test_idle_connections_take_no_threads(alone: Service) -> None:
@@ -230,8 +247,8 @@ def test_the_threads_that_many_viewers_had_end_with_them(alone: Service) -> None
         talk.close()
 
 
-def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(tmp_path: Path) -> None:
-    service = Service(tmp_path).start()
+def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(started: Starter) -> None:
+    service = started()
     wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
     taken: list[str] = []
     said: list[str] = []
@@ -258,7 +275,6 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(tmp_path: Path) 
     service.start()
     service.wait_until_caught_up(60)
     assert set(taken) <= {one["id"] for one in events_of(service, "xp.earned")}
-    service.kill()
 
 
 OTHER_VERSION = """
@@ -270,10 +286,12 @@ sys.exit(main())
 """
 
 
-def test_on_a_version_that_was_not_tried_gunicorns_own_worker_serves(tmp_path: Path) -> None:
+def test_on_a_version_that_was_not_tried_gunicorns_own_worker_serves(
+    started: Starter, tmp_path: Path
+) -> None:
     program = tmp_path / "other_version.py"
     program.write_text(OTHER_VERSION)
-    service = Service(tmp_path, program=program).start()
+    service = started(program=program)
     [line] = [line for line in service.output if "WARNING" in line]
     assert "gunicorn 28.0.0" in line
     talk = Talk(service)
@@ -284,12 +302,10 @@ def test_on_a_version_that_was_not_tried_gunicorns_own_worker_serves(tmp_path: P
 
 
 @pytest.mark.kafka
-def test_while_kafka_is_away_a_kept_alive_connection_is_answered_too(tmp_path: Path) -> None:
-    service = Service(tmp_path, KAFKA_BROKER=f"127.0.0.1:{free_port()}", JOBQUEST_WORKERS="1")
-    talk = Talk(service.start())
+def test_while_kafka_is_away_a_kept_alive_connection_is_answered_too(started: Starter) -> None:
+    talk = Talk(started(KAFKA_BROKER=f"127.0.0.1:{free_port()}", JOBQUEST_WORKERS="1"))
     for _ in range(10):
         code, _, document = talk.ask(PLAIN)
         assert code == 202
         assert document["data"]["result"] == "queued"
     talk.close()
-    service.kill()
