@@ -22,7 +22,7 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
-from jobquest.web.answers import event_filter, failure, runtime, whole_parameter
+from jobquest.web.answers import MAX_SEQ, event_filter, failure, runtime, whole_parameter
 from jobquest.web.paths import LIVE
 from jobquest.web.publishing import RETRY_AFTER_SECONDS
 
@@ -34,7 +34,6 @@ SEND_BUFFER_BYTES = 256 * 1024  # the kernel's own would take megabytes per view
 UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection ends
 READ_SECONDS = 5.0
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
-MAX_SEQ = 2**53
 ENDPOINT = "live"
 
 
