@@ -1,5 +1,5 @@
-"""The threads that answer requests for `worker.py`. Python's own pool makes a future and takes three
-locks for each request; this one does not.
+"""The threads that answer requests for `worker.py`. Python's own pool makes a future for each
+request and takes several locks; this one does not.
 """
 
 from __future__ import annotations
