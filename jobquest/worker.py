@@ -12,12 +12,10 @@ import errno
 import os
 import select
 import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from queue import SimpleQueue
 from typing import Any
 
 from gunicorn.http import errors
@@ -26,6 +24,7 @@ from gunicorn.workers.base import Worker as BaseWorker
 from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
 from jobquest.exchange import LATE, REFUSED, Exchange, spelled
 from jobquest.framing import Arrived
+from jobquest.threads import Threads
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
 MAX_THREADS = 128  # viewers have theirs beside these
@@ -43,59 +42,6 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ANY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-
-class Threads:
-    """As many threads as there is work for at a time, up to `most` and those that are lent."""
-
-    def __init__(self, work: Callable[[Connection], None], most: int) -> None:
-        self._work = work
-        self._most = most
-        self._begun = 0
-        self._lock = threading.Lock()  # over these two
-        self._free: list[None] = []  # one for each thread that waits
-        self._queue: SimpleQueue[Connection] = SimpleQueue()
-
-    def put(self, conn: Connection) -> None:
-        """Have a thread work on it. Called by the main loop only."""
-        try:
-            self._free.pop()
-        except IndexError:
-            self._begin()
-        self._queue.put(conn)
-
-    @contextmanager
-    def lent(self) -> Iterator[None]:
-        """The thread that calls is away for long: until it is back, another may begin."""
-        with self._lock:
-            self._most += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._most -= 1
-
-    def _begin(self) -> None:
-        with self._lock:
-            if self._begun == self._most:
-                return
-            self._begun += 1
-        threading.Thread(target=self._run, name="request", daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            self._work(self._queue.get())
-            if self._begun > self._most and self._may_end():
-                return
-            if len(self._free) < self._most:
-                self._free.append(None)
-
-    def _may_end(self) -> bool:
-        with self._lock:
-            if self._begun <= self._most:
-                return False
-            self._begun -= 1
-            return True
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
