@@ -124,7 +124,7 @@ def test_an_answer_that_was_damaged_on_its_way_harms_no_record(
 
 # The one place that may use them, behind a check of the version.
 GUARDED = ("jobquest/log/kafka/fast_path/",)
-# `server.worker_class` takes the worker, which alone calls this one, for tried versions of gunicorn.
+# Its caller, the worker, is taken by `server.worker_class` for tried versions of gunicorn.
 GUARDED_BY_THE_SERVER = ("jobquest/exchange.py",)
 KAFKA_DOCUMENTS = {"kafka", "kafka.admin", "kafka.errors"}
 # Documented in spite of their underscore: those of named tuples, of marshmallow's fields, of `os`.
