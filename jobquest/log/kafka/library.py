@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from jobquest.clock import now_ms
 from jobquest.log import NewRecord, Record
 
 
@@ -80,6 +80,5 @@ class Library(Protocol):
 
 def damaged(place: Any, offset: int, error: Exception) -> Record:
     """The record at this offset of a TopicPartition, which could not be unpacked."""
-    now_ms = time.time_ns() // 1_000_000
     why = f"{type(error).__name__}: {error}"
-    return Record(place.topic, place.partition, offset, None, None, (), now_ms, why)
+    return Record(place.topic, place.partition, offset, None, None, (), now_ms(), why)

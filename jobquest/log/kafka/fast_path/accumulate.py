@@ -8,7 +8,6 @@ all of them, on the library's own parts. One callback per batch tells about all 
 from __future__ import annotations
 
 import selectors
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +18,7 @@ from kafka.partitioner.default import murmur2
 from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.memory_records import MemoryRecordsBuilder
 
+from jobquest.clock import now_ms
 from jobquest.log.kafka.encoding import varint
 from jobquest.log.kafka.library import Entry
 
@@ -57,18 +57,18 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
 
     def _append(self, encoded: bytes) -> bool:
         """What the library's builder does with a record, on one that is encoded."""
-        builder, now_ms = self.records._builder, time.time_ns() // 1_000_000
+        builder, now = self.records._builder, now_ms()
         is_first = not builder._num_records
         if is_first:
-            builder._first_timestamp = builder._max_timestamp = now_ms
+            builder._first_timestamp = builder._max_timestamp = now
         offset = self.records._next_offset
-        head = b"\0" + varint(now_ms - builder._first_timestamp) + varint(offset)
+        head = b"\0" + varint(now - builder._first_timestamp) + varint(offset)
         size = varint(len(head) + len(encoded))
         whole = b"".join((size, head, encoded))
         if not is_first and len(builder._buffer) + len(whole) > builder._batch_size:
             return False
         builder._buffer += whole
-        builder._max_timestamp = max(builder._max_timestamp, now_ms)
+        builder._max_timestamp = max(builder._max_timestamp, now)
         builder._num_records += 1
         builder._last_offset = offset
         self.records._next_offset = offset + 1
