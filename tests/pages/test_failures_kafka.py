@@ -53,8 +53,7 @@ def test_refused_events_are_mended_or_redriven_and_processed_on_kafka(
     expect(came).to_contain_text("It is processed. It changed", timeout=PATIENCE_MS)
 
     page.goto(f"{service.url}/failures")
-    button(page, "Switch it off").click()
-    expect(page.get_by_text("failing handler is on")).to_be_hidden(timeout=PATIENCE_MS)
+    switch_demo(service, False)
     button(page, "Redrive all 1 that match").click()
     expect(page.locator("#work-words")).to_have_text("1 of 1 redriven.", timeout=PATIENCE_MS)
     expect(came).to_contain_text("It is processed.", timeout=PATIENCE_MS)
