@@ -39,15 +39,18 @@ def from_request(
     id: Any = None,
     timestamp: Any = None,
     now: datetime | None = None,
+    is_json: bool = False,
 ) -> Event:
     """The strict door: check values that somebody sent and stamp what is missing.
 
-    `id` and `timestamp` None: made here. Raises InvalidEvent with every error at once, by path.
+    `id` and `timestamp` None: made here. `is_json`: the strict reader has looked through the
+    values. Raises InvalidEvent with every error at once, by path.
     """
     now = now or datetime.now(UTC)
     errors: dict[str, list[str]] = {}
-    _check_plain(data, "data", errors)
-    _check_plain(metadata, "metadata", errors)
+    if not is_json:
+        _check_plain(data, "data", errors)
+        _check_plain(metadata, "metadata", errors)
     _check_type(event_type, "eventType", errors)
     _check_user(user_id, errors)
     check_metadata(metadata, errors)
@@ -134,10 +137,10 @@ def check_metadata(metadata: Any, errors: dict[str, list[str]]) -> None:
     if not isinstance(metadata, Mapping):
         errors["metadata"] = ["Not an object."]
     elif "metadata" not in errors:
-        if strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
-            errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]
-        elif len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
+        if len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
             errors["metadata"] = [f"Larger than {MAX_METADATA_BYTES} bytes."]
+        elif strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
+            errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]
 
 
 def _check_time(text: Any, now: datetime, errors: dict[str, list[str]]) -> datetime | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -16,6 +17,7 @@ MAX_TEXT = 500
 MAX_LONG_TEXT = 5_000
 MAX_COUNT = 1_000_000_000
 MAX_TAGS = 100
+MAX_TAG_ERRORS = 10
 MAX_USER_ID = 128
 
 
@@ -27,13 +29,18 @@ class Text(fields.Field[str]):
         self.longest = longest
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> str:
+        if wrong := self.wrong_with(value):
+            raise ValidationError(wrong)
+        text: str = value
+        return text
+
+    def wrong_with(self, value: Any) -> str | None:
+        """Why a value is no such text; None if it is."""
         if not isinstance(value, str):
-            raise ValidationError("Not a string.")
-        if not value.strip():
-            raise ValidationError("Must not be blank.")
-        if len(value) > self.longest:
-            raise ValidationError(f"Longer than {self.longest} characters.")
-        return value
+            return "Not a string."
+        if not value or value.isspace():
+            return "Must not be blank."
+        return f"Longer than {self.longest} characters." if len(value) > self.longest else None
 
 
 class UserId(Text):
@@ -75,9 +82,16 @@ class Tags(fields.List[str]):
         super().__init__(Text(), **options)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> list[Any]:
-        if isinstance(value, list) and len(value) > MAX_TAGS:
+        if not isinstance(value, list):
+            raise ValidationError("Not a valid list.")
+        if len(value) > MAX_TAGS:
             raise ValidationError(f"More than {MAX_TAGS} entries.")
-        return super()._deserialize(value, attr, data, **options)
+        assert isinstance(self.inner, Text)
+        wrong = ((at, self.inner.wrong_with(tag)) for at, tag in enumerate(value))
+        # The first ones tell enough, and a batch may have a thousand such lists.
+        if errors := dict(islice((pair for pair in wrong if pair[1]), MAX_TAG_ERRORS)):
+            raise ValidationError({at: [why] for at, why in errors.items()})
+        return value
 
 
 @dataclass(frozen=True, slots=True)
