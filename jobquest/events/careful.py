@@ -19,7 +19,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import strict_json
 from jobquest.events.catalogue import CATALOGUE
 from jobquest.events.event import OUR_PREFIX, Event, at_ms, frozen, new_id, parse_time, whole_ms
-from jobquest.events.fields import UserId
+from jobquest.events.fields import UserId, unseen_in
 
 MAX_METADATA_BYTES = 8 * 1024
 MAX_METADATA_DEPTH = 16
@@ -53,6 +53,8 @@ def from_request(
         _check_plain(metadata, "metadata", errors)
     _check_type(event_type, "eventType", errors)
     _check_user(user_id, errors)
+    if "userId" not in errors and (character := unseen_in(user_id)):
+        errors["userId"] = [f"Must not contain {character}, which can't be seen."]
     check_metadata(metadata, errors)
     if id is not None:
         _check_id(id, errors)

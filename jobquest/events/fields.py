@@ -21,6 +21,20 @@ MAX_TAG_ERRORS = 10
 MAX_USER_ID = 128
 
 
+# Categories of characters that nobody sees: controls, ends of lines and paragraphs; formats
+# (zero-width ones, directions), halves of pairs, and what no version of Unicode has assigned.
+_CONTROLS = frozenset({"Cc", "Zl", "Zp"})
+UNSEEN = _CONTROLS | {"Cf", "Cs", "Cn"}
+
+
+def unseen_in(text: str, categories: frozenset[str] = UNSEEN) -> str | None:
+    """The first character of a text that nobody can see, as U+200B; None if there is none."""
+    if text.isascii() and text.isprintable():
+        return None
+    found = (one for one in text if unicodedata.category(one) in categories)
+    return next((f"U+{ord(one):04X}" for one in found), None)
+
+
 class Text(fields.Field[str]):
     """1 to `longest` characters, not only white space."""
 
@@ -44,7 +58,8 @@ class Text(fields.Field[str]):
 
 
 class UserId(Text):
-    """1 to 128 characters, none of them a control character or a line break."""
+    """1 to 128 characters, none of them a control character or a line break. The door refuses more
+    (`unseen_in`); what stands on a topic is processed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(MAX_USER_ID, **options)
@@ -52,10 +67,8 @@ class UserId(Text):
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         # Zl and Zp (U+2028, U+2029) end a line for many log readers.
-        if not text.isascii() or not text.isprintable():
-            bad = {"Cc", "Zl", "Zp"}
-            if any(unicodedata.category(character) in bad for character in text):
-                raise ValidationError("Must not contain control characters.")
+        if character := unseen_in(text, _CONTROLS):
+            raise ValidationError(f"Must not contain {character}, which can't be seen.")
         return text
 
 
