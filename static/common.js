@@ -121,8 +121,18 @@ export function inZone(time) {
   return [date, `${clock}.${String(moment.getMilliseconds()).padStart(3, "0")}`];
 }
 
+// The service's clock, Unix milliseconds: the browser's own may be wrong by hours. Pages and statuses
+// tell it; meanwhile the time that passes is counted.
+let ahead = 0; // of `performance.now()`
+export const now = () => ahead + performance.now();
+export function tellTime(told, since = performance.now()) {
+  ahead = Number(told) - since;
+}
+const [arrival] = performance.getEntriesByType("navigation");
+tellTime(document.body.dataset.now, arrival?.responseStart ?? 0);
+
 export function age(time) {
-  const seconds = (Date.now() - new Date(time)) / 1_000;
+  const seconds = (now() - new Date(time)) / 1_000;
   if (Math.abs(seconds) < 1) return "just now";
   return seconds < 0 ? `in ${span(-seconds)}` : `${span(seconds)} ago`;
 }

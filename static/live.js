@@ -3,7 +3,7 @@
 
 import { drawBars } from "./chart.js";
 import {
-  announce, ask, byId, element, many, number, part, setText, span, timeElement,
+  announce, ask, byId, element, many, now, number, part, setText, span, tellTime, timeElement,
 } from "./common.js";
 import { connection } from "./live_connection.js";
 import { list } from "./live_list.js";
@@ -49,7 +49,6 @@ const consumer = {
   buttons: [...document.querySelectorAll("[data-action]")],
   status: null,
   pending: null, // the action that is being answered
-  ahead: 0, // of our clock, the service's, ms
 
   start() {
     this.status = { state: byId("state").dataset.state };
@@ -73,7 +72,7 @@ const consumer = {
     if (this.status.state !== status.state) {
       announce(`Consumer: ${word}. ${status.reason ?? meaning}`);
     }
-    this.ahead = new Date(status.timestamp) - Date.now();
+    tellTime(Date.parse(status.timestamp));
     this.status = status;
     this.showButtons();
   },
@@ -132,7 +131,7 @@ const consumer = {
   showAge(isFresh) {
     const stale = part(byId("state"), "stale");
     if (!isFresh && stale.hidden) {
-      const clock = new Date().toISOString().slice(11, 19);
+      const clock = new Date(now()).toISOString().slice(11, 19);
       setText(stale, `Last known at ${clock} UTC: the live connection is down.`);
     }
     stale.hidden = isFresh;
@@ -172,8 +171,7 @@ const hour = {
   // Every minute of the hour; those that are absent had nothing.
   bars(minutes) {
     const known = new Map(minutes.map((minute) => [Date.parse(minute.minuteAt), minute]));
-    const now = Date.now() + consumer.ahead;
-    const last = Math.max(now - (now % MINUTE_MS), ...known.keys());
+    const last = Math.max(Math.floor(now() / MINUTE_MS) * MINUTE_MS, ...known.keys());
     const starts = Array.from(
       { length: limits.minutes },
       (_, index) => last - (limits.minutes - 1 - index) * MINUTE_MS,

@@ -59,7 +59,7 @@ export const connection = {
       return;
     }
     this.socket = socket;
-    this.opened = this.lastFrame = Date.now();
+    this.opened = this.lastFrame = performance.now();
     socket.addEventListener("message", (message) => {
       if (socket === this.socket) this.receive(JSON.parse(message.data));
     });
@@ -69,7 +69,7 @@ export const connection = {
   },
 
   receive(frame) {
-    this.lastFrame = this.lastNews = Date.now();
+    this.lastFrame = this.lastNews = performance.now();
     const receivers = {
       hello: () => this.hello(frame),
       events: () => this.events(frame.items),
@@ -132,13 +132,13 @@ export const connection = {
 
   lost() {
     const wasLive = this.isLive;
-    const wasSteady = wasLive && Date.now() - this.opened > STEADY_MS;
+    const wasSteady = wasLive && performance.now() - this.opened > STEADY_MS;
     this.forget();
     this.isLive = false;
     this.tries = wasSteady ? 1 : this.tries + 1;
     const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** (this.tries - 1));
     // Jitter, so that a service that comes back is not met by every page at once.
-    this.next = Date.now() + longest * (0.5 + Math.random() / 2);
+    this.next = performance.now() + longest * (0.5 + Math.random() / 2);
     if (wasLive) announce("Live updates are lost; reconnecting.");
     if (!this.isPolling) this.receiver.fresh(false);
     this.count();
@@ -147,7 +147,7 @@ export const connection = {
 
   // Counts down to the next try.
   count() {
-    const left = this.next - Date.now();
+    const left = this.next - performance.now();
     if (left <= 0) {
       this.open();
       return;
@@ -172,7 +172,7 @@ export const connection = {
   },
 
   check() {
-    if (this.socket && Date.now() - this.lastFrame > SILENCE_MS) this.lost();
+    if (this.socket && performance.now() - this.lastFrame > SILENCE_MS) this.lost();
   },
 
   // What the old socket still says is not listened to any more.
@@ -200,7 +200,7 @@ export const connection = {
     if (this.isAnother(status.data.epoch)) return;
     if (!this.isPolling) announce("Live updates don't come; the page asks for them instead.");
     this.isPolling = true;
-    this.lastNews = Date.now();
+    this.lastNews = performance.now();
     this.say(`polling every ${POLL_MS / 1_000} s`, "polling");
     this.receiver.fresh(true);
     this.receiver.status(status.data);
@@ -238,7 +238,7 @@ export const connection = {
   // How old what is shown may be.
   showNews() {
     if (document.hidden || !this.lastNews) return;
-    const seconds = Math.max(0, Math.floor((Date.now() - this.lastNews) / 1_000));
+    const seconds = Math.max(0, Math.floor((performance.now() - this.lastNews) / 1_000));
     const age = seconds < 60 ? `${seconds} s` : span(seconds);
     setText(part(byId("live"), "news"), `· last news ${age} ago`);
   },

@@ -37,8 +37,8 @@ async function outcomeOf(eventId, isNews) {
 
 // Ask until there is an answer, or none came for long.
 export async function follow(eventId, isNews) {
-  const end = Date.now() + PATIENCE_MS;
-  while (Date.now() < end) {
+  const end = performance.now() + PATIENCE_MS;
+  while (performance.now() < end) {
     const life = await outcomeOf(eventId, isNews);
     if (life) return life;
     await pause(ROUND_MS);
@@ -128,9 +128,9 @@ class Run {
   // What came of those that are in the log again. Pressed once more, it is not waited for.
   async follow() {
     const waiting = [...this.redriven];
-    let end = Date.now() + PATIENCE_MS;
+    let end = performance.now() + PATIENCE_MS;
     this.showOutcome(waiting.length, "not processed yet");
-    while (waiting.length && Date.now() < end && !this.left) {
+    while (waiting.length && performance.now() < end && !this.left) {
       const round = waiting.splice(0, FOLLOWED);
       const late = [];
       for (let at = 0; at < round.length; at += AT_ONCE) {
@@ -138,7 +138,7 @@ class Run {
         const known = await Promise.all(some.map((letter) => this.lookAt(letter)));
         late.push(...some.filter((_letter, index) => !known[index]));
       }
-      if (late.length < round.length) end = Date.now() + PATIENCE_MS;
+      if (late.length < round.length) end = performance.now() + PATIENCE_MS;
       waiting.push(...late); // the others come first in the next round
       this.showOutcome(waiting.length, "not processed yet");
       if (waiting.length) await pause(ROUND_MS);

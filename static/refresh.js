@@ -4,7 +4,7 @@
 // What a script writes by itself is marked `data-own`: "here" is left as it is for as long as the
 // service serves its place, "kept" stays where it no longer does.
 
-import { age, byId, inZone, isLocal, setText, showTime, span } from "./common.js";
+import { age, byId, inZone, isLocal, now, setText, showTime, span, tellTime } from "./common.js";
 
 const PATIENCE_MS = 15_000;
 const COUNT_MS = 1_000;
@@ -22,7 +22,7 @@ export async function refresh() {
   const stale = byId("stale");
   if (problem) {
     if (stale.hidden) {
-      const clock = inZone(new Date())[1].slice(0, 8);
+      const clock = inZone(now())[1].slice(0, 8);
       const zone = isLocal() ? "local time" : "UTC";
       setText(stale, `${problem} This is how things were at ${clock} ${zone}.`);
       stale.hidden = false;
@@ -32,6 +32,7 @@ export async function refresh() {
   if (pressed) return false;
   stale.hidden = true;
   const served = new DOMParser().parseFromString(text, "text/html");
+  tellTime(served.body.dataset.now);
   focused = document.activeElement;
   for (const old of document.querySelectorAll("[data-fresh]")) {
     const fresh = served.getElementById(old.id);
@@ -128,7 +129,7 @@ function isKept(node) {
 // --- countdowns ---
 
 function countdown(moment) {
-  const seconds = Math.ceil((new Date(moment) - Date.now()) / 1_000);
+  const seconds = Math.ceil((new Date(moment) - now()) / 1_000);
   if (seconds <= 0) return "now";
   return seconds < 60 ? `in ${seconds} s` : `in ${span(seconds)}`;
 }

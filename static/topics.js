@@ -2,7 +2,7 @@
 // templates/topics.html.
 
 import {
-  age, announce, ask, byId, element, number, part, setText, timeElement, visible,
+  age, announce, ask, byId, element, number, part, setText, tellTime, timeElement, visible,
 } from "./common.js";
 
 const REFRESH_MS = 3_000;
@@ -103,6 +103,7 @@ async function refresh() {
     location.reload();
     return;
   }
+  if (status.ok) tellTime(Date.parse(status.data.timestamp));
   if (topics.ok && status.ok) showAll(topics.data.topics, status.data);
   if (page.dataset.read === "true") say(topics.ok ? status.ok ? null : status.message : topics.message);
   clearTimeout(timer); // another may have begun meanwhile

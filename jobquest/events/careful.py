@@ -19,7 +19,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import strict_json
 from jobquest.events.catalogue import CATALOGUE
 from jobquest.events.event import OUR_PREFIX, Event, at_ms, frozen, new_id, parse_time, whole_ms
-from jobquest.events.fields import UserId
+from jobquest.events.fields import UserId, unseen_in
 
 MAX_METADATA_BYTES = 8 * 1024
 MAX_METADATA_DEPTH = 16
@@ -39,17 +39,22 @@ def from_request(
     id: Any = None,
     timestamp: Any = None,
     now: datetime | None = None,
+    is_json: bool = False,
 ) -> Event:
     """The strict door: check values that somebody sent and stamp what is missing.
 
-    `id` and `timestamp` None: made here. Raises InvalidEvent with every error at once, by path.
+    `id` and `timestamp` None: made here. `is_json`: the strict reader has looked through the
+    values. Raises InvalidEvent with every error at once, by path.
     """
     now = now or datetime.now(UTC)
     errors: dict[str, list[str]] = {}
-    _check_plain(data, "data", errors)
-    _check_plain(metadata, "metadata", errors)
+    if not is_json:
+        _check_plain(data, "data", errors)
+        _check_plain(metadata, "metadata", errors)
     _check_type(event_type, "eventType", errors)
     _check_user(user_id, errors)
+    if "userId" not in errors and (character := unseen_in(user_id)):
+        errors["userId"] = [f"Must not contain {character}, which can't be seen."]
     check_metadata(metadata, errors)
     if id is not None:
         _check_id(id, errors)
@@ -134,10 +139,10 @@ def check_metadata(metadata: Any, errors: dict[str, list[str]]) -> None:
     if not isinstance(metadata, Mapping):
         errors["metadata"] = ["Not an object."]
     elif "metadata" not in errors:
-        if strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
-            errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]
-        elif len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
+        if len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
             errors["metadata"] = [f"Larger than {MAX_METADATA_BYTES} bytes."]
+        elif strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
+            errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]
 
 
 def _check_time(text: Any, now: datetime, errors: dict[str, list[str]]) -> datetime | None:

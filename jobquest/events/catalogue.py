@@ -7,14 +7,16 @@ made from it. To add a type, add a row (and its new fields to `fields.FIELDS`), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError
+from marshmallow import RAISE, Schema, ValidationError
 
 from jobquest.events.fields import FIELDS
+
+MAX_UNKNOWN, MAX_NAME = 20, 100
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,26 @@ class EventType:
         Strict refuses fields that the type does not have; tolerant takes them as they are, since
         a newer producer may know more than we do.
         """
+        known = {name: value for name, value in data.items() if name in self._known}
+        errors = unknown(name for name in data if name not in self._known) if strict else {}
         try:
-            self.schema.load(data, unknown=RAISE if strict else INCLUDE)
+            self.schema.load(known)
         except ValidationError as error:
-            return _flat(error.messages)
-        return {}
+            errors = _flat(error.messages) | errors
+        return errors
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.fields)
+
+
+def unknown(names: Iterable[Any]) -> dict[str, list[str]]:
+    """What is wrong with fields that nobody knows: of thousands, the first few are named."""
+    found = list(names)
+    errors = {str(name)[:MAX_NAME]: ["Unknown field."] for name in found[:MAX_UNKNOWN]}
+    if len(found) > MAX_UNKNOWN:
+        errors["…"] = [f"{len(found) - MAX_UNKNOWN} more unknown fields."]
+    return errors
 
 
 def _flat(messages: Any, path: str = "") -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from marshmallow import ValidationError, fields
@@ -16,7 +17,22 @@ MAX_TEXT = 500
 MAX_LONG_TEXT = 5_000
 MAX_COUNT = 1_000_000_000
 MAX_TAGS = 100
+MAX_TAG_ERRORS = 10
 MAX_USER_ID = 128
+
+
+# Categories of characters that nobody sees: controls, ends of lines and paragraphs; formats
+# (zero-width ones, directions), halves of pairs, and what no version of Unicode has assigned.
+_CONTROLS = frozenset({"Cc", "Zl", "Zp"})
+UNSEEN = _CONTROLS | {"Cf", "Cs", "Cn"}
+
+
+def unseen_in(text: str, categories: frozenset[str] = UNSEEN) -> str | None:
+    """The first character of a text that nobody can see, as U+200B; None if there is none."""
+    if text.isascii() and text.isprintable():
+        return None
+    found = (one for one in text if unicodedata.category(one) in categories)
+    return next((f"U+{ord(one):04X}" for one in found), None)
 
 
 class Text(fields.Field[str]):
@@ -27,17 +43,23 @@ class Text(fields.Field[str]):
         self.longest = longest
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> str:
+        if wrong := self.wrong_with(value):
+            raise ValidationError(wrong)
+        text: str = value
+        return text
+
+    def wrong_with(self, value: Any) -> str | None:
+        """Why a value is no such text; None if it is."""
         if not isinstance(value, str):
-            raise ValidationError("Not a string.")
-        if not value.strip():
-            raise ValidationError("Must not be blank.")
-        if len(value) > self.longest:
-            raise ValidationError(f"Longer than {self.longest} characters.")
-        return value
+            return "Not a string."
+        if not value or value.isspace():
+            return "Must not be blank."
+        return f"Longer than {self.longest} characters." if len(value) > self.longest else None
 
 
 class UserId(Text):
-    """1 to 128 characters, none of them a control character or a line break."""
+    """1 to 128 characters, none of them a control character or a line break. The door refuses more
+    (`unseen_in`); what stands on a topic is processed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(MAX_USER_ID, **options)
@@ -45,10 +67,8 @@ class UserId(Text):
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> str:
         text = super()._deserialize(value, attr, data, **options)
         # Zl and Zp (U+2028, U+2029) end a line for many log readers.
-        if not text.isascii() or not text.isprintable():
-            bad = {"Cc", "Zl", "Zp"}
-            if any(unicodedata.category(character) in bad for character in text):
-                raise ValidationError("Must not contain control characters.")
+        if character := unseen_in(text, _CONTROLS):
+            raise ValidationError(f"Must not contain {character}, which can't be seen.")
         return text
 
 
@@ -75,9 +95,16 @@ class Tags(fields.List[str]):
         super().__init__(Text(), **options)
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> list[Any]:
-        if isinstance(value, list) and len(value) > MAX_TAGS:
+        if not isinstance(value, list):
+            raise ValidationError("Not a valid list.")
+        if len(value) > MAX_TAGS:
             raise ValidationError(f"More than {MAX_TAGS} entries.")
-        return super()._deserialize(value, attr, data, **options)
+        assert isinstance(self.inner, Text)
+        wrong = ((at, self.inner.wrong_with(tag)) for at, tag in enumerate(value))
+        # The first ones tell enough, and a batch may have a thousand such lists.
+        if errors := dict(islice((pair for pair in wrong if pair[1]), MAX_TAG_ERRORS)):
+            raise ValidationError({at: [why] for at, why in errors.items()})
+        return value
 
 
 @dataclass(frozen=True, slots=True)

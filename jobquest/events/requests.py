@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from jobquest.errors import InvalidEvent
 from jobquest.events import careful, quick, strict_json
+from jobquest.events.catalogue import unknown
 from jobquest.events.event import Event
 
 DEMO_USER = "demo-user"
 MAX_BATCH_EVENTS = 1_000
+# What a batch's answer says of what is wrong: later events are told to be, and no more. A client
+# must not get much more than it sent, and a thousand events take three kilobytes.
+MAX_TOLD_BYTES, LEAST_TOLD_BYTES = 65_536, 8_192
+UNTOLD = "Not valid; see earlier ones."
 _MEMBERS = ("eventType", "data", "userId", "metadata", "id", "timestamp")
 
 
@@ -29,7 +34,7 @@ class Request(NamedTuple):
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
-    events: list[msgspec.Raw]
+    events: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_BATCH_EVENTS)]
 
 
 _BATCH = msgspec.json.Decoder(_Batch)
@@ -50,17 +55,27 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
     where the body is no such list."""
     parts = _split(body) or _split_carefully(body)
     if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
-        strict_json.loads(body)  # may know better what is wrong
+        if not parts:
+            strict_json.loads(body)  # may know better what is wrong
         line = f"Must be a list of 1 to {MAX_BATCH_EVENTS} events, and stand alone."
         raise InvalidEvent("The batch is not valid.", {"events": [line]})
-    return [_read_one(part) for part in parts]
+    room = min(MAX_TOLD_BYTES, LEAST_TOLD_BYTES + 4 * len(body))
+    found: list[Request | InvalidEvent] = []
+    for part in parts:
+        try:
+            found.append(read(part))
+        except InvalidEvent as error:
+            room -= _length(error)
+            # A new one: the first has a traceback, which holds on to all that was read.
+            told = InvalidEvent(error.args[0], error.errors) if room >= 0 else InvalidEvent(UNTOLD)
+            found.append(told)
+    return found
 
 
-def _read_one(body: bytes) -> Request | InvalidEvent:
-    try:
-        return read(body)
-    except InvalidEvent as error:
-        return error
+def _length(error: InvalidEvent) -> int:
+    """About as many bytes as it takes to tell an error."""
+    lines = sum(len(path) + sum(map(len, lines)) for path, lines in error.errors.items())
+    return len(error.args[0]) + lines + 10 * len(error.errors)
 
 
 def _split(body: bytes) -> list[bytes]:
@@ -82,6 +97,8 @@ def _split_carefully(body: bytes) -> list[bytes]:
             _, end = _LENIENT.raw_decode(text, begin.end())
         except (ValueError, RecursionError):
             return []
+        if len(parts) == MAX_BATCH_EVENTS:
+            return [*parts, b""]  # one too many: nobody looks at it
         parts.append(text[begin.end() : end].encode("utf-8", "surrogateescape"))
         if _CLOSING.fullmatch(text, end):
             return parts
@@ -94,10 +111,10 @@ def read_carefully(body: bytes) -> Request:
     document = strict_json.loads(body)
     if not isinstance(document, dict):
         raise InvalidEvent("The body must be a JSON object.")
-    wrong = {name: ["Unknown field."] for name in document if name not in _MEMBERS}
+    wrong = unknown(name for name in document if name not in _MEMBERS)
     # Python's None means "left out" below; a null that was sent means something else.
     wrong |= {name: ["Must not be null."] for name in _MEMBERS if document.get(name, 0) is None}
-    given = {name: value for name, value in document.items() if value is not None}
+    given = {name: document[name] for name in _MEMBERS if document.get(name) is not None}
     if wrong:
         raise InvalidEvent("The event is not valid.", wrong | _errors(given))
     return Request(_event(given), "id" in given)
@@ -111,6 +128,7 @@ def _event(given: dict[str, Any]) -> Event:
         metadata=given.get("metadata", {}),
         id=given.get("id"),
         timestamp=given.get("timestamp"),
+        is_json=True,
     )
 
 
