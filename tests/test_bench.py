@@ -74,15 +74,21 @@ class Recording(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         with suppress(ConnectionError):  # wrk breaks requests off
-            while lines := list(iter(self.rfile.readline, b"\r\n")):
-                if lines[-1] == b"":
-                    return
-                head = b"".join(lines).decode()
+            while head := self._head():
                 length = head.split("Content-Length: ")[1].split("\r\n")[0]
                 self.server.took.append((head, self.rfile.read(int(length))))
                 code = f"HTTP/1.1 {self.server.code} Said\r\n"
                 self.wfile.write(f"{code}Content-Length: 2\r\n\r\n".encode())
                 self.wfile.write(b"{}")
+
+    def _head(self) -> str:
+        """The next head, empty once the client has gone."""
+        lines: list[bytes] = []
+        while (line := self.rfile.readline()) != b"\r\n":
+            if not line:
+                return ""
+            lines.append(line)
+        return b"".join(lines).decode()
 
 
 @pytest.fixture
