@@ -168,7 +168,10 @@ def test_errors_come_and_go_as_it_is_typed(service: Service, visit: Visit) -> No
     expect(announcer).to_have_text("No errors.")
 
 
-def test_errors_of_the_envelope_open_their_part(service: Service, visit: Visit) -> None:
+@pytest.mark.parametrize("handlers", ["jobquest.demo"])
+def test_errors_of_the_envelope_open_their_part(
+    service: Service, visit: Visit, handlers: str
+) -> None:
     page = visit("/publish?type=streak.milestone")
     more = page.locator("summary")
     more.click()
