@@ -12,7 +12,15 @@ from playwright.sync_api import Page, expect
 
 from jobquest.events import CATALOGUE, PERSONAL_FIELDS
 from tests.pages.conftest import Visit
-from tests.pages.looks import HOSTILE, faults, overflow, publish, switch_demo, write
+from tests.pages.looks import (
+    HOSTILE,
+    faults,
+    overflow,
+    publish,
+    publish_as_anybody,
+    switch_demo,
+    write,
+)
 from tests.samples import SAMPLES
 from tests.service import Service, wait_for
 
@@ -196,15 +204,13 @@ def test_what_events_say_is_inert_on_every_page(service: Service, visit: Visit) 
     for event_type in CATALOGUE:
         for user, text, data in zip(users, HOSTILE, attacks(event_type), strict=True):
             metadata = {text[:50]: text, "source": text, "causedBy": text}
-            events[event_type] = publish(
-                service, event_type, data=data, user_id=user, metadata=metadata
-            )
+            events[event_type] = publish_as_anybody(service, event_type, user, data, metadata)
     fails = []
     for wish, texts in (("refuse", HOSTILE), ("fail", HOSTILE[:4])):  # more would set the brake
         for user, text in zip(users, texts, strict=False):
             data = {**SAMPLES["xp.earned"], "source": text}
             metadata = {"demo": wish}
-            fails.append(publish(service, "xp.earned", data=data, user_id=user, metadata=metadata))
+            fails.append(publish_as_anybody(service, "xp.earned", user, data, metadata))
     broken = {"id": "broken", "type": HOSTILE[0], "userId": HOSTILE[3], "timestamp": HOSTILE[1]}
     write(service, [json.dumps({**broken, "data": {HOSTILE[2]: HOSTILE[4]}}).encode()])
     write(service, [text.encode() for text in HOSTILE])

@@ -22,6 +22,7 @@ from tests.pages.looks import (
     faults,
     overflow,
     publish,
+    publish_as_anybody,
     streaks,
     switch_demo,
     write,
@@ -774,9 +775,7 @@ def test_hostile_content_is_inert(service: Service, open_page: OpenPage, live: b
         user = text.replace("\n", "").replace("\t", "").replace("\u0085", "")[:128]
         data = {"entryId": text, "title": text, "tags": [text], "wordCount": 1}
         metadata = {text[:50]: text}
-        ids.append(
-            publish(service, "notebook.entry.created", data=data, metadata=metadata, user_id=user)
-        )
+        ids.append(publish_as_anybody(service, "notebook.entry.created", user, data, metadata))
     if page is None:
         service.wait_until_caught_up()
         page = open_page()

@@ -151,8 +151,8 @@ def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(user_id: str) -> dict[str, str]:
-    """Where the same stands as JSON; nothing for an id that a browser or a server would fold."""
-    if "/" in user_id or user_id in (".", ".."):
+    """Where the same is as JSON; nothing for an id that a client resolves."""
+    if user_id in (".", ".."):
         return {}
     kinds = ("events", "applications", "notifications", "achievements", "challenges", "learning")
     below = {kind: url_for(f"reads.user_{kind}", user_id=user_id) for kind in kinds}
