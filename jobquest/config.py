@@ -39,7 +39,7 @@ def _flag(value: str) -> bool:
 
 def _whole(low: int, high: int) -> Parse:
     def parse(value: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", value) or not low <= int(value) <= high:
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
             raise ValueError(f"use a whole number from {low} to {high}")
         return int(value)
 
@@ -56,6 +56,8 @@ def _choice(*choices: str) -> Parse:
 
 
 def _loopback(value: str) -> str:
+    if re.search(r"^[^:]*:[0-9]*$|\]:", value):
+        raise ValueError("it has a port; write the address alone and set PORT")
     try:
         name = addresses.host_name(value)
     except ValueError:
@@ -77,6 +79,8 @@ def _is_loopback_address(value: str) -> bool:
 
 def _brokers(value: str) -> tuple[str, ...]:
     brokers = _names(value)
+    if not brokers:
+        raise ValueError("it names no broker; write for example localhost:9092")
     for broker in brokers:
         found = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", broker)
         if not found or not 0 < int(found[2]) < 65_536:

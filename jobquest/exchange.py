@@ -21,6 +21,7 @@ from gunicorn.http.wsgi import Response, create
 from gunicorn.util import http_date
 
 from jobquest.connection import ClientGone, Connection, Outlet
+from jobquest.framing import MAX_BODY_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
     errors.NoMoreData: ("400 Bad Request", "The request ends early."),
     errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
 }
+TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
 
@@ -102,6 +104,7 @@ class Exchange:
         unreader = IterUnreader((data,))
         try:
             request = OurRequest(self._settings, unreader, conn.client)
+            _check_codings(request)
             body = b"" if conn.too_large else request.body.read()
         except (errors.ParseException, errors.NoMoreData) as error:
             logger.debug("Invalid request from %s: %s", conn.client[0], error)
@@ -110,7 +113,7 @@ class Exchange:
         if not conn.too_large:
             conn.data = unreader.take_buffered()
         if conn.framing.chunked:
-            _tell_length(request, len(data) if conn.too_large else len(body))
+            _tell_length(request, TOO_LONG if conn.too_large else len(body))
         outlet = Outlet(conn)
         try:
             return self._run(conn, request, body, outlet, keep and not conn.too_large)
@@ -158,6 +161,13 @@ def spelled(status: str, message: str) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode("latin-1") + body
+
+
+def _check_codings(request: Any) -> None:
+    """gunicorn lets other codings through to the application, which would have to undo them."""
+    codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
+    if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
+        raise errors.UnsupportedTransferCoding(", ".join(codings))
 
 
 def _tell_length(request: Any, length: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import io
 import json
 import re
 import shutil
@@ -80,7 +81,7 @@ def test_entrance_and_views_answer_alike(
     short = client.post(path, data=body, content_type=JSON)
     assert viewed == []
     views = client.post(path, data=body, **BY_THE_VIEWS)
-    assert viewed == ([path] if len(body) <= 65_536 or path == BATCH else [])
+    assert viewed == [path]
     assert shape_of(short) == shape_of(views)
 
 
@@ -384,6 +385,47 @@ def test_the_hosts_of_this_machine_are_ours(client: FlaskClient, host: str) -> N
 # --- bodies ---
 
 
+@pytest.mark.parametrize(
+    "name", ["preprocess_request", "full_dispatch_request", "dispatch_request"]
+)
+def test_a_method_of_flask_s_that_somebody_has_replaced_is_called(
+    settings: dict[str, str], name: str
+) -> None:
+    app = create_app(settings)
+    setattr(app, name, lambda *_: app.response_class("{}", 401))
+    assert app.test_client().post(EVENTS, data=GOOD, content_type=JSON).status_code == 401
+    app.extensions["jobquest"].stop()
+
+
+def test_a_guard_in_the_place_of_another_is_asked(settings: dict[str, str]) -> None:
+    app = create_app(settings)
+    app.before_request_funcs[None][-1] = lambda: abort(401, "No.")
+    error_of(app.test_client().post(EVENTS, data=GOOD, content_type=JSON), 401)
+    app.extensions["jobquest"].stop()
+
+
+def test_a_class_of_somebody_s_own_is_asked(settings: dict[str, str]) -> None:
+    app = create_app(settings)
+    app.__class__ = type("Own", (Flask,), {"preprocess_request": lambda _app, *_: ("{}", 401)})
+    assert app.test_client().post(EVENTS, data=GOOD, content_type=JSON).status_code == 401
+    app.extensions["jobquest"].stop()
+
+
+@pytest.mark.parametrize("body", [b" " * 70_000, b" " * 2_000_000], ids=len)
+@pytest.mark.parametrize("refuse", REFUSALS)
+def test_who_refuses_does_so_before_the_body_is_looked_at(
+    settings: dict[str, str], refuse: Callable[[Flask], None], body: bytes
+) -> None:
+    app = create_app(settings)
+    refuse(app)
+    for headers in ({}, {"Content-Encoding": "gzip"}):
+        answer = app.test_client().post(EVENTS, data=body, content_type=JSON, headers=headers)
+        assert answer.status_code == 401
+    app.extensions["jobquest"].stop()
+    if "refuse" in app.extensions:
+        flask.request_started.disconnect(app.extensions["refuse"], app)
+
+
 @pytest.mark.parametrize("path", [EVENTS, BATCH, "/api/kafka/status"])
 @pytest.mark.parametrize("coding", ["gzip", "br", "x-unknown"])
 def test_a_compressed_body_is_refused_by_name(client: FlaskClient, path: str, coding: str) -> None:
@@ -430,7 +472,7 @@ def test_publishes_leave_no_garbage_that_refers_to_itself(client: FlaskClient) -
     gc.disable()
     try:
         for _ in range(200):
-            entrance._published(environ["PATH_INFO"], GOOD)
+            entrance._published(environ["PATH_INFO"], environ | {"wsgi.input": io.BytesIO(GOOD)})
         assert gc.collect() < 200
     finally:
         gc.enable()

@@ -152,3 +152,34 @@ def test_only_the_live_view_is_upgraded_to(alone: Service) -> None:
     assert code_of(alone, spelled(LOGIN, *HANDSHAKE[1:])) == 201
     assert code_of(alone, head(b"GET", b"/ws/events", b"Upgrade: h2c")) == 400
     assert code_of(alone, head(b"GET", b"/ws/events", *HANDSHAKE)) == 101
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ((b"Sec-WebSocket-Version: 8",), 426),
+        ((b"Sec-WebSocket-Key: abc",), 400),
+        ((b"Sec-WebSocket-Key:",), 400),
+        ((b"Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!!!",), 400),
+    ],
+)
+def test_a_handshake_that_is_none_is_refused(
+    alone: Service, fields: tuple[bytes, ...], code: int
+) -> None:
+    names = {field.partition(b":")[0] for field in fields}
+    kept = [field for field in HANDSHAKE if field.partition(b":")[0] not in names]
+    assert code_of(alone, head(b"GET", b"/ws/events", *kept, *fields)) == code
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"chunked, chunked", b"gzip"])
+def test_no_other_transfer_coding_reaches_a_route(alone: Service, coding: bytes) -> None:
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(LOGIN), LOGIN)
+    request = spelled(chunks, b"Content-Length", b"Transfer-Encoding: " + coding)
+    assert code_of(alone, request) in (400, 501)
+
+
+def test_a_request_of_http_1_1_names_its_host(alone: Service) -> None:
+    assert code_of(alone, b"GET /healthz HTTP/1.1\r\n\r\n") == 400
+    assert code_of(alone, b"GET /healthz HTTP/1.0\r\n\r\n") == 200
+    assert code_of(alone, b"GET /healthz HTTP/1.1\r\nHost: ::1\r\n\r\n") == 400
+    assert code_of(alone, b"GET ftp://localhost/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == 404

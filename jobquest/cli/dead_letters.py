@@ -16,6 +16,8 @@ from jobquest.read.letters import LetterFilter
 dead_letters = AppGroup("dead-letters", short_help="List, redrive and discard dead letters.")
 
 MAX_ERROR = 80
+_ID = click.IntRange(1, 2**53)
+_COUNT = click.IntRange(1, 100_000)
 _STATES = click.Choice(["open", "redriven", "discarded"])
 
 
@@ -25,7 +27,7 @@ _STATES = click.Choice(["open", "redriven", "discarded"])
 @click.option("--type", "event_type", help="Only of this event type.")
 @click.option("-u", "--user", help="Only of this user.")
 @click.option("--error-class", help="Only with this class of error, such as ValueError.")
-@click.option("-n", "--last", default=20, show_default=True, help="At most this many.")
+@click.option("-n", "--last", type=_COUNT, default=20, show_default=True, help="At most this many.")
 @one_line
 def list_(last: int, **options: str | None) -> None:
     """List letters, newest first, and how many share an error."""
@@ -47,7 +49,7 @@ def list_(last: int, **options: str | None) -> None:
 
 
 @dead_letters.command()
-@click.argument("id", type=int)
+@click.argument("id", type=_ID)
 @one_line
 def show(id: int) -> None:
     """Show letter ID, its value included, as JSON."""
@@ -58,7 +60,7 @@ def show(id: int) -> None:
 
 
 @dead_letters.command()
-@click.argument("ids", type=int, nargs=-1)
+@click.argument("ids", type=_ID, nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Every open letter that the options name.")
 @click.option("--topic", help="With --all: of this topic.")
 @click.option("--type", "event_type", help="With --all: of this event type.")
@@ -81,7 +83,7 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
 
 
 @dead_letters.command()
-@click.argument("id", type=int)
+@click.argument("id", type=_ID)
 @click.option("--reason", required=True, help="Why it is given up.")
 @one_line
 def discard(id: int, reason: str) -> None:

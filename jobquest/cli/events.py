@@ -57,7 +57,14 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
 @click.option("--type", "event_type", help="Only this type.")
 @click.option("--topic", help="Only this topic.")
 @click.option("-u", "--user", help="Only this user.")
-@click.option("-n", "--last", default=10, show_default=True, help="Begin with this many.")
+@click.option(
+    "-n",
+    "--last",
+    type=click.IntRange(0, 500),
+    default=10,
+    show_default=True,
+    help="Begin with this many.",
+)
 @click.option("--once", is_flag=True, help="Do not wait for more.")
 @one_line
 def tail(

@@ -57,9 +57,9 @@ def one(id: int) -> tuple[Response, int]:
 @dead_letters.patch("/dead-letters/<int:id>")
 def mend(id: int) -> tuple[Response, int]:
     """Replace the value that is redriven; with `dryRun`, only check the new one."""
-    _letter(id)
     dry = flag_parameter("dryRun")
     body = json_object()
+    _letter(id)
     value = body.get("value")
     if set(body) != {"value"} or not isinstance(value, dict | str):
         line = "Must be the event, as an object or as JSON text."
@@ -76,8 +76,8 @@ def mend(id: int) -> tuple[Response, int]:
 @dead_letters.post("/dead-letters/<int:id>/discard")
 def discard(id: int) -> tuple[Response, int]:
     """Give a letter up."""
-    _letter(id)
     reason = json_object().get("reason")
+    _letter(id)
     runtime().redrive.discard(id, reason if isinstance(reason, str) else "")
     return success(_letter(id), "The letter is discarded")
 

@@ -34,14 +34,22 @@ _CODES: dict[type[JobQuestError], int] = {
 _MESSAGES = {
     404: "There is nothing here.",
     405: "This method is not allowed here.",
-    413: "The body is too large: an event may have 64 KiB, a batch 1 MiB.",
 }
+
+
+class Refused(Exception):
+    """A request that is read no further; `answer` says why."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.code)
+        self.answer = answer
 
 
 def register(app: Flask) -> None:
     """Put the error handlers on the application."""
     app.register_error_handler(JobQuestError, _ours)
     app.register_error_handler(UnsupportedMediaType, _not_json)
+    app.register_error_handler(Refused, _refused_early)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _unexpected)
 
@@ -63,6 +71,10 @@ def unexpected(error: Exception) -> Answer:
 
 def _ours(error: JobQuestError) -> Response:
     return _shaped(answer_to(error))
+
+
+def _refused_early(error: Refused) -> Response:
+    return _shaped(error.answer)
 
 
 def _not_json(_error: Exception) -> Response:

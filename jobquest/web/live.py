@@ -7,6 +7,7 @@ without a bound.
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 import time
@@ -23,8 +24,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
 from jobquest.web.answers import MAX_SEQ, event_filter, failure, runtime, whole_parameter
+from jobquest.web.errors import Refused
 from jobquest.web.paths import LIVE
-from jobquest.web.publishing import RETRY_AFTER_SECONDS
+from jobquest.web.publishing import RETRY_AFTER_SECONDS, Answer
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
 # Viewers have nothing to say: of messages, pings and fragments that never end, this is enough.
@@ -33,6 +35,7 @@ RECEIVED_BYTES, RECEIVED_BYTES_PER_SECOND = 64 * 1024, 4096
 SEND_BUFFER_BYTES = 256 * 1024  # the kernel's own would take megabytes per viewer
 UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection ends
 READ_SECONDS = 5.0
+KEY_BYTES = 16
 POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 ENDPOINT = "live"
 
@@ -99,9 +102,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
     def admit() -> Any:
         whole_parameter("since", None, 0, MAX_SEQ)
         g.filter = event_filter()
-        for name, value in request.headers:
-            if name.startswith("Sec-Websocket-") and not value.isascii():
-                abort(400, f"This is no WebSocket handshake: {name} is not ASCII.")
+        _check_handshake()
         if not seats.acquire(blocking=False):  # a burst must not overrun it: no look before a leap
             raise ServiceUnavailable(
                 f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
@@ -113,6 +114,23 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
             seats.release()
 
     return admit
+
+
+def _check_handshake() -> None:
+    """What the library does not look at (RFC 6455, section 4.2.1)."""
+    for name, value in request.headers:
+        if name.startswith("Sec-Websocket-") and not value.isascii():
+            abort(400, f"This is no WebSocket handshake: {name} is not ASCII.")
+    if request.headers.get("Sec-Websocket-Version") != "13":
+        more = {"Sec-WebSocket-Version": "13"}
+        line = "Only version 13 of the WebSocket protocol is spoken here."
+        raise Refused(Answer(426, failure(line), more))
+    try:
+        key = base64.b64decode(request.headers.get("Sec-Websocket-Key", ""), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES or request.method != "GET":
+        abort(400, "This is no WebSocket handshake: send GET with a Sec-WebSocket-Key of 16 bytes.")
 
 
 def view(ws: Any) -> None:

@@ -54,7 +54,7 @@ def canonical_path(environ: Mapping[str, Any]) -> str | None:
     if target == path and _PLAIN.fullmatch(path):
         return path
     raw = AUTHORITY.sub("", target, 1).partition("?")[0] or "/"
-    if "#" in target:
+    if "#" in target or not raw.startswith("/") or raw.startswith("//"):
         return None
     prefix: str = environ.get("SCRIPT_NAME", "")
     decoded = unquote_to_bytes(raw.encode("latin-1")).decode("latin-1")

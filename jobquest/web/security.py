@@ -67,8 +67,8 @@ def _trusted_host(config: Config) -> Guard:
 
     def guard(environ: Environ) -> Answer | None:
         host = _host(environ)
-        if not host and "HTTP_HOST" not in environ:
-            return None  # HTTP/1.0: no browser sends that, so no page can be behind it
+        if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            return None  # no browser sends that, so no page can be behind it
         if host not in known:
             if not _is_one_of(trusted, host):
                 return Answer(400, failure("This service is not known by that host name."))
@@ -91,6 +91,8 @@ def _host(environ: Environ) -> str:
 
 
 def _is_one_of(trusted: frozenset[str], host: str) -> bool:
+    if host.count(":") > 1 and not host.startswith("["):
+        return False  # an IPv6 address without its brackets
     try:
         return host_name(host) in trusted
     except ValueError:
