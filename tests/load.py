@@ -138,8 +138,9 @@ def children_of(service: Service) -> list[int]:
 
 
 def worker_of(service: Service) -> int:
-    """The process id of the service's one worker."""
-    [worker] = children_of(service)
+    """The process id of the service's one web worker; on Kafka there is a consumer too."""
+    children = children_of(service)
+    [worker] = children if len(children) == 1 else {*children} - {consumer_of(service)}
     return worker
 
 
