@@ -10,6 +10,7 @@ same.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -32,12 +33,16 @@ Guard = Callable[[Environ], Answer | None]
 """Looks at a request and lets it in (None) or answers it. It must not read the body."""
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_READERS = 4  # requests that read, at a time
+READER_SECONDS = 10.0  # longer than the database is waited for
 MAX_BATCH_BYTES = 1024 * 1024
 _BATCH = "/api/kafka/events/batch"
 _PUBLISH = {"/api/kafka/events": publishing.publish_one, _BATCH: publishing.publish_batch}
 _ENDPOINTS = {"/api/kafka/events": "events.publish", _BATCH: "events.publish_batch"}
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they answer whatever else waits
+_READS = "jobquest.reads"  # in the environ: it has a reader's place
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 _METHODS = frozenset(
@@ -67,6 +72,7 @@ class Entrance:
         count: Callable[[str, str, int], None],
     ) -> None:
         self.guards = list(guards)
+        self._readers = threading.BoundedSemaphore(MAX_READERS)
         self._app = app
         self._views = app.wsgi_app
         self._runtime = runtime
@@ -81,7 +87,13 @@ class Entrance:
         except Exception as error:
             answer = unexpected(error)
         if answer is None:
-            return self._views(environ, self._completed(environ, start_response))
+            answer = self._wait_to_read(environ)
+        if answer is None:
+            try:
+                return self._views(environ, self._completed(environ, start_response))
+            finally:
+                if _READS in environ:
+                    self._readers.release()
         own, document = list(answer.headers.items()), b""
         if answer.document is not None:
             document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
@@ -89,6 +101,18 @@ class Entrance:
             own.append(("Content-Length", str(len(document))))
         self._completed(environ, start_response)(_STATUS[answer.code], own)
         return () if environ["REQUEST_METHOD"] == "HEAD" else (document,)
+
+    def _wait_to_read(self, environ: Environ) -> Answer | None:
+        """Have only so many answers made at a time: each may take ten megabytes to make, and one
+        thread runs at a time all the same."""
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "GET" or path == LIVE or path in _PROBES:
+            return None
+        if not self._readers.acquire(timeout=READER_SECONDS):
+            line = "Too many answers are being made; try again."
+            return Answer(503, failure(line), {"Retry-After": str(publishing.RETRY_AFTER_SECONDS)})
+        environ[_READS] = True
+        return None
 
     def _guarded(self, environ: Environ) -> Answer | None:
         """The answer to a request that needs no view; None if a view has to answer."""
