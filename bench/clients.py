@@ -5,7 +5,7 @@ some that keep to a rate. One light process of a single thread; run by the measu
 
 REQUEST names a function of `workload`. The first SPLIT connections send in two segments. With a
 RATE of 0 each sends its next request as soon as it has an answer. It says "ready" once connected,
-begins with the first line on its input, and tells as JSON what came of it (`Told`).
+begins with the first line on its input, and writes its figures as JSON (`Told`).
 
 With a rate, times count from when a request was due: one that had to wait for a free connection
 has waited. What is still unsent 3 s after the end is not sent. With READ_SIDE it also looks in that
@@ -45,7 +45,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 @dataclass
 class Told:
-    """What came of a run. `answered`, `refused` and `unsent` count events, `cpu` is this process's
+    """The figures of a run. `answered`, `refused` and `unsent` count events, `cpu` is this process's
     own share of a core; `processed_…` is the time from an answer to the event's row."""
 
     answered: int
@@ -210,7 +210,7 @@ class Load:
     def _take(self, seconds: float, *, in_groups: bool = False) -> None:
         """Take the answers that come within `seconds`, at least the first of them."""
         if in_groups:
-            time.sleep(min(seconds, GROUP_SECONDS))
+            time.sleep(min(seconds, GROUP_SECONDS))  # until the next request is due
             seconds = 0.0
         # epoll counts in whole milliseconds, which would be late for what is due between two.
         select.select([self._poll], [], [], min(seconds, LOOK_SECONDS))

@@ -135,7 +135,7 @@ class Clients:
         self._process.stdin.flush()
 
     def told(self) -> Told:
-        """What came of it, once it has ended. Raises MeasureFailed if it did not do its work."""
+        """Its figures, once it has ended. Raises MeasureFailed if it did not do its work."""
         try:
             told, _ = self._process.communicate(timeout=self._seconds + 2 * LOST_SECONDS)
         except subprocess.TimeoutExpired:
