@@ -45,7 +45,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 @dataclass
 class Told:
-    """The figures of a run. `answered`, `refused` and `unsent` count events, `cpu` is this process's
+    """A run's figures. `answered`, `refused` and `unsent` count events, `cpu` is this process's
     own share of a core; `processed_…` is the time from an answer to the event's row."""
 
     answered: int
@@ -210,7 +210,7 @@ class Load:
     def _take(self, seconds: float, *, in_groups: bool = False) -> None:
         """Take the answers that come within `seconds`, at least the first of them."""
         if in_groups:
-            time.sleep(min(seconds, GROUP_SECONDS))  # until the next request is due
+            time.sleep(min(seconds, GROUP_SECONDS))  # answers gather, and are read together
             seconds = 0.0
         # epoll counts in whole milliseconds, which would be late for what is due between two.
         select.select([self._poll], [], [], min(seconds, LOOK_SECONDS))
