@@ -270,6 +270,8 @@ class Runtime:
         self._generation = generation
 
     def _show_status(self) -> None:
+        if not self.feed.viewers:
+            return
         status = self.report.status()
         # Heartbeats and the time of day change all the time: they are no news.
         news = {key: value for key, value in status.items() if key != "timestamp"}
@@ -284,11 +286,11 @@ class Runtime:
     def _note_lag(self) -> None:
         """For the chart of the last hour; whoever consumes writes it."""
         now = time.monotonic()
-        lag = self._lag.now().lag
-        if not lag["messages"] or not self.consumer.snapshot.assignment:
+        if not self.consumer.snapshot.assignment or now - self._lag_noted < LAG_NOTED_SECONDS:
             return
-        if now - self._lag_noted >= LAG_NOTED_SECONDS:
-            self._lag_noted = now
+        self._lag_noted = now
+        lag = self._lag.now().lag
+        if lag["messages"]:
             self.read_side.note_lag(lag["messages"], lag["seconds"])
 
 

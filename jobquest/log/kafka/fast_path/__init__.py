@@ -13,7 +13,6 @@ are used in this package and nowhere else. These are all of them:
 - what a fetch got of a partition: `_consume_aborted_transactions_up_to`, `_contains_abort_marker`,
   `_is_batch_aborted`, `_unpack_records`; a batch's in it: `_buffer`, `_pos`
 - an admin client's: `_closed`
-- the standard library's selectors': `_fd_to_key`
 
 Without an underscore, but documented nowhere: what is imported from `kafka.consumer.fetcher`,
 `kafka.partitioner`, `kafka.producer` and `kafka.record`, and the attributes of those classes.
@@ -27,7 +26,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from jobquest.log.kafka.fast_path.accumulate import Selector, accumulate
+from jobquest.log.kafka.fast_path.accumulate import Waiting, accumulate
+from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.fast_path.unpacked import FastReader
 from jobquest.log.kafka.library import Entry
 
@@ -37,7 +37,9 @@ class FastLibrary:
 
     def producer(self, **settings: Any) -> FastProducer:
         """See `Library.producer`."""
-        return FastProducer(KafkaProducer(**settings, selector=Selector))
+        producer = KafkaProducer(**settings, selector=LazySelector)
+        producer._accumulator._batches = Waiting()  # there is nothing in it yet
+        return FastProducer(producer)
 
     def reader(self, **settings: Any) -> FastReader:
         """See `Library.reader`."""

@@ -7,7 +7,7 @@ all of them, on the library's own parts. One callback per batch tells about all 
 
 from __future__ import annotations
 
-import selectors
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -25,17 +25,19 @@ from jobquest.log.kafka.library import Entry
 _hash_of = lru_cache(maxsize=8_192)(murmur2)  # in Python it costs as much as the encoding
 
 
-class Selector(selectors.DefaultSelector):
-    """The library asks before each wait whether a socket is registered, and the standard "no"
-    spells the socket out, at the price of two system calls."""
+class Waiting(defaultdict[Any, deque[Any]]):
+    """A producer's open batches: TopicPartition → batches. To the library, whose thread locks each
+    partition several times for one record that it sends, only those exist that have a batch."""
 
-    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
-        """As the standard one, with an error that says nothing."""
-        keys: dict[int, selectors.SelectorKey] = self._fd_to_key  # type: ignore[attr-defined]
-        key = keys.get(fileobj.fileno())
-        if key is None:
-            raise KeyError
-        return key
+    def __init__(self) -> None:
+        super().__init__(deque)
+
+    def keys(self) -> Any:
+        """The partitions that have a batch, at this moment."""
+        return [place for place, batches in list(self.items()) if batches]
+
+    def __contains__(self, place: object) -> bool:
+        return bool(self.get(place))
 
 
 class _Batch(ProducerBatch):  # type: ignore[misc]
