@@ -27,11 +27,13 @@ class ClientGone(Exception):
 class Connection:
     """One client's connection.
 
-    It belongs to the main loop or, while it is `busy`, to the thread that answers its request.
-    Only the main loop makes it busy; the thread ends that, as the last thing that it does.
+    It belongs to the main loop or, while it is `busy` and has no publish `begun`, to the thread
+    that answers its request. Only the main loop makes it busy; the thread ends that, as the last
+    thing that it does.
     """
 
     __slots__ = (
+        "begun",
         "busy",
         "client",
         "closed",
@@ -66,6 +68,7 @@ class Connection:
         self.unsent = b""  # of an answer, what the socket did not take yet
         self.waiting = 0  # how long that was, in the sum of what all connections hold
         self.busy = False
+        self.begun: Any = None  # the publish that waits for the log, if no thread does
         self.pending = False  # the socket may have more to read
         self.too_large = False  # the request's body is not waited for
         self.served = False  # has had an answer

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
     errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
 }
 TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
+PROMPT_BYTES = 8_192  # of a whole request: a longer one may take a while to read
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
 
@@ -83,19 +84,87 @@ class Answer(NamedTuple):
     keep: bool
 
 
+class Begun(NamedTuple):
+    """A publish on its way: `wanted` is what `prompt` read of it, `rest` what came behind it."""
+
+    conn: Connection
+    response: Any
+    environ: dict[str, Any]
+    outlet: Outlet
+    wanted: Any
+    rest: bytes
+
+
 class Exchange:
-    """Answers requests with `application`. A connection whose application takes the socket over is
-    lent to it with `lend`."""
+    """Answers requests with `application`, and plain publishes without a thread by its `prompt`
+    (see `web/prompt.py`). A connection whose application takes the socket over is lent to it with
+    `lend`."""
 
     def __init__(
         self,
         config: Config,
         application: Callable[[dict[str, Any], Any], Iterable[bytes]],
+        prompt: Any,
         lend: Callable[[Connection], AbstractContextManager[None]],
     ) -> None:
         self._settings = plain_settings(config)
         self._application = application
+        self._prompt = prompt
         self._lend = lend
+
+    # --- in the main loop ---
+
+    def begin(self, conn: Connection, keep: bool) -> Begun | None:
+        """Read a plain publish, if the connection's bytes begin with one."""
+        if len(conn.data) > PROMPT_BYTES or not conn.data.startswith(b"POST "):
+            return None
+        unreader = IterUnreader((bytes(conn.data),))
+        try:
+            request = OurRequest(self._settings, unreader, conn.client)
+            if conn.framing.chunked:
+                return None
+            body = request.body.read()
+            outlet = Outlet(conn)
+            response, environ = self._created(conn, request, body, outlet, keep)
+            wanted = None if "HTTP_UPGRADE" in environ else self._prompt.read(environ)
+        except Exception:  # a thread says what is wrong
+            return None
+        if wanted is None:
+            return None
+        return Begun(conn, response, environ, outlet, wanted, unreader.take_buffered())
+
+    def give(self, begun: Sequence[Begun]) -> list[Any | None]:
+        """Give the events of publishes to the log; see `Prompt.give`."""
+        given: list[Any | None] = self._prompt.give([one.wanted for one in begun])
+        return given
+
+    def expire(self, given: Any) -> None:
+        """Wait no more for the log."""
+        self._prompt.expire(given)
+
+    def finish(self, given: Sequence[tuple[Begun, Any]]) -> list[Answer]:
+        """Answer publishes that are settled."""
+        answers = self._prompt.answers([(begun.wanted, settled) for begun, settled in given])
+        return [
+            self._finished(begun, answer) for (begun, _), answer in zip(given, answers, strict=True)
+        ]
+
+    def log_answered(self) -> None:
+        """Log what was published since the last call."""
+        self._prompt.log_answered()
+
+    def _finished(self, begun: Begun, answer: Any) -> Answer:
+        response = begun.response
+        try:
+            for piece in self._prompt.send(answer, begun.environ, response.start_response):
+                response.write(piece)
+            response.close()
+        except Exception:
+            logger.exception("Error answering %s", begun.environ.get("RAW_URI"))
+            return Answer(spelled(*FAILED), False)
+        return Answer(begun.outlet.collected(), not response.should_close())
+
+    # --- on a thread ---
 
     def answer(self, conn: Connection, keep: bool) -> Answer:
         """Answer the request that the connection's bytes begin with. `keep`: if the client wants
@@ -129,17 +198,10 @@ class Exchange:
         self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
     ) -> Answer:
         """Have the application answer."""
-        request._expected_100_continue = False  # the loop has seen to that
-        response, environ = create(
-            request, outlet, conn.client, conn.server, self._settings, OurResponse
-        )
-        environ["wsgi.multithread"] = True
-        environ["wsgi.input"] = io.BytesIO(body)
-        del environ["gunicorn.socket"]
+        response, environ = self._created(conn, request, body, outlet, keep)
         is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
         if is_viewer:
             environ["gunicorn.socket"] = conn.sock
-        if is_viewer or not keep:
             response.force_close()
         with self._lend(conn) if is_viewer else nullcontext():
             pieces = self._application(environ, response.start_response)
@@ -151,6 +213,21 @@ class Exchange:
                 if hasattr(pieces, "close"):
                     pieces.close()
         return Answer(outlet.collected(), not response.should_close())
+
+    def _created(
+        self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
+    ) -> tuple[Any, dict[str, Any]]:
+        """gunicorn's response, and the request as WSGI has it."""
+        request._expected_100_continue = False  # the loop has seen to that
+        response, environ = create(
+            request, outlet, conn.client, conn.server, self._settings, OurResponse
+        )
+        environ["wsgi.multithread"] = True
+        environ["wsgi.input"] = io.BytesIO(body)
+        del environ["gunicorn.socket"]
+        if not keep:
+            response.force_close()
+        return response, environ
 
 
 def spelled(status: str, message: str) -> bytes:

@@ -86,8 +86,31 @@ class Producer(PublishMethods):
         each, an IdConflict, RecordRefused or LogUnavailable of its own where it was not taken."""
         came: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
         fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
-        kept = iter(_came(fresh, self._give(fresh)))
-        return [known or next(kept) for known in came]
+        kept = self.finish_all(fresh, self._give(fresh))
+        log_published(kept)
+        rest = iter(kept)
+        return [known or next(rest) for known in came]
+
+    def begin_all(self, requests: Sequence[Request]) -> list[Pending[Any] | None]:
+        """The same without waiting for anything: what to give to `finish_all` once it is settled;
+        None for what `publish_all` has to do, since its id is known or something would have to be
+        waited for. Called by one thread."""
+        if not (self._outbox or self._log).is_ready:
+            return [None] * len(requests)
+        ids = [request.event.id for request in requests if request.has_id]
+        stored = self._read_side.processed_at_once(ids) if ids else {}
+        if stored is None:
+            return [None] * len(requests)
+        fresh = [one.event for one in requests if not (one.has_id and one.event.id in stored)]
+        given = iter(self._give(fresh))
+        return [None if one.has_id and one.event.id in stored else next(given) for one in requests]
+
+    def finish_all(
+        self, events: Sequence[Event], settled: Sequence[Pending[Any]]
+    ) -> list[Published | JobQuestError]:
+        """What became of events that `begin_all` has given to the log. `log_published` has to be
+        called with it."""
+        return [_came_of(event, future) for event, future in zip(events, settled, strict=True)]
 
     def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
         return (self._outbox or self._log).append([record_of(event) for event in events])
@@ -122,13 +145,9 @@ def confirmed(future: Pending[_T]) -> _T:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
 
 
-def _came(
-    events: Sequence[Event], futures: Sequence[Pending[Any]]
-) -> list[Published | JobQuestError]:
-    """What became of events that were given to the log; waits for it."""
-    came = [_came_of(event, future) for event, future in zip(events, futures, strict=True)]
+def log_published(came: Sequence[Published | JobQuestError]) -> None:
+    """Log a line for each event that was published."""
     log_lines(logger, logging.INFO, [_line(one) for one in came if isinstance(one, Published)])
-    return came
 
 
 def _came_of(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:

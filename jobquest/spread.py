@@ -1,13 +1,11 @@
-"""What each of several web workers has to itself: a listening socket and a core.
+"""What each of several web workers has to itself: a listening socket.
 
-The kernel spreads connections evenly over the sockets, and threads that stay on one core do not
-hand Python's lock to and fro between two. Called by the server; it knows sockets and processes, and
-nothing of what is served.
+The kernel spreads connections evenly over the sockets. Called by the server; it knows sockets and
+processes, and nothing of what is served.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -49,19 +47,15 @@ def fix_count(server: Any) -> None:
 
 def choose_slot(server: Any, worker: Any, *, has_consumer: bool) -> None:
     """In the server, before the fork: the slot that the fewest have, so that a successor gets the
-    socket, the core and the role of the process that has ended. The last slot is the consumer's."""
+    socket and the role of the process that has ended. The last slot is the consumer's."""
     taken = [other.slot for other in server.WORKERS.values()]
     worker.slot = min(range(server.num_workers), key=taken.count)
     worker.is_consumer = has_consumer and worker.slot == server.num_workers - 1
 
 
 def take_slot(_server: Any, worker: Any) -> None:
-    """In the worker, after the fork and before its threads, which inherit the core."""
+    """In the worker, after the fork."""
     own = [] if worker.is_consumer else [worker.sockets[worker.slot % len(worker.sockets)]]
-    if own and len(worker.sockets) > 1 and hasattr(os, "sched_setaffinity"):  # Linux
-        cores = sorted(os.sched_getaffinity(0))
-        # Which is first differs from server to server: several on one machine do not crowd.
-        os.sched_setaffinity(0, {cores[(worker.ppid + worker.slot) % len(cores)]})
     # A socket that somebody holds open is given connections, also if its own worker is ending.
     for other in worker.sockets:
         if other not in own:

@@ -16,14 +16,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
 from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
-from jobquest.exchange import LATE, REFUSED, Exchange, spelled
+from jobquest.exchange import LATE, REFUSED, Begun, Exchange, spelled
 from jobquest.framing import Arrived
+from jobquest.producer import CONFIRM_SECONDS
 from jobquest.threads import Threads
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
@@ -55,6 +57,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._arriving = 0  # bytes of requests that are counted
         self._unsent = 0
         self._finished: deque[Connection] = deque()  # by threads, for the loop to go on with
+        self._begun: list[Begun] = []  # publishes of this turn
+        self._settled: deque[tuple[Begun, Any]] = deque()  # by the log, for the loop to answer
         self._asleep = False
         self._listening = False
         self._next_tick = 0.0
@@ -63,7 +67,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to end; then answer what has begun."""
         self._idle_seconds: float = self.cfg.keepalive
-        self._exchange = Exchange(self.cfg, self.wsgi, self._lend)
+        prompt = self.wsgi.extensions["jobquest.prompt"]
+        self._exchange = Exchange(self.cfg, self.wsgi, prompt, self._lend)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -92,7 +97,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _turn(self, seconds: float = _TICK_SECONDS) -> None:
         """Wait for what happens next, at most so long, and see to it."""
         self._asleep = True  # before the look: a thread that finishes now will wake us
-        events = self._epoll.poll(0 if self._finished else seconds, _EVENTS)
+        events = self._epoll.poll(0 if self._finished or self._settled else seconds, _EVENTS)
         self._asleep = False
         for fd, mask in events:
             conn = self._conns.get(fd)
@@ -105,8 +110,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 conn.pending = True
             if not conn.busy:  # its thread may have looked at `pending` just before
                 self._attend(conn)
+        if self._settled:
+            self._answer_settled()
         for _ in range(len(self._finished)):
             self._attend(self._finished.popleft())
+        if self._begun:
+            self._give()
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_SECONDS
@@ -123,8 +132,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.notify()
         self._listen(self.alive)
         for conn in list(self._conns.values()):
-            if conn.deadline <= now and not conn.busy and not conn.closed:
-                self._expire(conn)
+            if conn.deadline <= now and not conn.closed:
+                if conn.begun:
+                    self._exchange.expire(conn.begun)
+                elif not conn.busy:
+                    self._expire(conn)
 
     # --- connections come ---
 
@@ -229,8 +241,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def _hand_over(self, conn: Connection) -> None:
         self._count(conn)
-        if not conn.closed:
-            conn.busy = True
+        if conn.closed:
+            return
+        conn.busy = True
+        if not conn.too_large and (begun := self._exchange.begin(conn, keep=self.alive)):
+            self._begun.append(begun)
+        else:
             self._threads.put(conn)
 
     def _count(self, conn: Connection) -> None:
@@ -330,6 +346,37 @@ class Worker(BaseWorker):  # type: ignore[misc]
         conn.counted = conn.waiting = 0
         conn.close(reset)
 
+    # --- publishes without a thread ---
+
+    def _give(self) -> None:
+        """Give the log the events of this turn's publishes."""
+        begun, self._begun = self._begun, []
+        for one, given in zip(begun, self._exchange.give(begun), strict=True):
+            conn = one.conn
+            if given is None:
+                self._threads.put(conn)
+                continue
+            conn.data = one.rest
+            conn.begun = given
+            conn.deadline = time.monotonic() + CONFIRM_SECONDS
+            given.add_done_callback(partial(self._settle_publish, one))
+
+    def _settle_publish(self, one: Begun, settled: Any) -> None:
+        """Have the loop answer. Called on the log's threads."""
+        self._settled.append((one, settled))
+        if self._asleep:
+            os.eventfd_write(self._wake, 1)
+
+    def _answer_settled(self) -> None:
+        settled = [self._settled.popleft() for _ in range(len(self._settled))]
+        for (one, _), answer in zip(settled, self._exchange.finish(settled), strict=True):
+            conn = one.conn
+            conn.begun = None
+            self._let_go(conn, conn.send(answer.data), answer.keep)
+            if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
+                self._attend(conn)
+        self._exchange.log_answered()
+
     # --- on a thread ---
 
     def _serve(self, conn: Connection) -> None:
@@ -340,16 +387,20 @@ class Worker(BaseWorker):  # type: ignore[misc]
             left = conn.send(answer) if answer else b""
         except Exception:  # the connection must come back to the loop
             self.log.exception("A connection failed")
+        self._let_go(conn, left, keep)
+        if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
+            self._finished.append(conn)
+            if self._asleep:
+                os.eventfd_write(self._wake, 1)
+
+    def _let_go(self, conn: Connection, left: bytes | None, keep: bool) -> None:
+        """The request is answered; `left` of the answer the socket did not take."""
         conn.unsent = left or b""
         conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self._idle_seconds)
         conn.framing.reset()
         conn.ending = not keep or left is None
         conn.served = True
         conn.busy = False  # from here on it is the loop's
-        if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
-            self._finished.append(conn)
-            if self._asleep:
-                os.eventfd_write(self._wake, 1)
 
     @contextmanager
     def _lend(self, conn: Connection) -> Iterator[None]:

@@ -137,6 +137,11 @@ class EventLog(Protocol):
         """
         ...
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether an append would not block now."""
+        ...
+
     def reach(self, timeout: float = PROMPT_SECONDS) -> None:
         """Make ready to append. Raises LogUnavailable where that is not so in `timeout` seconds."""
         ...

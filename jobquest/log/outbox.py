@@ -101,6 +101,12 @@ class Outbox:
         self._send(entries)
         return futures
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether an append would go straight to the log, and not block."""
+        is_straight = self._slot is not None and not (self._open or self._closed)
+        return is_straight and self._log.is_ready
+
     def _send(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
         # Not under the lock: it may wait for the log, whose threads answer under it.
         sent = self._log.append([record for _, record in entries])

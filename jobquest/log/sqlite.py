@@ -83,6 +83,11 @@ class SqliteLog:
         writer.put(list(zip(records, futures, strict=True)))
         return futures
 
+    @property
+    def is_ready(self) -> bool:
+        """See `EventLog.is_ready`."""
+        return self._writer is not None
+
     def reach(self, timeout: float = PROMPT_SECONDS) -> None:
         """See `EventLog.reach`."""
         self._started_writer()

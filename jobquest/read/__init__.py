@@ -80,6 +80,10 @@ class ReadSide:
         share one query."""
         return self._lookup.contents(ids)
 
+    def processed_at_once(self, ids: Sequence[str]) -> dict[str, bytes] | None:
+        """The same for one thread, which must not wait; None if it would have to."""
+        return effects.contents_at_once(self._database, ids)
+
     # --- what waits for another try ---
 
     def heads(self, partitions: Iterable[Partition]) -> dict[Lane, int]:

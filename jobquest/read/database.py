@@ -46,6 +46,7 @@ class Database:
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
         self._kept: PoolProxiedConnection | None = None  # for `select`
         self._selecting = threading.Lock()  # held by whoever uses it
+        self._impatient: PoolProxiedConnection | None = None  # for `select_at_once`
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -74,6 +75,26 @@ class Database:
                 return self._select(statement, parameters)
             except errors as error:
                 raise ReadSideUnavailable(self._explained(error)) from error
+
+    def select_at_once(
+        self, statement: str, parameters: tuple[Any, ...]
+    ) -> Sequence[Sequence[Any]] | None:
+        """The same for one thread, which must not wait: None if the database is a server, or if
+        SQLite does not answer now."""
+        if not self._ready or self.engine.dialect.name != "sqlite":
+            return None
+        try:
+            if self._impatient is None:
+                self._impatient = self.engine.raw_connection()
+                self._impatient.cursor().execute("PRAGMA busy_timeout = 0")
+            cursor = self._impatient.cursor()
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
+        except (sqlite3.Error, DBAPIError, PoolTimeout):  # `select` tells what is wrong
+            if self._impatient:
+                self._impatient.invalidate()
+                self._impatient = None
+            return None
 
     def _select(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         dialect, was_kept = self.engine.dialect, self._kept is not None

@@ -17,6 +17,7 @@ from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
 from jobquest.web.paths import Segment
+from jobquest.web.prompt import Prompt
 from jobquest.web.proxies import behind_proxies
 from jobquest.web.reads import reads
 from jobquest.web.status import status
@@ -35,5 +36,6 @@ def register(app: Flask, runtime: Runtime) -> None:
     guards, headers = security.guards(runtime.config), security.headers(runtime.config)
     entrance = Entrance(app, runtime, guards, headers, count)
     app.extensions["jobquest.entrance"] = entrance
-    behind = behind_proxies(entrance, runtime.config)
-    app.wsgi_app = behind  # type: ignore[method-assign, assignment]
+    way_in = behind_proxies(entrance, runtime.config)
+    app.wsgi_app = way_in  # type: ignore[method-assign, assignment]
+    app.extensions["jobquest.prompt"] = Prompt(app, runtime, entrance, way_in)

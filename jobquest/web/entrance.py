@@ -21,6 +21,7 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
 from jobquest.errors import JobQuestError
+from jobquest.events.requests import Request, read_plain
 from jobquest.runtime import Runtime
 from jobquest.web import publishing
 from jobquest.web.answers import failure
@@ -36,12 +37,13 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_READERS = 4  # requests that read, at a time
 READER_SECONDS = 10.0  # longer than the database is waited for
 MAX_BATCH_BYTES = 1024 * 1024
-_BATCH = "/api/kafka/events/batch"
-_PUBLISH = {"/api/kafka/events": publishing.publish_one, _BATCH: publishing.publish_batch}
-_ENDPOINTS = {"/api/kafka/events": "events.publish", _BATCH: "events.publish_batch"}
+_ONE, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
+_PUBLISH = {_ONE: publishing.publish_one, _BATCH: publishing.publish_batch}
+_ENDPOINTS = {_ONE: "events.publish", _BATCH: "events.publish_batch"}
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they answer whatever else waits
+READ = "jobquest.read"  # in the environ: what `Prompt` wants to have the event for
 _READS = "jobquest.reads"  # in the environ: it has a reader's place
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -72,6 +74,7 @@ class Entrance:
         count: Callable[[str, str, int], None],
     ) -> None:
         self.guards = list(guards)
+        self._own_guards = list(self.guards)
         self._readers = threading.BoundedSemaphore(MAX_READERS)
         self._app = app
         self._views = app.wsgi_app
@@ -82,6 +85,9 @@ class Entrance:
         self._own_hooks = _hooks(app)
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if READ in environ:
+            environ[READ](self._plain_publish(environ))
+            return ()
         try:
             answer = self._guarded(environ)
         except Exception as error:
@@ -94,6 +100,10 @@ class Entrance:
             finally:
                 if _READS in environ:
                     self._readers.release()
+        return self.send(answer, environ, start_response)
+
+    def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        """Answer a request that no view has answered."""
         own, document = list(answer.headers.items()), b""
         if answer.document is not None:
             document = orjson.dumps(answer.document, option=orjson.OPT_APPEND_NEWLINE)
@@ -129,6 +139,20 @@ class Entrance:
         # Whoever else has a say decides before the body is looked at.
         environ["wsgi.input"] = io.BufferedReader(_Body(environ))
         return None
+
+    def _plain_publish(self, environ: Environ) -> Request | None:
+        """The event of a request that passes our guards, if it is all plain: nobody but us has a
+        say in it, and its body needs no closer look. This neither waits nor takes long."""
+        path = environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
+        if path != _ONE or self.guards != self._own_guards or any(g(environ) for g in self.guards):
+            return None
+        if not self._is_ours_alone(environ):
+            return None
+        environ[_ROUTE] = path
+        try:
+            return read_plain(_body(environ, environ["wsgi.input"]))
+        except Refused:
+            return None
 
     def _is_ours_alone(self, environ: Environ) -> bool:
         """Whether it is a plain publish, and nobody has a say in how it is answered but us."""

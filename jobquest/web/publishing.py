@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """Check one event and keep it (on a dry run, only check it). Raises JobQuestError."""
     [came] = _taken(runtime, [read(body)], dry_run)
-    return _one_answer(runtime, came)
+    return one_answer(runtime, came)
 
 
 def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
@@ -55,7 +55,8 @@ def _taken(
     return [one if isinstance(one, InvalidEvent) else next(came) for one in wanted]
 
 
-def _one_answer(runtime: Runtime, one: _Came) -> Answer:
+def one_answer(runtime: Runtime, one: _Came) -> Answer:
+    """What is said of one event. Raises JobQuestError."""
     if isinstance(one, JobQuestError):
         raise one
     if isinstance(one, Event):

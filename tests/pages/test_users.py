@@ -150,6 +150,7 @@ def test_the_timeline_says_what_gave_xp(service: Service, visit: Visit) -> None:
     mission = publish(service, "mission.completed", user_id="ada")
     switch_demo(service, True)
     dead = publish(service, "xp.earned", user_id="ada", metadata={"demo": "refuse"})
+    service.wait_until_caught_up()  # the timeline has them in the order of their processing
     write(service, [one.replace(b'"u"', b'"ada"') for one in streaks(60)])
     service.wait_until_caught_up()
     page = visit("/users/ada")

@@ -69,6 +69,11 @@ class KafkaLog:
         """See `EventLog.append`."""
         return self._sender.append(records, timeout)
 
+    @property
+    def is_ready(self) -> bool:
+        """See `EventLog.is_ready`."""
+        return self._sender.is_ready
+
     def reach(self, timeout: float = PROMPT_SECONDS) -> None:
         """See `EventLog.reach`."""
         self._sender.reach(timeout)

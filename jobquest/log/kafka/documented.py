@@ -84,6 +84,8 @@ def _connect(connecting: Future[Any], settings: Mapping[str, Any]) -> None:
 
 
 class DocumentedProducer:
+    never_waits = False  # `send` may wait for topics and for memory
+
     """A producer behind `send`; see `Outgoing`.
 
     Records leave in rounds: the next one begins once everything of the last one is answered. For

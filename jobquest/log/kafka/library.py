@@ -32,6 +32,8 @@ class Entry(Protocol):
 class Outgoing(Protocol):
     """A producer of the library's. Any thread may call it."""
 
+    never_waits: bool  # in `put`
+
     def know(self, topics: Iterable[str]) -> None:
         """Learn the partitions of these topics. Raises KafkaError if that takes too long."""
         ...

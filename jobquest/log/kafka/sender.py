@@ -137,6 +137,13 @@ class Sender:
                     one.future.fail(error)
         return [one.future for one in sent]
 
+    @property
+    def is_ready(self) -> bool:
+        """See `EventLog.is_ready`. Where the producer is thrown away just after, an append fails at
+        once."""
+        producer = self._producer
+        return producer is not None and producer.never_waits
+
     def reach(self, timeout: float) -> None:
         """See `EventLog.reach`."""
         self._connected(time.monotonic(), timeout)

@@ -56,6 +56,8 @@ class FastLibrary:
 class FastProducer:
     """A producer that takes many records at once; see `Outgoing`."""
 
+    never_waits = True
+
     def __init__(self, producer: Any) -> None:
         self._producer = producer
 

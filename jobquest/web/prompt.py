@@ -1,0 +1,80 @@
+"""Publishes that need no thread: begun when they arrive, answered when the log has their events.
+
+Called by the worker's main loop, which must not wait. Most publishes are so; whatever is not plain
+is left to a thread, which answers from the beginning and in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flask import Flask
+
+from jobquest.errors import JobQuestError, LogUnavailable
+from jobquest.events.requests import Request
+from jobquest.log.pending import Pending
+from jobquest.producer import Published, log_published
+from jobquest.runtime import Runtime
+from jobquest.web.entrance import READ, Entrance, Environ
+from jobquest.web.errors import answer_to, unexpected
+from jobquest.web.publishing import Answer, one_answer
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("Nothing is answered while a request is read.")
+
+
+class Prompt:
+    """Publishes by way of `way_in`, which stands before `app`: the entrance, behind our proxies.
+    For one thread."""
+
+    def __init__(self, app: Flask, runtime: Runtime, entrance: Entrance, way_in: Any) -> None:
+        self._app = app
+        self._runtime = runtime
+        self._entrance = entrance
+        self._way_in = way_in
+        self._came: list[Published | JobQuestError] = []  # not logged yet
+
+    def read(self, environ: Environ) -> Request | None:
+        """The event of a request that is a plain publish; None if a thread has to answer it."""
+        if self._app.wsgi_app is not self._way_in:  # somebody else's layer may wait
+            return None
+        found: list[Request | None] = []
+        environ[READ] = found.append
+        self._way_in(environ, _never)
+        return found[0]
+
+    def give(self, requests: Sequence[Request]) -> list[Pending[Any] | None]:
+        """Give events to the log: what is settled once it has each. None if a thread has to answer
+        the request: nothing has happened to its event."""
+        return self._runtime.producer.begin_all(requests)
+
+    def expire(self, given: Pending[Any]) -> None:
+        """Settle what the log does not settle in time."""
+        given.fail(LogUnavailable("The log did not confirm in time."))
+
+    def answers(self, given: Sequence[tuple[Request, Pending[Any]]]) -> list[Answer]:
+        """The answers to requests whose events are settled."""
+        events = [request.event for request, _ in given]
+        came = self._runtime.producer.finish_all(events, [settled for _, settled in given])
+        self._came += came
+        return [self._answer(one) for one in came]
+
+    def log_answered(self) -> None:
+        """Log what was published since the last call: once the answers have left, since a line
+        wakes the thread that writes it."""
+        came, self._came = self._came, []
+        log_published(came)
+
+    def _answer(self, came: Published | JobQuestError) -> Answer:
+        try:
+            return one_answer(self._runtime, came)
+        except JobQuestError as error:
+            return answer_to(error)
+        except Exception as error:
+            return unexpected(error)
+
+    def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        """Answer a request."""
+        return self._entrance.send(answer, environ, start_response)
