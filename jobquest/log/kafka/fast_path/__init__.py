@@ -5,6 +5,7 @@ are used in this package and nowhere else. These are all of them:
 
 - a producer's: `_accumulator`, `_closed`, `_metadata`, `_partition`, `_sender`,
   `_unregister_cleanup`
+- its thread's: `_client`; that one's: `_manager`, and this one's: `_conns`
 - its accumulator's: `_appends_in_progress`, `_batches`, `_closed`, `_incomplete`, `_tp_lock`
 - a batch's on its way out: `_record_futures`; its records': `_builder`, `_closed`, `_next_offset`;
   their builder's: `_batch_size`, `_buffer`, `_first_timestamp`, `_last_offset`, `_max_timestamp`,
@@ -20,7 +21,8 @@ Without an underscore, but documented nowhere: what is imported from `kafka.cons
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
@@ -32,6 +34,9 @@ from jobquest.log.kafka.fast_path.unpacked import FastReader
 from jobquest.log.kafka.library import Entry
 
 
+_ANSWER_MS = 1_000.0
+
+
 class FastLibrary:
     """See `Library`."""
 
@@ -39,6 +44,8 @@ class FastLibrary:
         """See `Library.producer`."""
         producer = KafkaProducer(**settings, selector=LazySelector)
         producer._accumulator._batches = Waiting()  # there is nothing in it yet
+        client = producer._sender._client
+        client.connection_delay = partial(_delay_ms, client, client.connection_delay)
         return FastProducer(producer)
 
     def reader(self, **settings: Any) -> FastReader:
@@ -78,6 +85,15 @@ class FastProducer:
         self._producer._unregister_cleanup()
         self._producer._closed = True
         self._producer._sender.force_close()
+
+
+def _delay_ms(client: Any, delay: Callable[[Any], float], node: Any) -> float:
+    """For how long its thread need not look whether it may send to `node`. The library says 0 for a
+    connection that waits for an answer, and its thread asks all the while, a thousand times for
+    each answer. The answer wakes it."""
+    connection = client._manager._conns.get(node)
+    is_waiting = connection is not None and connection.connected
+    return _ANSWER_MS if is_waiting else delay(node)
 
 
 class _Admin(KafkaAdminClient):  # type: ignore[misc]
