@@ -165,6 +165,34 @@ def test_a_stored_offset_that_is_gone_is_told_with_what_is_lost(
     assert any(says in line for line in caplog.messages), caplog.messages
 
 
+def test_the_group_s_offsets_are_written_soon_and_at_the_end_for_lag_tools(
+    place: OnKafka,
+) -> None:
+    make_topic(place)
+    group, spot = uuid.uuid4().hex, Partition(place.topics[0], 0)
+
+    def written() -> int | None:
+        with closing(
+            KafkaConsumer(bootstrap_servers=place.bootstrap, group_id=group, api_version=(4, 0))
+        ) as tool:
+            found: int | None = tool.committed(TopicPartition(*spot), timeout_ms=5_000)
+            return found
+
+    with closing(place.open()) as log:
+        append(log, place.topics[0], b"1", b"2", b"3")
+        with closing(log.subscribe(place.topics, group, lambda origins: {})) as seat:
+            wait_for(lambda: seat.poll(0.2, 100), 20)
+            seat.commit({spot: 2})
+
+            def is_written() -> bool:
+                seat.poll(0.2, 100)
+                return written() == 2
+
+            wait_for(is_written, 10)
+            seat.commit({spot: 3})
+        assert written() == 3
+
+
 def test_records_of_a_compressing_producer_are_read(place: OnKafka) -> None:
     make_topic(place)
     for codec in ("gzip", "snappy", "lz4", "zstd"):

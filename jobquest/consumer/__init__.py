@@ -36,7 +36,7 @@ POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
 # A step costs as much as some twenty events, however few it has: at 200 events a second, steps
 # without a pause took half a core, and requests waited for them.
-PACE_SECONDS = 0.03  # from one step to the next, while each has
+PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
 STOP_SECONDS = 10.0

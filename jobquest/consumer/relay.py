@@ -20,6 +20,7 @@ from jobquest.read.letters import TOPIC as DEAD_LETTERS
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+PACE_SECONDS = 0.1  # from one look to the next, while there are batches
 WAIT_AFTER_FAILURE_SECONDS = 2.0
 
 
@@ -82,6 +83,7 @@ class Relay:
             try:
                 while not self._stop.is_set() and self.step():
                     pass
+                self._stop.wait(PACE_SECONDS)
             except JobQuestError as error:
                 logger.warning("Follow-ups and dead letters wait: %s", error)
                 self._stop.wait(WAIT_AFTER_FAILURE_SECONDS)

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_SECONDS = 2.0  # how soon a topic made anew is noticed, or that the broker is away
 CLOSE_MS = 3_000
+COMMIT_SECONDS = 1.0
+CLOSE_COMMIT_MS = 500
 PAUSE_SECONDS = 0.1  # after a poll that failed
 _SETTINGS = {
     "enable_auto_commit": False,
@@ -59,6 +61,8 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._checked = time.monotonic()
+        self._uncommitted: dict[Any, OffsetAndMetadata] = {}
+        self._committed = 0.0
         self._pause = threading.Event()  # never set
         self._reader = library.reader(**common, **_SETTINGS, group_id=group)
         self._consumer = self._reader.consumer
@@ -90,6 +94,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         deadline = time.monotonic() + timeout
         self._check_identities()
+        self._commit()
         while True:
             self._settle()
             remaining = max(0.0, deadline - time.monotonic())
@@ -125,16 +130,26 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             self._hold(self._consumer.assignment())
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
-        offsets = {
-            TopicPartition(*place): OffsetAndMetadata(following, "", -1)
-            for place, following in next_offsets.items()
-        }
+        for place, following in next_offsets.items():
+            self._uncommitted[TopicPartition(*place)] = OffsetAndMetadata(following, "", -1)
+
+    def _commit(self) -> None:
+        """Write the group's offsets, once a second: each writing costs as much as some events."""
+        if not self._uncommitted or time.monotonic() - self._committed < COMMIT_SECONDS:
+            return
+        self._committed = time.monotonic()
+        offsets, self._uncommitted = self._uncommitted, {}
         try:
             self._consumer.commit_async(offsets)
         except (KafkaError, AssertionError) as error:
             logger.debug("The group's offsets could not be noted: %s", error)
 
     def close(self) -> None:
+        try:
+            if self._uncommitted:
+                self._consumer.commit(self._uncommitted, timeout_ms=CLOSE_COMMIT_MS)
+        except Exception as error:
+            logger.debug("The group's offsets could not be noted: %s", error)
         try:
             self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
         except Exception as error:

@@ -33,7 +33,6 @@ from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.fast_path.unpacked import FastReader
 from jobquest.log.kafka.library import Entry
 
-
 _ANSWER_MS = 1_000.0
 
 
