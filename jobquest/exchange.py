@@ -37,6 +37,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
     errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
 }
 TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
+MAX_SOUND = 100
 PROMPT_BYTES = 8_192  # of a whole request: a longer one may take a while to read
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
@@ -60,6 +61,18 @@ class OurResponse(Response):  # type: ignore[misc]
     """An answer whose date is spelled once a second."""
 
     _date = (0, "")
+    _sound: set[tuple[str, str]] = set()  # headers that gunicorn has found to be so
+
+    def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Check and take an answer's headers, most of which go with every answer."""
+        for header in headers:
+            if header in self._sound:
+                self.headers.append(header)
+                continue
+            super().process_headers([header])
+            is_plain = self.headers and self.headers[-1] == header
+            if is_plain and header[0] != "Content-Length" and len(self._sound) < MAX_SOUND:
+                self._sound.add(header)
 
     def default_headers(self) -> list[str]:
         """The first lines of the head."""
@@ -148,6 +161,11 @@ class Exchange:
         return [
             self._finished(begun, answer) for (begun, _), answer in zip(given, answers, strict=True)
         ]
+
+    @property
+    def unlogged(self) -> int:
+        """How many publishes were not logged yet."""
+        return len(self._prompt.unlogged)
 
     def log_answered(self) -> None:
         """Log what was published since the last call."""

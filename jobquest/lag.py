@@ -65,6 +65,16 @@ class Lag:
                 self._lock.release()
         return self._last
 
+    def sample(self) -> None:
+        """Note where log and group are, for the rates that somebody may ask for; nobody waits."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._offsets()
+            except Unavailable:
+                pass  # whoever asks is told
+            finally:
+                self._lock.release()
+
     def _answer(self) -> Progress:
         try:
             return self._measure()
@@ -72,10 +82,7 @@ class Lag:
             return _unknown(str(error))
 
     def _measure(self) -> Progress:
-        found = self._log.describe(self._topics)
-        stored = self._read_side.positions([info.origin for info in found])
-        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
-        self._remember(_Sample(time.monotonic(), offsets))
+        offsets = self._offsets()
         behind = {Partition(o.topic, o.number): at for o, (end, at) in offsets.items() if end > at}
         heads = self._log.read_each(behind, 1).values() if behind else ()
         oldest_ms = min((records[0].timestamp_ms for records in heads if records), default=None)
@@ -92,6 +99,13 @@ class Lag:
             {"taken": taken, "processed": processed},
             topics,
         )
+
+    def _offsets(self) -> Mapping[Origin, tuple[int, int]]:
+        found = self._log.describe(self._topics)
+        stored = self._read_side.positions([info.origin for info in found])
+        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
+        self._remember(_Sample(time.monotonic(), offsets))
+        return offsets
 
     def _remember(self, sample: _Sample) -> None:
         self._samples.append(sample)

@@ -50,6 +50,7 @@ FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at t
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
 LAG_NOTED_SECONDS = 5.0
+LAG_SAMPLE_SECONDS = 5.0
 SERVES = "It answers requests; another process of the service consumes."
 
 
@@ -102,7 +103,7 @@ class Runtime:
             group=config.kafka_group_id,
             how_we_are=self._how_we_are,
         )
-        self._lag_noted = 0.0
+        self._lag_noted = self._lag_sampled = 0.0
         self._lock = threading.Lock()
         self._started = False
         self._consumes = True
@@ -228,7 +229,13 @@ class Runtime:
     def _supervise(self) -> None:
         """Follow what the operator wants, say that we live, show the status to the viewers."""
         while not self._stop.is_set():
-            for task in (self._follow, self._beat, self._show_status, self._note_lag):
+            for task in (
+                self._follow,
+                self._beat,
+                self._show_status,
+                self._note_lag,
+                self._sample_lag,
+            ):
                 try:
                     task()
                 except Unavailable as error:
@@ -270,7 +277,7 @@ class Runtime:
         self._generation = generation
 
     def _show_status(self) -> None:
-        if not self.feed.viewers:
+        if not self.feed.viewers:  # it takes some milliseconds, for which requests would wait
             return
         status = self.report.status()
         # Heartbeats and the time of day change all the time: they are no news.
@@ -292,6 +299,11 @@ class Runtime:
         lag = self._lag.now().lag
         if lag["messages"]:
             self.read_side.note_lag(lag["messages"], lag["seconds"])
+
+    def _sample_lag(self) -> None:
+        if time.monotonic() - self._lag_sampled >= LAG_SAMPLE_SECONDS:
+            self._lag_sampled = time.monotonic()
+            self._lag.sample()
 
 
 def _states(processes: list[dict[str, Any]]) -> set[str]:

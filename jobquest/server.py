@@ -208,6 +208,7 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
                 "forwarder_headers": "",
                 "secure_scheme_headers": {},
                 "header_map": "drop",
+                "http_parser": "python",  # the one that was tried, whatever else is installed
                 "control_socket_disable": True,
                 "loglevel": "warning",
                 "when_ready": spread.fix_count,

@@ -1,8 +1,9 @@
-"""The web worker: gunicorn's parser and answers, a thread for each request, none for a client.
+"""The web worker: gunicorn's parser and answers; a thread for a request, none for a client.
 
 Used by `server.py`. The main loop alone waits for clients: until a whole request has arrived, until
 an answer is taken, until a connection that we end is closed by its other side. So a client that is
-slow or silent costs some memory for some seconds, and nobody else waits for it. It relies on
+slow or silent costs some memory for some seconds, and nobody else waits for it. A plain publish
+needs no thread either: the loop begins it, and answers once the log has its event. It relies on
 gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
 """
 
@@ -38,6 +39,8 @@ MAX_ARRIVING_BYTES = 64 << 20  # all requests in part together
 MAX_UNSENT_BYTES = 64 << 20  # all answers that wait for their clients together
 _COUNTED_BYTES = 4_096  # a shorter request is too small to count
 _TICK_SECONDS = 0.5  # how exactly deadlines are kept
+# How long the lines of publishes may wait: each writing wakes a thread, which requests wait for.
+_LOG_SECONDS = 0.05
 _EVENTS = 512
 _ACCEPTED = 64  # at once
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -61,7 +64,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._settled: deque[tuple[Begun, Any]] = deque()  # by the log, for the loop to answer
         self._asleep = False
         self._listening = False
-        self._next_tick = 0.0
+        self._next_tick = self._next_log = 0.0
         self._threads = Threads(self._serve, MAX_THREADS)
 
     def run(self) -> None:
@@ -97,7 +100,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _turn(self, seconds: float = _TICK_SECONDS) -> None:
         """Wait for what happens next, at most so long, and see to it."""
         self._asleep = True  # before the look: a thread that finishes now will wake us
-        events = self._epoll.poll(0 if self._finished or self._settled else seconds, _EVENTS)
+        if self._finished or self._settled:
+            seconds = 0
+        elif self._exchange.unlogged:
+            seconds = min(seconds, _LOG_SECONDS)
+        events = self._epoll.poll(seconds, _EVENTS)
         self._asleep = False
         for fd, mask in events:
             conn = self._conns.get(fd)
@@ -117,6 +124,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         if self._begun:
             self._give()
         now = time.monotonic()
+        if now >= self._next_log:
+            self._next_log = now + _LOG_SECONDS
+            self._exchange.log_answered()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_SECONDS
             self._tick(now)
@@ -375,7 +385,6 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._let_go(conn, conn.send(answer.data), answer.keep)
             if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
                 self._attend(conn)
-        self._exchange.log_answered()
 
     # --- on a thread ---
 

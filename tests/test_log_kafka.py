@@ -464,6 +464,21 @@ def test_producers_that_are_given_up_leave_no_thread_and_no_file_behind(
     assert not any("can't be closed" in line for line in caplog.messages)
 
 
+def test_the_producer_s_thread_rests_while_a_request_is_in_flight(own_broker: KafkaBroker) -> None:
+    """On the fast path. The library's own asks all the while whether it may send the next one."""
+    with closing(OnKafka(own_broker.bootstrap, ["t"], kafka.__version__).open()) as log:
+        append(log, "t", b"before")
+        own_broker.freeze()
+        log.append([NewRecord("t", b"k", b"1")])
+        time.sleep(0.1)  # it is on its way, and the broker is silent
+        log.append([NewRecord("t", b"k", b"2"), NewRecord("t", b"l", b"3")])
+        began = time.process_time()
+        time.sleep(0.5)  # what is measured
+        busy = time.process_time() - began
+        own_broker.thaw()
+    assert busy < 0.2, f"{busy:.2f} s of 0.5 s"
+
+
 def test_a_topic_that_is_deleted_while_it_runs_is_made_anew(place: OnKafka) -> None:
     make_topic(place)
     with closing(place.open()) as log:

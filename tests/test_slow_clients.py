@@ -193,7 +193,7 @@ def test_a_thousand_clients_that_do_not_come_to_an_end_cost_nobody_anything(
                 assert clients[0].recv(65_536).startswith(answer)
             wait_for(lambda: ended(clients) == MANY, 20, alone.tail)
         assert time.monotonic() - began < worker.ARRIVE_SECONDS + worker.LINGER_SECONDS + 3
-        assert timed(alone) < SOON
+        assert timed(alone) < max(3 * normal, 0.05)  # s; so long a busy machine may take by itself
 
 
 def test_clients_that_do_not_read_cost_a_bounded_amount_of_memory_and_time(

@@ -99,6 +99,34 @@ def test_a_stream_of_events_is_no_stream_of_statuses(client: FlaskClient) -> Non
     assert 1 <= statuses <= 3 + took  # each second, and where it began to run
 
 
+def test_a_status_is_made_for_those_who_watch_and_for_nobody_else(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await_state(client, "idle")
+    runtime, made = runtime_of(client), threading.Event()
+    make = runtime.report.status
+
+    def noted() -> dict[str, object]:
+        made.set()
+        return make()
+
+    monkeypatch.setattr(runtime.report, "status", noted)
+    assert not made.wait(2.5)  # two beats
+    screen = Screen(runtime.feed)
+    assert made.wait(2.5)
+    screen.close()
+
+
+def test_rates_are_known_to_who_asks_for_the_first_time(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobquest.runtime.LAG_SAMPLE_SECONDS", 1.0)
+    runtime_of(client).start()
+    threading.Event().wait(2.5)  # for two samples
+    publish(client)
+    assert data_of(client.get(STATUS))["rate"]["taken"] is not None
+
+
 def test_starting_while_it_has_no_partition_yet(settings: dict[str, str]) -> None:
     folder = Path(settings["JOBQUEST_DATA_DIR"])
     with FileLock(folder / "log.db.job-quest-consumer.consumer"):

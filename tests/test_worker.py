@@ -195,6 +195,8 @@ def test_a_client_that_wants_one_answer_gets_one(alone: Service, form: bytes) ->
 def test_a_client_that_goes_or_does_not_read_holds_up_no_other(alone: Service, talk: Talk) -> None:
     batch = spelled(b'{"events":[%s]}' % b",".join([event()] * 1_000), path=BATCH)
     open_files = Path(f"/proc/{worker_of(alone)}/fd")
+    assert talk.ask(batch)[0] == 201  # by now what the service itself opens is open
+    alone.wait_until_caught_up()
     before = len(list(open_files.iterdir()))
     for _ in range(20):
         gone = Talk(alone)

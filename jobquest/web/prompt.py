@@ -34,7 +34,7 @@ class Prompt:
         self._runtime = runtime
         self._entrance = entrance
         self._way_in = way_in
-        self._came: list[Published | JobQuestError] = []  # not logged yet
+        self.unlogged: list[Published | JobQuestError] = []
 
     def read(self, environ: Environ) -> Request | None:
         """The event of a request that is a plain publish; None if a thread has to answer it."""
@@ -58,13 +58,12 @@ class Prompt:
         """The answers to requests whose events are settled."""
         events = [request.event for request, _ in given]
         came = self._runtime.producer.finish_all(events, [settled for _, settled in given])
-        self._came += came
+        self.unlogged += came
         return [self._answer(one) for one in came]
 
     def log_answered(self) -> None:
-        """Log what was published since the last call: once the answers have left, since a line
-        wakes the thread that writes it."""
-        came, self._came = self._came, []
+        """Log what was published since the last call."""
+        came, self.unlogged = self.unlogged, []
         log_published(came)
 
     def _answer(self, came: Published | JobQuestError) -> Answer:

@@ -1,0 +1,285 @@
+"""Publishes that are answered without a thread: which are, and that nothing makes the loop wait."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import flask
+import pytest
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import create_environ
+
+from jobquest import create_app
+from jobquest.errors import LogUnavailable
+from jobquest.events.requests import Request
+from jobquest.log import Position
+from jobquest.log.pending import Pending
+from jobquest.web.prompt import Prompt
+from jobquest.worker import Worker
+from tests.raw import LOGIN, PLAIN, Talk
+from tests.service import Service, wait_for
+
+EVENTS = "/api/kafka/events"
+JSON = "application/json"
+
+
+@pytest.fixture
+def app(settings: dict[str, str]) -> Iterator[Flask]:
+    """The application, whose log and database are ready."""
+    made = create_app(settings)
+    runtime = made.extensions["jobquest"]
+    runtime.producer.publish("user.login", "ada", {})
+    runtime.queries.last_seq()
+    yield made
+    runtime.stop()
+
+
+def prompt_of(app: Flask) -> Prompt:
+    found: Prompt = app.extensions["jobquest.prompt"]
+    return found
+
+
+def body(**more: Any) -> bytes:
+    return json.dumps({"eventType": "user.login", "data": {}, "userId": "ada", **more}).encode()
+
+
+def environ(
+    path: str = EVENTS,
+    method: str = "POST",
+    data: bytes = LOGIN,
+    content_type: str | None = JSON,
+    **headers: str,
+) -> dict[str, Any]:
+    spelled = {name.replace("_", "-"): value for name, value in headers.items()}
+    return create_environ(
+        path,
+        "http://localhost:5000",
+        method=method,
+        data=data,
+        content_type=content_type,
+        headers=spelled,
+    )
+
+
+def test_a_plain_publish_needs_no_thread(app: Flask) -> None:
+    id = str(uuid.uuid4())
+    wanted = prompt_of(app).read(environ(data=body(id=id), Authorization="Bearer x"))
+    assert wanted is not None
+    assert wanted.event.id == id
+    assert wanted.has_id
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"path": f"{EVENTS}?dryRun=true"},
+        {"path": f"{EVENTS}/batch", "data": b'{"events": [%s]}' % LOGIN},
+        {"path": "//api/kafka/events"},
+        {"path": "/healthz"},
+        {"method": "PUT"},
+        {"content_type": "text/plain"},
+        {"content_type": None},
+        {"Host": "elsewhere.example"},
+        {"Origin": "https://elsewhere.example"},
+        {"Content_Encoding": "gzip"},
+        {"data": b""},
+        {"data": b"{}"},
+        {"data": body(userId="a\tb")},
+        {"data": body(id="")},
+        {"data": LOGIN.replace(b"{}", b'{"a": NaN}')},
+    ],
+    ids=str,
+)
+def test_what_is_not_plain_is_left_to_a_thread(app: Flask, odd: dict[str, Any]) -> None:
+    assert prompt_of(app).read(environ()) is not None
+    assert prompt_of(app).read(environ(**odd)) is None
+
+
+def listen(app: Flask) -> None:
+    def hear(*_: Any, **__: Any) -> None: ...
+
+    app.extensions["kept"] = hear  # signals hold their receivers weakly
+    flask.request_started.connect(hear, app)
+
+
+class Own(Flask):
+    """A class of somebody's own."""
+
+
+SAYS: dict[str, Callable[[Flask], object]] = {
+    "guard": lambda app: app.extensions["jobquest.entrance"].guards.append(lambda _: None),
+    "before": lambda app: app.before_request(lambda: None),
+    "after": lambda app: app.after_request(lambda answer: answer),
+    "teardown": lambda app: app.teardown_request(lambda _: None),
+    "error": lambda app: app.register_error_handler(400, lambda error: error),
+    "signal": listen,
+    "view": lambda app: app.view_functions.update({"events.publish": lambda: ""}),
+    "middleware": lambda app: setattr(app, "wsgi_app", ProxyFix(app.wsgi_app)),
+    "method": lambda app: setattr(app, "full_dispatch_request", app.full_dispatch_request),
+    "class": lambda app: setattr(app, "__class__", Own),
+}
+
+
+@pytest.mark.parametrize("who", SAYS)
+def test_where_somebody_else_has_a_say_a_thread_answers(app: Flask, who: str) -> None:
+    assert prompt_of(app).read(environ()) is not None
+    SAYS[who](app)
+    assert prompt_of(app).read(environ()) is None
+
+
+def test_an_event_is_given_to_the_log_and_answered_once_it_is_there(app: Flask) -> None:
+    prompt, asked = prompt_of(app), environ(data=body(id="a1"))
+    wanted = prompt.read(asked)
+    assert wanted
+    [given] = prompt.give([wanted])
+    assert given
+    assert given.wait(10)
+    [answer] = prompt.answers([(wanted, given)])
+    told: list[Any] = []
+    sent = b"".join(prompt.send(answer, asked, lambda *args: told.append(args)))
+    assert told[0][0] == "201 Created"
+    assert json.loads(sent)["data"]["result"] == "accepted"
+
+
+def test_an_id_that_is_processed_is_left_to_a_thread_and_harms_no_other(app: Flask) -> None:
+    runtime = app.extensions["jobquest"]
+    runtime.producer.publish("user.login", "ada", {}, id="known")
+    wait_for(lambda: runtime.consumer.step(0.1) == 0, 10)
+    runtime.consumer.close()
+    prompt = prompt_of(app)
+    wanted = [prompt.read(environ(data=body(id=id))) for id in ("n1", "known", "n2")]
+    given = prompt.give([one for one in wanted if one])
+    assert [one is not None for one in given] == [True, False, True]
+
+
+def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
+    prompt = prompt_of(app)
+    wanted = prompt.read(environ())
+    assert wanted
+    given: Pending[Position] = Pending()
+    given.fail(LogUnavailable("The log is away."))
+    [answer] = prompt.answers([(wanted, given)])
+    assert (answer.code, answer.headers["Retry-After"]) == (503, "2")
+    assert answer.document == {"status": "error", "message": "The log is away."}
+
+
+class NotReady:
+    """A log that would have to be waited for."""
+
+    is_ready = False
+
+    def append(self, *_: Any) -> Any:
+        raise AssertionError("It was given something.")
+
+
+def test_a_log_that_is_not_ready_is_left_to_a_thread(app: Flask) -> None:
+    prompt = prompt_of(app)
+    wanted = prompt.read(environ())
+    assert wanted
+    app.extensions["jobquest"].producer._log = NotReady()
+    assert prompt.give([wanted]) == [None]
+
+
+def test_a_database_that_is_locked_is_left_to_a_thread_at_once(app: Flask) -> None:
+    runtime, prompt = app.extensions["jobquest"], prompt_of(app)
+    wanted: list[Request] = [one for one in [prompt.read(environ(data=body(id="x1")))] if one]
+    assert prompt.give(wanted) != [None]
+    runtime.database.engine.dispose()
+    runtime.database._impatient.invalidate()
+    runtime.database._impatient = None
+    runtime.database.close()
+    with closing(sqlite3.connect(runtime.database.engine.url.database)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        assert prompt.give(wanted) == [None]
+        assert time.monotonic() - began < 0.5
+
+
+@pytest.mark.postgres
+def test_a_database_that_is_a_server_is_left_to_a_thread(
+    settings: dict[str, str], postgres_server: Any
+) -> None:
+    app = create_app({**settings, "DATABASE_URL": postgres_server.new_database()})
+    runtime = app.extensions["jobquest"]
+    runtime.producer.publish("user.login", "ada", {})
+    runtime.queries.last_seq()
+    wanted = prompt_of(app).read(environ(data=body(id="x1")))
+    assert wanted
+    assert prompt_of(app).give([wanted]) == [None]
+    runtime.stop()
+
+
+def test_a_log_that_is_locked_keeps_nobody_waiting_but_who_publishes(tmp_path: Path) -> None:
+    service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
+    talks = [Talk(service) for _ in range(5)]
+    assert talks[0].ask(PLAIN)[0] == 201
+    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for talk in talks:
+            talk.say(PLAIN)
+        until, slowest = time.monotonic() + 2.0, 0.0
+        while time.monotonic() < until:
+            began = time.monotonic()
+            assert service.get("/healthz").code == 200
+            slowest = max(slowest, time.monotonic() - began)
+        other.execute("COMMIT")
+    assert slowest < 0.5
+    assert [talk.answer()[0] for talk in talks] == [201] * 5
+    service.kill()
+
+
+def test_a_publish_that_the_log_never_settles_is_answered_in_time() -> None:
+    worker = Worker.__new__(Worker)
+    given: Pending[Position] = Pending()
+    waiting = SimpleNamespace(begun=given, busy=True, closed=False, deadline=100.0)
+    worker._conns = {7: waiting}  # type: ignore[dict-item]
+    worker._exchange = SimpleNamespace(expire=Prompt.expire.__get__(object()))  # type: ignore[assignment]
+    worker.notify = worker._listen = lambda *_: None  # type: ignore[method-assign]
+    worker.alive = True
+    worker._tick(99.0)
+    assert not given.done()
+    worker._tick(100.0)
+    assert isinstance(given.exception(0), LogUnavailable)
+
+
+def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
+    runtime, prompt = app.extensions["jobquest"], prompt_of(app)
+    calls: deque[str] = deque()
+    append, lookup = runtime.log.append, runtime.read_side.processed_at_once
+
+    def counted(name: str, call: Any) -> Any:
+        def run(*args: Any) -> Any:
+            calls.append(name)
+            return call(*args)
+
+        return run
+
+    runtime.producer._log = SimpleNamespace(is_ready=True, append=counted("append", append))
+    runtime.read_side.processed_at_once = counted("lookup", lookup)
+    wanted = [prompt.read(environ(data=body(id=f"s{n}"))) for n in range(20)]
+    prompt.give([one for one in wanted if one])
+    assert list(calls) == ["lookup", "append"]
+
+
+def test_threads_and_the_loop_serve_one_connection_in_its_order(tmp_path: Path) -> None:
+    service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
+    talk = Talk(service)
+    bad, slow = PLAIN.replace(b"user.login", b"user.logins"), b"GET /api/kafka/status HTTP/1.1\r\n"
+    slow += b"Host: localhost\r\n\r\n"
+    bad = bad.replace(b"Content-Length: %d" % len(LOGIN), b"Content-Length: %d" % (len(LOGIN) + 1))
+    for _ in range(50):
+        talk.say(PLAIN + bad + PLAIN + slow + PLAIN * 3)
+        assert [talk.answer()[0] for _ in range(7)] == [201, 400, 201, 200, 201, 201, 201]
+    talk.socket.close()
+    service.kill()
