@@ -38,7 +38,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
 }
 TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
 MAX_SOUND = 100
-PROMPT_BYTES = 8_192  # of a whole request: a longer one may take a while to read
+PROMPT_BYTES = 4_096  # of a whole request: the oddest of that size takes 3 ms to read
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
 
@@ -155,12 +155,18 @@ class Exchange:
         """Wait no more for the log."""
         self._prompt.expire(given)
 
-    def finish(self, given: Sequence[tuple[Begun, Any]]) -> list[Answer]:
-        """Answer publishes that are settled."""
-        answers = self._prompt.answers([(begun.wanted, settled) for begun, settled in given])
-        return [
-            self._finished(begun, answer) for (begun, _), answer in zip(given, answers, strict=True)
-        ]
+    def finish(self, begun: Begun, given: Any) -> Answer:
+        """Answer a publish that is settled."""
+        response = begun.response
+        try:
+            answer = self._prompt.answer(begun.wanted, given)
+            for piece in self._prompt.send(answer, begun.environ, response.start_response):
+                response.write(piece)
+            response.close()
+        except Exception:
+            logger.exception("Error answering %s", begun.environ.get("RAW_URI"))
+            return Answer(spelled(*FAILED), False)
+        return Answer(begun.outlet.collected(), not response.should_close())
 
     @property
     def unlogged(self) -> int:
@@ -170,17 +176,6 @@ class Exchange:
     def log_answered(self) -> None:
         """Log what was published since the last call."""
         self._prompt.log_answered()
-
-    def _finished(self, begun: Begun, answer: Any) -> Answer:
-        response = begun.response
-        try:
-            for piece in self._prompt.send(answer, begun.environ, response.start_response):
-                response.write(piece)
-            response.close()
-        except Exception:
-            logger.exception("Error answering %s", begun.environ.get("RAW_URI"))
-            return Answer(spelled(*FAILED), False)
-        return Answer(begun.outlet.collected(), not response.should_close())
 
     # --- on a thread ---
 

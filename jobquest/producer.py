@@ -86,31 +86,36 @@ class Producer(PublishMethods):
         each, an IdConflict, RecordRefused or LogUnavailable of its own where it was not taken."""
         came: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
         fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
-        kept = self.finish_all(fresh, self._give(fresh))
+        given = self._give(fresh)
+        kept = [self.finish(event, future) for event, future in zip(fresh, given, strict=True)]
         log_published(kept)
         rest = iter(kept)
         return [known or next(rest) for known in came]
 
     def begin_all(self, requests: Sequence[Request]) -> list[Pending[Any] | None]:
-        """The same without waiting for anything: what to give to `finish_all` once it is settled;
-        None for what `publish_all` has to do, since its id is known or something would have to be
-        waited for. Called by one thread."""
+        """The same without waiting for anything: what to give to `finish` once it is settled; None
+        for what `publish_all` has to do, since its id is known or something would have to be waited
+        for. Called by one thread."""
         if not (self._outbox or self._log).is_ready:
             return [None] * len(requests)
         ids = [request.event.id for request in requests if request.has_id]
         stored = self._read_side.processed_at_once(ids) if ids else {}
         if stored is None:
             return [None] * len(requests)
-        fresh = [one.event for one in requests if not (one.has_id and one.event.id in stored)]
+        known = [one.has_id and one.event.id in stored for one in requests]
+        fresh = [one.event for one, is_known in zip(requests, known, strict=True) if not is_known]
         given = iter(self._give(fresh))
-        return [None if one.has_id and one.event.id in stored else next(given) for one in requests]
+        return [None if is_known else next(given) for is_known in known]
 
-    def finish_all(
-        self, events: Sequence[Event], settled: Sequence[Pending[Any]]
-    ) -> list[Published | JobQuestError]:
-        """What became of events that `begin_all` has given to the log. `log_published` has to be
-        called with it."""
-        return [_came_of(event, future) for event, future in zip(events, settled, strict=True)]
+    def finish(self, event: Event, given: Pending[Any]) -> Published | JobQuestError:
+        """What became of an event that was given to the log; waits for that. `log_published` has to
+        be called with it."""
+        try:
+            position = confirmed(given)
+        except (LogUnavailable, RecordRefused) as error:
+            logger.error("Failed to publish event: %s", error)
+            return error
+        return Published(event, position, "accepted" if position else "queued")
 
     def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
         return (self._outbox or self._log).append([record_of(event) for event in events])
@@ -148,15 +153,6 @@ def confirmed(future: Pending[_T]) -> _T:
 def log_published(came: Sequence[Published | JobQuestError]) -> None:
     """Log a line for each event that was published."""
     log_lines(logger, logging.INFO, [_line(one) for one in came if isinstance(one, Published)])
-
-
-def _came_of(event: Event, future: Pending[Position | None]) -> Published | JobQuestError:
-    try:
-        position = confirmed(future)
-    except (LogUnavailable, RecordRefused) as error:
-        logger.error("Failed to publish event: %s", error)
-        return error
-    return Published(event, position, "accepted" if position else "queued")
 
 
 def _line(published: Published) -> str:

@@ -24,7 +24,7 @@ from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
 from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
-from jobquest.exchange import LATE, REFUSED, Begun, Exchange, spelled
+from jobquest.exchange import FAILED, LATE, REFUSED, Begun, Exchange, spelled
 from jobquest.framing import Arrived
 from jobquest.producer import CONFIRM_SECONDS
 from jobquest.threads import Threads
@@ -361,7 +361,15 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _give(self) -> None:
         """Give the log the events of this turn's publishes."""
         begun, self._begun = self._begun, []
-        for one, given in zip(begun, self._exchange.give(begun), strict=True):
+        try:
+            all_given = self._exchange.give(begun)
+        except Exception:  # the loop goes on; whether the log has them nobody knows
+            self.log.exception("Publishes failed")
+            for one in begun:
+                one.conn.busy = False
+                self._refuse(one.conn, *FAILED)
+            return
+        for one, given in zip(begun, all_given, strict=True):
             conn = one.conn
             if given is None:
                 self._threads.put(conn)
@@ -378,8 +386,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
             os.eventfd_write(self._wake, 1)
 
     def _answer_settled(self) -> None:
-        settled = [self._settled.popleft() for _ in range(len(self._settled))]
-        for (one, _), answer in zip(settled, self._exchange.finish(settled), strict=True):
+        for _ in range(len(self._settled)):
+            one, given = self._settled.popleft()
+            answer = self._exchange.finish(one, given)
             conn = one.conn
             conn.begun = None
             self._let_go(conn, conn.send(answer.data), answer.keep)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 import sqlite3
 import time
 import uuid
@@ -20,6 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import create_environ
 
 from jobquest import create_app
+from jobquest.connection import Connection
 from jobquest.errors import LogUnavailable
 from jobquest.events.requests import Request
 from jobquest.log import Position
@@ -144,7 +147,7 @@ def test_an_event_is_given_to_the_log_and_answered_once_it_is_there(app: Flask) 
     [given] = prompt.give([wanted])
     assert given
     assert given.wait(10)
-    [answer] = prompt.answers([(wanted, given)])
+    answer = prompt.answer(wanted, given)
     told: list[Any] = []
     sent = b"".join(prompt.send(answer, asked, lambda *args: told.append(args)))
     assert told[0][0] == "201 Created"
@@ -168,9 +171,40 @@ def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
     assert wanted
     given: Pending[Position] = Pending()
     given.fail(LogUnavailable("The log is away."))
-    [answer] = prompt.answers([(wanted, given)])
+    answer = prompt.answer(wanted, given)
     assert (answer.code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.document == {"status": "error", "message": "The log is away."}
+
+
+def test_what_goes_wrong_with_one_publish_is_its_own_answer(app: Flask) -> None:
+    prompt = prompt_of(app)
+    wanted = prompt.read(environ())
+    assert wanted
+    given: Pending[Position] = Pending()
+    given.fail(ZeroDivisionError())
+    assert prompt.answer(wanted, given).code == 500
+
+
+def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
+    worker = Worker.__new__(Worker)
+    ours, theirs = socket.socketpair()
+    conn = Connection(ours, "client", "server", 0.0)
+    conn.busy = True
+
+    def give(_: object) -> object:
+        raise ZeroDivisionError
+
+    worker.log = logging.getLogger("test")
+    worker._exchange = SimpleNamespace(give=give)  # type: ignore[assignment]
+    worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
+    worker._conns, worker._lingering, worker._stalled = {}, {}, {}
+    worker._arriving = worker._unsent = 0
+    worker._idle_seconds = 5
+    worker._give()
+    assert theirs.recv(100).startswith(b"HTTP/1.1 500 ")
+    assert not conn.busy
+    theirs.close()
+    ours.close()
 
 
 class NotReady:

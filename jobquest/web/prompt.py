@@ -54,25 +54,21 @@ class Prompt:
         """Settle what the log does not settle in time."""
         given.fail(LogUnavailable("The log did not confirm in time."))
 
-    def answers(self, given: Sequence[tuple[Request, Pending[Any]]]) -> list[Answer]:
-        """The answers to requests whose events are settled."""
-        events = [request.event for request, _ in given]
-        came = self._runtime.producer.finish_all(events, [settled for _, settled in given])
-        self.unlogged += came
-        return [self._answer(one) for one in came]
-
-    def log_answered(self) -> None:
-        """Log what was published since the last call."""
-        came, self.unlogged = self.unlogged, []
-        log_published(came)
-
-    def _answer(self, came: Published | JobQuestError) -> Answer:
+    def answer(self, request: Request, given: Pending[Any]) -> Answer:
+        """The answer to a request whose event is settled."""
         try:
+            came = self._runtime.producer.finish(request.event, given)
+            self.unlogged.append(came)
             return one_answer(self._runtime, came)
         except JobQuestError as error:
             return answer_to(error)
         except Exception as error:
             return unexpected(error)
+
+    def log_answered(self) -> None:
+        """Log what was published since the last call."""
+        came, self.unlogged = self.unlogged, []
+        log_published(came)
 
     def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
