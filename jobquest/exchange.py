@@ -123,13 +123,14 @@ class Exchange:
         self._settings = plain_settings(config)
         self._application = application
         self._prompt = prompt
+        self._begins = prompt.is_worth_it
         self._lend = lend
 
     # --- in the main loop ---
 
     def begin(self, conn: Connection, keep: bool) -> Begun | None:
         """Read a plain publish, if the connection's bytes begin with one."""
-        if len(conn.data) > PROMPT_BYTES or not conn.data.startswith(b"POST "):
+        if not self._begins or len(conn.data) > PROMPT_BYTES or conn.data[:5] != b"POST ":
             return None
         unreader = IterUnreader((bytes(conn.data),))
         try:

@@ -251,6 +251,7 @@ def test_a_database_that_is_a_server_is_left_to_a_thread(
     wanted = prompt_of(app).read(environ(data=body(id="x1")))
     assert wanted
     assert prompt_of(app).give([wanted]) == [None]
+    assert not prompt_of(app).is_worth_it
     runtime.stop()
 
 

@@ -48,6 +48,11 @@ class Database:
         self._selecting = threading.Lock()  # held by whoever uses it
         self._impatient: PoolProxiedConnection | None = None  # for `select_at_once`
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file (SQLite), and no server that has to be waited for."""
+        return self.engine.dialect.name == "sqlite"
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection to read with. Raises ReadSideUnavailable."""
@@ -79,9 +84,8 @@ class Database:
     def select_at_once(
         self, statement: str, parameters: tuple[Any, ...]
     ) -> Sequence[Sequence[Any]] | None:
-        """The same for one thread, which must not wait: None if the database is a server, or if
-        SQLite does not answer now."""
-        if not self._ready or self.engine.dialect.name != "sqlite":
+        """The same for one thread, which must not wait: None if it would have to."""
+        if not (self._ready and self.is_file):
             return None
         try:
             if self._impatient is None:

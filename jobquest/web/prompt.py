@@ -36,6 +36,11 @@ class Prompt:
         self._way_in = way_in
         self.unlogged: list[Published | JobQuestError] = []
 
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether events with an id need no thread either: clients send one with most of them."""
+        return self._runtime.database.is_file
+
     def read(self, environ: Environ) -> Request | None:
         """The event of a request that is a plain publish; None if a thread has to answer it."""
         if self._app.wsgi_app is not self._way_in:  # somebody else's layer may wait
