@@ -96,6 +96,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         ):
             self._turn(0.05)
             now = time.monotonic()
+        self._exchange.log_answered()
 
     def _turn(self, seconds: float = _TICK_SECONDS) -> None:
         """Wait for what happens next, at most so long, and see to it."""

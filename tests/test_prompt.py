@@ -318,3 +318,13 @@ def test_threads_and_the_loop_serve_one_connection_in_its_order(tmp_path: Path) 
         assert [talk.answer()[0] for _ in range(7)] == [201, 400, 201, 200, 201, 201, 201]
     talk.socket.close()
     service.kill()
+
+
+def test_each_publish_has_its_line_also_at_the_end(tmp_path: Path) -> None:
+    service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
+    talk = Talk(service)
+    assert [talk.ask(PLAIN)[0] for _ in range(20)] == [201] * 20
+    wait_for(lambda: sum("Published event" in line for line in service.output) == 20, 2)
+    assert [talk.ask(PLAIN)[0] for _ in range(20)] == [201] * 20
+    service.stop()
+    assert sum("Published event" in line for line in service.output) == 40
