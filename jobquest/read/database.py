@@ -77,28 +77,34 @@ class Database:
         with self._selecting, self._unavailable():
             self._prepare()
             try:
-                return self._select(statement, parameters)
+                rows = self._select(statement, parameters)
+                if self.is_file and self._impatient is None:
+                    self._impatient = self._opened_impatient()
+                return rows
             except errors as error:
                 raise ReadSideUnavailable(self._explained(error)) from error
 
     def select_at_once(
         self, statement: str, parameters: tuple[Any, ...]
     ) -> Sequence[Sequence[Any]] | None:
-        """The same for one thread, which must not wait: None if it would have to."""
-        if not (self._ready and self.is_file):
+        """The same for one thread, which must not wait: None if it would have to. Its connection is
+        opened by the `select` before, since that may take a while."""
+        connection = self._impatient
+        if connection is None:
             return None
         try:
-            if self._impatient is None:
-                self._impatient = self.engine.raw_connection()
-                self._impatient.cursor().execute("PRAGMA busy_timeout = 0")
-            cursor = self._impatient.cursor()
+            cursor = connection.cursor()
             cursor.execute(statement, parameters)
             return cursor.fetchall()
-        except (sqlite3.Error, DBAPIError, PoolTimeout):  # `select` tells what is wrong
-            if self._impatient:
-                self._impatient.invalidate()
-                self._impatient = None
+        except sqlite3.Error:  # `select` tells what is wrong
+            self._impatient = None
+            connection.invalidate()
             return None
+
+    def _opened_impatient(self) -> PoolProxiedConnection:
+        connection = self.engine.raw_connection()
+        connection.cursor().execute("PRAGMA busy_timeout = 0")
+        return connection
 
     def _select(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
         dialect, was_kept = self.engine.dialect, self._kept is not None
@@ -129,6 +135,9 @@ class Database:
 
     def close(self) -> None:
         """Give back every connection; one that a thread is selecting with stays with it."""
+        if self._impatient:
+            self._impatient.invalidate()
+            self._impatient = None
         if self._selecting.acquire(blocking=False):
             try:
                 self._drop_kept()
