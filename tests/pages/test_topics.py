@@ -67,6 +67,7 @@ def test_topics_say_how_far_they_are_read_and_by_whom(service: Service, visit: V
 def test_numbers_stay_fresh_and_a_service_that_is_away_is_said(
     service: Service, visit: Visit
 ) -> None:
+    wait_for(lambda: service.status()["processes"], 10, service.tail)
     page = visit("/topics")
     expect(cell(page, "achievements", "next")).to_have_text("0")
     service.switch("stop")
