@@ -112,9 +112,8 @@ def test_a_status_is_made_for_those_who_watch_and_for_nobody_else(
 
     monkeypatch.setattr(runtime.report, "status", noted)
     assert not made.wait(2.5)  # two beats
-    screen = Screen(runtime.feed)
+    Screen(runtime.feed)
     assert made.wait(2.5)
-    screen.close()
 
 
 def test_rates_are_known_to_who_asks_for_the_first_time(
