@@ -130,13 +130,12 @@ class Exchange:
 
     def begin(self, conn: Connection, keep: bool) -> Begun | None:
         """Read a plain publish, if the connection's bytes begin with one."""
-        if not self._begins or len(conn.data) > PROMPT_BYTES or conn.data[:5] != b"POST ":
+        is_small = len(conn.data) <= PROMPT_BYTES and not conn.framing.chunked
+        if not (self._begins and is_small and conn.data.startswith(b"POST ")):
             return None
         unreader = IterUnreader((bytes(conn.data),))
         try:
             request = OurRequest(self._settings, unreader, conn.client)
-            if conn.framing.chunked:
-                return None
             body = request.body.read()
             outlet = Outlet(conn)
             response, environ = self._created(conn, request, body, outlet, keep)

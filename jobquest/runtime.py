@@ -278,6 +278,7 @@ class Runtime:
 
     def _show_status(self) -> None:
         if not self.feed.viewers:  # it takes some milliseconds, for which requests would wait
+            self._shown = None
             return
         status = self.report.status()
         # Heartbeats and the time of day change all the time: they are no news.

@@ -273,6 +273,8 @@ def _stop_worker(_server: Any, worker: Any) -> None:
     if worker.pid != os.getpid():  # the server calls this for one that it finds gone, too
         return
     worker.app.callable.extensions["jobquest"].stop()
+    if answer_last := getattr(worker, "answer_last", None):  # our own worker's
+        answer_last()
     if listener := getattr(worker, "log_listener", None):
         finish(listener, LAST_LINES_SECONDS)
     if worker.booted and not worker.alive:  # told to end: no failure's exit code is lost

@@ -47,7 +47,12 @@ class Threads:
             if self._begun == self._most:
                 return
             self._begun += 1
-        threading.Thread(target=self._run, name="request", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="request", daemon=True).start()
+        except RuntimeError:  # the system allows no more of them now
+            with self._lock:
+                self._begun -= 1
+            raise
 
     def _run(self) -> None:
         while True:

@@ -373,12 +373,24 @@ class Worker(BaseWorker):  # type: ignore[misc]
         for one, given in zip(begun, all_given, strict=True):
             conn = one.conn
             if given is None:
-                self._threads.put(conn)
+                self._leave_to_thread(conn)
                 continue
             conn.data = one.rest
             conn.begun = given
             conn.deadline = time.monotonic() + CONFIRM_SECONDS
             given.add_done_callback(partial(self._settle_publish, one))
+
+    def _leave_to_thread(self, conn: Connection) -> None:
+        try:
+            self._threads.put(conn)
+        except RuntimeError:  # the system allows no more of them now
+            self.log.exception("A connection failed")
+            self._close(conn)
+
+    def answer_last(self) -> None:
+        """Answer what the log has settled since the loop has ended: at its end it settles all."""
+        self._answer_settled()
+        self._exchange.log_answered()
 
     def _settle_publish(self, one: Begun, settled: Any) -> None:
         """Have the loop answer. Called on the log's threads."""

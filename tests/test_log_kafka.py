@@ -191,6 +191,11 @@ def test_the_group_s_offsets_are_written_soon_and_at_the_end_for_lag_tools(
             wait_for(is_written, 10)
             seat.commit({spot: 3})
         assert written() == 3
+        with closing(log.subscribe(place.topics, group, lambda origins: {})) as seat:
+            wait_for(lambda: seat.poll(0.2, 100), 20)
+            seat.commit({spot: 1})
+            seat.on_partitions_revoked([TopicPartition(*spot)])  # another may be further
+        assert written() == 3
 
 
 def test_records_of_a_compressing_producer_are_read(place: OnKafka) -> None:

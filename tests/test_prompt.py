@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 import sqlite3
 import time
@@ -326,3 +327,43 @@ def test_each_publish_has_its_line_also_at_the_end(tmp_path: Path) -> None:
     assert [talk.ask(PLAIN)[0] for _ in range(20)] == [201] * 20
     service.stop()
     assert sum("Published event" in line for line in service.output) == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_publish_that_waits_for_the_log_is_answered_and_logged_at_the_end(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
+    talks = [Talk(service) for _ in range(3)]
+    assert talks[0].ask(PLAIN)[0] == 201
+    with closing(sqlite3.connect(tmp_path / "log.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for talk in talks:
+            talk.say(PLAIN)
+        time.sleep(0.2)  # they are with the log, which waits
+        service.signal(number)
+        time.sleep(1.5)  # longer than requests are waited for
+        other.execute("COMMIT")
+    assert [talk.answer()[0] for talk in talks] == [201] * 3
+    wait_for(lambda: sum("Published event" in line for line in service.output) == 4, 5)
+    service.kill()
+
+
+def test_a_thread_that_cannot_begin_costs_its_own_connection() -> None:
+    worker = Worker.__new__(Worker)
+    ours, theirs = socket.socketpair()
+    conn = Connection(ours, "client", "server", 0.0)
+
+    def put(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    worker.log = logging.getLogger("test")
+    worker._threads = SimpleNamespace(put=put)  # type: ignore[assignment]
+    worker._exchange = SimpleNamespace(give=lambda begun: [None])  # type: ignore[assignment]
+    worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
+    worker._conns, worker._lingering, worker._stalled = {conn.fd: conn}, {}, {}
+    worker._arriving = worker._unsent = 0
+    worker._give()
+    assert theirs.recv(100) == b""
+    assert not worker._conns
+    theirs.close()

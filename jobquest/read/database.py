@@ -88,7 +88,8 @@ class Database:
         self, statement: str, parameters: tuple[Any, ...]
     ) -> Sequence[Sequence[Any]] | None:
         """The same for one thread, which must not wait: None if it would have to. Its connection is
-        opened by the `select` before, since that may take a while."""
+        opened by the `select` before, since that may take a while. (SQLite itself waits, for up to
+        10 s, for a process that hangs just while it opens the file's write-ahead log.)"""
         connection = self._impatient
         if connection is None:
             return None

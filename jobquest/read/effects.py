@@ -71,7 +71,9 @@ def contents_directly(database: Database, ids: Sequence[str]) -> dict[str, bytes
 def contents_at_once(database: Database, ids: Sequence[str]) -> dict[str, bytes] | None:
     """The same without waiting; None if the database would have to be waited for."""
     found = database.select_at_once(*_contents_query(database, ids))
-    return None if found is None else _as_contents(found)
+    if found is None or not all(isinstance(body, str) for _, body in found):
+        return None  # a foreign row is its own request's error
+    return _as_contents(found)
 
 
 def _contents_query(database: Database, ids: Sequence[str]) -> tuple[str, tuple[Any, ...]]:

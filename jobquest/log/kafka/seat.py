@@ -138,16 +138,26 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         if not self._uncommitted or time.monotonic() - self._committed < COMMIT_SECONDS:
             return
         self._committed = time.monotonic()
-        offsets, self._uncommitted = self._uncommitted, {}
+        offsets, self._uncommitted = self._still_ours(), {}
         try:
-            self._consumer.commit_async(offsets)
+            if offsets:
+                self._consumer.commit_async(offsets)
         except (KafkaError, AssertionError) as error:
             logger.debug("The group's offsets could not be noted: %s", error)
 
+    def _still_ours(self) -> dict[Any, OffsetAndMetadata]:
+        """What is to be written, but of partitions that another member may be further in."""
+        with self._lock:
+            return {
+                place: offset
+                for place, offset in self._uncommitted.items()
+                if place in self._origins
+            }
+
     def close(self) -> None:
         try:
-            if self._uncommitted:
-                self._consumer.commit(self._uncommitted, timeout_ms=CLOSE_COMMIT_MS)
+            if offsets := self._still_ours():
+                self._consumer.commit(offsets, timeout_ms=CLOSE_COMMIT_MS)
         except Exception as error:
             logger.debug("The group's offsets could not be noted: %s", error)
         try:
