@@ -163,7 +163,7 @@ class Exchange:
             for piece in self._prompt.send(answer, begun.environ, response.start_response):
                 response.write(piece)
             response.close()
-        except Exception:
+        except Exception:  # one answer that fails must not end the loop
             logger.exception("Error answering %s", begun.environ.get("RAW_URI"))
             return Answer(spelled(*FAILED), False)
         return Answer(begun.outlet.collected(), not response.should_close())

@@ -71,7 +71,7 @@ class Lag:
             try:
                 self._offsets()
             except Unavailable:
-                pass  # whoever asks is told
+                pass  # `now` has the error in its answer
             finally:
                 self._lock.release()
 

@@ -185,8 +185,18 @@ def test_what_goes_wrong_with_one_publish_is_its_own_answer(app: Flask) -> None:
     assert prompt.answer(wanted, given).code == 500
 
 
-def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
+def without_clients() -> Worker:
+    """A worker whose loop does not run."""
     worker = Worker.__new__(Worker)
+    worker.log = logging.getLogger("test")
+    worker._conns, worker._lingering, worker._stalled = {}, {}, {}
+    worker._arriving = worker._unsent = 0
+    worker._idle_seconds = 5
+    return worker
+
+
+def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
+    worker = without_clients()
     ours, theirs = socket.socketpair()
     conn = Connection(ours, "client", "server", 0.0)
     conn.busy = True
@@ -194,12 +204,8 @@ def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
     def give(_: object) -> object:
         raise ZeroDivisionError
 
-    worker.log = logging.getLogger("test")
     worker._exchange = SimpleNamespace(give=give)  # type: ignore[assignment]
     worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
-    worker._conns, worker._lingering, worker._stalled = {}, {}, {}
-    worker._arriving = worker._unsent = 0
-    worker._idle_seconds = 5
     worker._give()
     assert theirs.recv(100).startswith(b"HTTP/1.1 500 ")
     assert not conn.busy
@@ -350,19 +356,17 @@ def test_a_publish_that_waits_for_the_log_is_answered_and_logged_at_the_end(
 
 
 def test_a_thread_that_cannot_begin_costs_its_own_connection() -> None:
-    worker = Worker.__new__(Worker)
+    worker = without_clients()
     ours, theirs = socket.socketpair()
     conn = Connection(ours, "client", "server", 0.0)
 
     def put(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    worker.log = logging.getLogger("test")
     worker._threads = SimpleNamespace(put=put)  # type: ignore[assignment]
     worker._exchange = SimpleNamespace(give=lambda begun: [None])  # type: ignore[assignment]
     worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
-    worker._conns, worker._lingering, worker._stalled = {conn.fd: conn}, {}, {}
-    worker._arriving = worker._unsent = 0
+    worker._conns = {conn.fd: conn}
     worker._give()
     assert theirs.recv(100) == b""
     assert not worker._conns
