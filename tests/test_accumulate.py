@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
@@ -33,30 +35,35 @@ class Sent:
         self.encoded = encode(record)
         self.offset: int | None = None
 
-    def took(self, _topic: str, _partition: int, offset: int) -> None:
-        self.offset = offset
 
-    def failed(self, error: Exception) -> None:
+class Told:
+    """Notes where each record is."""
+
+    def took(self, entries: Sequence[Sent], _topic: str, _partition: int, offset: int) -> None:
+        for number, one in enumerate(entries, offset):
+            one.offset = number
+
+    def failed(self, entry: Sent, error: Exception) -> None:
         raise AssertionError(error)
 
 
-@given(st.lists(_RECORDS, min_size=1, max_size=5))
+@given(st.lists(_RECORDS, min_size=1, max_size=5), st.integers(0, 5))
 def test_the_library_reads_what_was_written_and_finds_room_for_as_much(
-    records: list[NewRecord],
+    records: list[NewRecord], several: int
 ) -> None:
-    ours = _Batch(TopicPartition("t", 0), MemoryRecordsBuilder(2, 0, BATCH_BYTES))
+    ours = _Batch(TopicPartition("t", 0), MemoryRecordsBuilder(2, 0, BATCH_BYTES), Told())
     library = MemoryRecordsBuilder(2, 0, BATCH_BYTES)
     sent = [Sent(record) for record in records]
     taken = 0
-    for one in sent:
-        has_room = library.append(None, one.record.key, one.record.value, list(one.record.headers))
-        assert ours.take(one) == (has_room is not None)
-        if has_room is None:
+    for one in records:
+        if library.append(None, one.key, one.value, list(one.headers)) is None:
             break
         taken += 1
+    first = ours.take(sent[:several])
+    assert first + ours.take(sent[first:]) == taken
     library.close()
     ours.records.close()
-    assert not ours.take(sent[0]), "a batch that goes out takes no more"
+    assert not ours.take(sent), "a batch that goes out takes no more"
     assert len(ours.records.buffer()) == len(library.buffer())
     [batch] = MemoryRecords(bytes(ours.records.buffer()))
     assert batch.validate_crc()

@@ -36,8 +36,7 @@ class Position(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(NamedTuple):
     """A record to append. Records of one key keep their order and share a partition.
 
     `value` is None for a tombstone; one with neither key nor value is refused.

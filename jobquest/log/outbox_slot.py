@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -240,6 +239,5 @@ def _move_aside(path: Path, damage: LogDamaged | None) -> None:
 
 def _addressed(record: NewRecord) -> NewRecord:
     """The record as it is kept: every one in the slot's one topic."""
-    return replace(
-        record, topic=TOPIC, headers=((TOPIC_HEADER, record.topic.encode()), *record.headers)
-    )
+    headers = ((TOPIC_HEADER, record.topic.encode()), *record.headers)
+    return record._replace(topic=TOPIC, headers=headers)

@@ -19,7 +19,7 @@ from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, Unsu
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Record
-from jobquest.log.kafka.library import Entry, damaged
+from jobquest.log.kafka.library import Answers, Entry, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ class DocumentedLibrary:
     def __init__(self) -> None:
         self._connecting: Future[Any] | None = None
 
-    def producer(self, **settings: Any) -> DocumentedProducer:
+    def producer(self, answers: Answers, **settings: Any) -> DocumentedProducer:
         """See `Library.producer`."""
-        return DocumentedProducer(KafkaProducer(**settings))
+        return DocumentedProducer(KafkaProducer(**settings), answers)
 
     def reader(self, **settings: Any) -> DocumentedReader:
         """See `Library.reader`."""
@@ -84,8 +84,6 @@ def _connect(connecting: Future[Any], settings: Mapping[str, Any]) -> None:
 
 
 class DocumentedProducer:
-    never_waits = False  # `send` may wait for topics and for memory
-
     """A producer behind `send`; see `Outgoing`.
 
     Records leave in rounds: the next one begins once everything of the last one is answered. For
@@ -93,8 +91,11 @@ class DocumentedProducer:
     that back. What waits here is never sent then, so it can't overtake a record that failed.
     """
 
-    def __init__(self, producer: Any) -> None:
+    never_waits = False  # `send` may wait for topics and for memory
+
+    def __init__(self, producer: Any, answers: Answers) -> None:
         self._producer = producer
+        self._answers = answers
         self._changed = threading.Condition()  # over the three below
         self._waiting: list[Entry] = []
         self._unanswered = 0
@@ -152,11 +153,12 @@ class DocumentedProducer:
     # --- on the library's thread, too ---
 
     def _took(self, entry: Entry, answer: Any) -> None:
-        entry.took(answer.topic, answer.partition, answer.offset)
+        self._answers.took([entry], answer.topic, answer.partition, answer.offset)
         self._answered()
 
     def _failed(self, entry: Entry, error: Exception) -> None:
-        entry.failed(error)  # before it counts as answered: this may have to end before more goes
+        # Before it counts as answered: this may have to end before more goes.
+        self._answers.failed(entry, error)
         self._answered()
 
     def _answered(self) -> None:

@@ -28,10 +28,11 @@ _SMALL = [varint(number) for number in range(8_192)]
 _NONE = varint(-1)
 
 
-@lru_cache(maxsize=256)
-def _named(name: str) -> bytes:
+@lru_cache(maxsize=4_096)
+def _header(name: str, size: int) -> bytes:
+    """What stands before a header's value of that many bytes."""
     spelled = name.encode()
-    return varint(len(spelled)) + spelled
+    return varint(len(spelled)) + spelled + varint(size)
 
 
 def encode(record: NewRecord) -> bytes:
@@ -41,5 +42,5 @@ def encode(record: NewRecord) -> bytes:
         parts += (_NONE,) if part is None else (varint(len(part)), part)
     parts.append(varint(len(record.headers)))
     for name, value in record.headers:
-        parts += (_named(name), varint(len(value)), value)
+        parts += (_header(name, len(value)), value)
     return b"".join(parts)

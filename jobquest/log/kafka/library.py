@@ -14,17 +14,20 @@ from jobquest.log import NewRecord, Record
 
 
 class Entry(Protocol):
-    """A record on its way (`encoded` is what `encode` makes of it). Its methods are called once the
-    library knows the record's fate, on any thread."""
+    """A record on its way; `encoded` is what `encode` makes of it."""
 
     record: NewRecord
     encoded: bytes
 
-    def took(self, topic: str, partition: int, offset: int) -> None:
-        """The broker has it there."""
+
+class Answers(Protocol):
+    """Who is told what became of entries, on any thread."""
+
+    def took(self, entries: Sequence[Any], topic: str, partition: int, offset: int) -> None:
+        """The broker has these entries one behind the other, the first at `offset`."""
         ...
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, entry: Any, error: Exception) -> None:
         """The broker, or the library, does not take it."""
         ...
 
@@ -62,8 +65,8 @@ class Reader(Protocol):
 class Library(Protocol):
     """kafka-python, as one log uses it. The settings are the library's own."""
 
-    def producer(self, **settings: Any) -> Outgoing:
-        """A producer. Needs no broker yet."""
+    def producer(self, answers: Answers, **settings: Any) -> Outgoing:
+        """A producer, which tells `answers`. Needs no broker yet."""
         ...
 
     def reader(self, **settings: Any) -> Reader:

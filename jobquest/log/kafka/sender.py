@@ -47,6 +47,7 @@ _REFUSALS = (
     InvalidTimestampError,
     InvalidRecordError,
 )
+_GONE = object()
 _SETTINGS = {
     "acks": "all",
     # The idempotent producer stops for good after one refused or expired batch; without it, one
@@ -66,23 +67,16 @@ _SETTINGS = {
 
 
 class _Sent:
-    """One record on its way; told apart by identity. Its methods are called by the library."""
+    """One record on its way; told apart by identity."""
 
-    __slots__ = ("_sender", "deadline", "encoded", "future", "producer", "record")
+    __slots__ = ("deadline", "encoded", "future", "producer", "record")
 
-    def __init__(self, sender: Sender, record: NewRecord) -> None:
-        self._sender = sender
+    def __init__(self, record: NewRecord) -> None:
         self.record = record
         self.encoded = encode(record)
         self.future: Pending[Position] = Pending()
         self.producer: Outgoing | None = None
         self.deadline = 0.0
-
-    def took(self, topic: str, partition: int, offset: int) -> None:
-        self._sender.took(self, Position(topic, partition, offset))
-
-    def failed(self, error: Exception) -> None:
-        self._sender.failed(self, error)
 
 
 class _Attempt:
@@ -117,7 +111,7 @@ class Sender:
         self._lock = threading.Lock()  # over everything below
         self._producer: Outgoing | None = None
         self._attempt: _Attempt | None = None
-        self._sent: dict[_Sent, None] = {}  # in the order of their append
+        self._sent: dict[_Sent, object] = {}  # in the order of their append
         self._bytes = 0
         self._watchdog: threading.Thread | None = None
         self._closed = threading.Event()
@@ -127,7 +121,7 @@ class Sender:
     def append(self, records: Sequence[NewRecord], timeout: float) -> list[Pending[Position]]:
         """See `EventLog.append`."""
         began = time.monotonic()
-        sent = [_Sent(self, record) for record in records]
+        sent = [_Sent(record) for record in records]
         sound = [one for one in sent if not self._refused(one)]
         if sound:
             try:
@@ -214,26 +208,25 @@ class Sender:
             self._bytes += len(sent.encoded)
             yield sent
 
-    def _leave(self, sent: _Sent) -> bool:
-        """Take it out of the table; whether it was still there."""
+    def _left(self, several: Sequence[_Sent]) -> Sequence[_Sent]:
+        """Take them out of the table; those that were still there."""
         with self._lock:
-            if sent not in self._sent:
-                return False
-            del self._sent[sent]
-            self._bytes -= len(sent.encoded)
-            return True
+            gone = [sent for sent in several if self._sent.pop(sent, _GONE) is None]
+            self._bytes -= sum(len(sent.encoded) for sent in gone)
+        return gone
 
     # --- answers: on the library's thread ---
 
-    def took(self, sent: _Sent, position: Position) -> None:
-        """The broker has it."""
-        if self._leave(sent):
-            sent.future.resolve(position)
+    def took(self, several: Sequence[_Sent], topic: str, partition: int, offset: int) -> None:
+        """See `Answers.took`."""
+        number_of = {sent: number for number, sent in enumerate(several, offset)}
+        for sent in self._left(several):
+            sent.future.resolve(Position(topic, partition, number_of[sent]))
 
     def failed(self, sent: _Sent, error: Exception) -> None:
-        """The broker, or the library, does not take it."""
+        """See `Answers.failed`."""
         if isinstance(error, _REFUSALS):
-            if self._leave(sent):
+            if self._left([sent]):
                 sent.future.fail(RecordRefused(f"Kafka refuses the record: {error}"))
             return
         line = f"Kafka did not confirm a record: {type(error).__name__}: {error}"
@@ -303,7 +296,7 @@ class Sender:
         producer: Outgoing | None = None
         why = ""
         try:
-            producer = self._library.producer(**self._common, **_SETTINGS)
+            producer = self._library.producer(self, **self._common, **_SETTINGS)
             why = self._warm(producer, attempt.began + CONNECT_SECONDS)
         except Exception as error:  # whatever it is, those who wait must be told
             why = f"Kafka can't be used: {type(error).__name__}: {error}."

@@ -31,7 +31,7 @@ from kafka.admin import KafkaAdminClient
 from jobquest.log.kafka.fast_path.accumulate import Waiting, accumulate
 from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.fast_path.unpacked import FastReader
-from jobquest.log.kafka.library import Entry
+from jobquest.log.kafka.library import Answers, Entry
 
 _ANSWER_MS = 1_000.0
 
@@ -39,13 +39,13 @@ _ANSWER_MS = 1_000.0
 class FastLibrary:
     """See `Library`."""
 
-    def producer(self, **settings: Any) -> FastProducer:
+    def producer(self, answers: Answers, **settings: Any) -> FastProducer:
         """See `Library.producer`."""
         producer = KafkaProducer(**settings, selector=LazySelector)
         producer._accumulator._batches = Waiting()  # there is nothing in it yet
         client = producer._sender._client
         client.connection_delay = partial(_delay_ms, client, client.connection_delay)
-        return FastProducer(producer)
+        return FastProducer(producer, answers)
 
     def reader(self, **settings: Any) -> FastReader:
         """See `Library.reader`."""
@@ -64,8 +64,9 @@ class FastProducer:
 
     never_waits = True
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, answers: Answers) -> None:
         self._producer = producer
+        self._answers = answers
 
     def know(self, topics: Iterable[str]) -> None:
         """See `Outgoing.know`."""
@@ -76,7 +77,7 @@ class FastProducer:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """See `Outgoing.put`."""
-        accumulate(self._producer, entries)
+        accumulate(self._producer, entries, self._answers)
 
     def end(self) -> None:
         """See `Outgoing.end`. The library's own `close` raises while anything is on its way, and

@@ -20,7 +20,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 
 from jobquest.clock import now_ms
 from jobquest.log.kafka.encoding import varint
-from jobquest.log.kafka.library import Entry
+from jobquest.log.kafka.library import Answers, Entry
 
 _hash_of = lru_cache(maxsize=8_192)(murmur2)  # in Python it costs as much as the encoding
 
@@ -43,72 +43,89 @@ class Waiting(defaultdict[Any, deque[Any]]):
 class _Batch(ProducerBatch):  # type: ignore[misc]
     """The library's batch, with our entries where it has a future for each record."""
 
-    def __init__(self, place: Any, records: MemoryRecordsBuilder) -> None:
+    def __init__(self, place: Any, records: MemoryRecordsBuilder, answers: Answers) -> None:
         super().__init__(place, records)
-        self._record_futures: list[_Follower]
+        self._answers = answers
         self.entries: list[Entry] = []
+        self._record_futures = _Followers(self.entries, answers)
         self.produce_future.add_callback(self._tell)
 
-    def take(self, entry: Entry) -> bool:
-        """Append a record; False where it has no room."""
-        if self.records._closed or not self._append(entry.encoded):
-            return False
-        self.entries.append(entry)
-        self._record_futures.append(_Follower(entry))
-        return True
-
-    def _append(self, encoded: bytes) -> bool:
-        """What the library's builder does with a record, on one that is encoded."""
+    def take(self, entries: Sequence[Entry]) -> int:
+        """Append records, what the library's builder does with each, on some that are encoded; how
+        many of them had room."""
+        if self.records._closed:
+            return 0
         builder, now = self.records._builder, now_ms()
-        is_first = not builder._num_records
-        if is_first:
+        if not builder._num_records:
             builder._first_timestamp = builder._max_timestamp = now
-        offset = self.records._next_offset
-        head = b"\0" + varint(now - builder._first_timestamp) + varint(offset)
-        size = varint(len(head) + len(encoded))
-        whole = b"".join((size, head, encoded))
-        if not is_first and len(builder._buffer) + len(whole) > builder._batch_size:
-            return False
-        builder._buffer += whole
-        builder._max_timestamp = max(builder._max_timestamp, now)
-        builder._num_records += 1
-        builder._last_offset = offset
-        self.records._next_offset = offset + 1
-        return True
+        first: int = self.records._next_offset
+        offset = first
+        head = b"\0" + varint(now - builder._first_timestamp)
+        buffer, limit = builder._buffer, builder._batch_size
+        for entry in entries:
+            number, encoded = varint(offset), entry.encoded
+            size = varint(len(head) + len(number) + len(encoded))
+            whole = b"".join((size, head, number, encoded))
+            if offset and len(buffer) + len(whole) > limit:
+                break
+            buffer += whole
+            offset += 1
+        if taken := offset - first:
+            builder._max_timestamp = max(builder._max_timestamp, now)
+            builder._num_records += taken
+            builder._last_offset = offset - 1
+            self.records._next_offset = offset
+            self.entries += entries[:taken]
+        return taken
 
     def _tell(self, came: tuple[int, int, Callable[[int], Exception] | None]) -> None:
-        _tell(self.topic_partition, self.entries, 0, came)
+        _tell(self._answers, self.topic_partition, self.entries, 0, came)
+
+
+class _Followers:
+    """What the library asks to follow each record when it splits a batch that a topic finds too
+    large."""
+
+    def __init__(self, entries: Sequence[Entry], answers: Answers) -> None:
+        self._entries = entries
+        self._answers = answers
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, number: int) -> _Follower:
+        return _Follower(self._entries[number], self._answers)
 
 
 class _Follower:
-    """What the library asks to follow a record when it splits a batch that a topic finds too
-    large."""
+    """Follows one record."""
 
-    __slots__ = ("_entry",)
-
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, answers: Answers) -> None:
         self._entry = entry
+        self._answers = answers
 
     def rebind(self, answer: Any, index: int) -> None:
-        answer.add_callback(partial(_tell, answer.topic_partition, [self._entry], index))
+        place = answer.topic_partition
+        answer.add_callback(partial(_tell, self._answers, place, [self._entry], index))
 
 
 def _tell(
+    answers: Answers,
     place: Any,
     entries: Sequence[Entry],
     index: int,
     came: tuple[int, int, Callable[[int], Exception] | None],
 ) -> None:
-    """Tell entries, the first of which stands at `index` of its batch."""
+    """Tell what became of entries, the first of which stands at `index` of its batch."""
     base, _, error_of = came
+    if error_of is None:
+        answers.took(entries, place.topic, place.partition, base + index)
+        return
     for number, entry in enumerate(entries, index):
-        if error_of:
-            entry.failed(error_of(number))
-        else:
-            entry.took(place.topic, place.partition, base + number)
+        answers.failed(entry, error_of(number))
 
 
-def accumulate(producer: Any, entries: Iterable[Entry]) -> None:
+def accumulate(producer: Any, entries: Iterable[Entry], answers: Answers) -> None:
     """Append the records, in their order within each partition. Raises what `send` raises: then
     some may be on their way."""
     accumulator, opened = producer._accumulator, False
@@ -116,34 +133,31 @@ def accumulate(producer: Any, entries: Iterable[Entry]) -> None:
     try:
         for place, here in _by_partition(producer, entries).items():
             with accumulator._tp_lock(place):
-                opened |= _append(accumulator, place, here)
+                opened |= _append(accumulator, place, here, answers)
     finally:
         accumulator._appends_in_progress.decrement()
         if opened:
             producer._sender.wakeup()
 
 
-def _append(accumulator: Any, place: Any, entries: Sequence[Entry]) -> bool:
+def _append(accumulator: Any, place: Any, entries: Sequence[Entry], answers: Answers) -> bool:
     """Append to the partition's last batch, and to new ones; whether there are new ones."""
     if accumulator._closed:
         raise KafkaError("The producer is closed.")
-    queue, opened = accumulator._batches[place], False
+    queue = accumulator._batches[place]
     last = queue[-1] if queue else None
-    for entry in entries:
-        if isinstance(last, _Batch) and last.take(entry):
-            continue
+    taken = last.take(entries) if isinstance(last, _Batch) else 0
+    is_new = taken < len(entries)
+    while taken < len(entries):
         config = accumulator.config
-        last = _Batch(
-            place,
-            MemoryRecordsBuilder(
-                config["message_version"], config["compression_attrs"], config["batch_size"]
-            ),
+        records = MemoryRecordsBuilder(
+            config["message_version"], config["compression_attrs"], config["batch_size"]
         )
-        last.take(entry)  # the first always fits
+        last = _Batch(place, records, answers)
+        taken += last.take(entries[taken:])  # the first always fits
         queue.append(last)
         accumulator._incomplete.add(last)
-        opened = True
-    return opened
+    return is_new
 
 
 def partition_of(key: bytes, count: int) -> int:
@@ -152,18 +166,25 @@ def partition_of(key: bytes, count: int) -> int:
     return (hashed & 0x7FFFFFFF) % count
 
 
+@lru_cache
+def _places(topic: str, count: int) -> Sequence[Any]:
+    return [TopicPartition(topic, number) for number in range(count)]
+
+
 def _by_partition(producer: Any, entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
     found: dict[Any, list[Entry]] = {}
-    counts: dict[str, int] = {}
+    topics: dict[str, Sequence[Any]] = {}
     for entry in entries:
         topic, key = entry.record.topic, entry.record.key
-        if topic not in counts:
-            counts[topic] = len(producer._metadata.partitions_for_topic(topic) or ())
-            if not counts[topic]:
+        places = topics.get(topic)
+        if places is None:
+            count = len(producer._metadata.partitions_for_topic(topic) or ())
+            if not count:
                 raise KafkaError(f"Topic {topic} is not known")
+            places = topics[topic] = _places(topic, count)
         if key is None:
-            number = producer._partition(topic, None, None, None, None, None)
+            place = places[producer._partition(topic, None, None, None, None, None)]
         else:
-            number = partition_of(key, counts[topic])
-        found.setdefault(TopicPartition(topic, number), []).append(entry)
+            place = places[partition_of(key, len(places))]
+        found.setdefault(place, []).append(entry)
     return found
