@@ -38,7 +38,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
 }
 TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
 MAX_SOUND = 100
-PROMPT_BYTES = 4_096  # of a whole request: the oddest of that size takes 3 ms to read
+PROMPT_BYTES = 32_768  # of a whole request that is read in the main loop
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
 
@@ -150,6 +150,10 @@ class Exchange:
         """Give the events of publishes to the log; see `Prompt.give`."""
         given: list[Any | None] = self._prompt.give([one.wanted for one in begun])
         return given
+
+    def when_settled(self, given: Any, callback: Callable[[], None]) -> None:
+        """Have `callback` called once the log has the events of a publish, on any thread."""
+        self._prompt.when_settled(given, callback)
 
     def expire(self, given: Any) -> None:
         """Wait no more for the log."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from itertools import compress, islice
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from jobquest.errors import (
     IdConflict,
@@ -34,8 +34,7 @@ logger = logging.getLogger(__name__)
 CONFIRM_SECONDS = PATIENT_SECONDS + 1.0  # the log answers before that
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What became of a publish: accepted (in the log, at `position`), queued (durable in the
     outbox, which waits for Kafka), or a duplicate (processed already)."""
 
@@ -92,20 +91,25 @@ class Producer(PublishMethods):
         rest = iter(kept)
         return [known or next(rest) for known in came]
 
-    def begin_all(self, requests: Sequence[Request]) -> list[Pending[Any] | None]:
-        """The same without waiting for anything: what to give to `finish` once it is settled; None
-        for what `publish_all` has to do, since its id is known or something would have to be waited
-        for. Called by one thread."""
+    def begin_all(self, groups: Sequence[Sequence[Request]]) -> list[Sequence[Pending[Any]] | None]:
+        """The same without waiting for anything: for each event of a group what to give to `finish`
+        once it is settled. None for a group that `publish_all` has to do: an id in it is known, or
+        something would have to be waited for. Called by one thread."""
         if not (self._outbox or self._log).is_ready:
-            return [None] * len(requests)
-        ids = [request.event.id for request in requests if request.has_id]
+            return [None] * len(groups)
+        ids = [one.event.id for group in groups for one in group if one.has_id]
         stored = self._read_side.processed_at_once(ids) if ids else {}
         if stored is None:
-            return [None] * len(requests)
-        known = [one.has_id and one.event.id in stored for one in requests]
-        fresh = [one.event for one, is_known in zip(requests, known, strict=True) if not is_known]
-        given = iter(self._give(fresh))
-        return [None if is_known else next(given) for is_known in known]
+            return [None] * len(groups)
+        fresh = [
+            not any(one.has_id and one.event.id in stored for one in group) for group in groups
+        ]
+        events = [one.event for group in compress(groups, fresh) for one in group]
+        given = iter(self._give(events))
+        return [
+            list(islice(given, len(group))) if is_fresh else None
+            for group, is_fresh in zip(groups, fresh, strict=True)
+        ]
 
     def finish(self, event: Event, given: Pending[Any]) -> Published | JobQuestError:
         """What became of an event that was given to the log; waits for that. `log_published` has to

@@ -3,7 +3,8 @@
 Used by `server.py`. The main loop alone waits for clients: until a whole request has arrived, until
 an answer is taken, until a connection that we end is closed by its other side. So a client that is
 slow or silent costs some memory for some seconds, and nobody else waits for it. A plain publish
-needs no thread either: the loop begins it, and answers once the log has its event. It relies on
+(one event or a small batch) needs no thread either: the loop begins it, and answers once the log
+has its events. It relies on
 gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
 """
 
@@ -378,7 +379,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             conn.data = one.rest
             conn.begun = given
             conn.deadline = time.monotonic() + CONFIRM_SECONDS
-            given.add_done_callback(partial(self._settle_publish, one))
+            self._exchange.when_settled(given, partial(self._settle_publish, one, given))
 
     def _leave_to_thread(self, conn: Connection) -> None:
         try:
@@ -392,9 +393,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._answer_settled()
         self._exchange.log_answered()
 
-    def _settle_publish(self, one: Begun, settled: Any) -> None:
+    def _settle_publish(self, one: Begun, given: Any) -> None:
         """Have the loop answer. Called on the log's threads."""
-        self._settled.append((one, settled))
+        self._settled.append((one, given))
         if self._asleep:
             os.eventfd_write(self._wake, 1)
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from jobquest.log.pending import Pending, wait_for_all
+from jobquest.log.pending import Pending, wait_for_all, when_all
 from tests.service import wait_for
 
 
@@ -67,3 +67,31 @@ def test_a_callback_is_called_once_whenever_it_is_left(
     pending.add_done_callback(lambda _: seen.append(3))
     assert seen == [1, 2, 3]
     assert "IndexError" in caplog.text, "what fails is told, and holds up no other"
+
+
+def test_who_waits_for_several_is_called_once_when_the_last_is_settled() -> None:
+    calls: list[int] = []
+    several: list[Pending[int]] = [Pending() for _ in range(4)]
+    several[2].resolve(2)
+    when_all(several, lambda: calls.append(1))
+    for number in (3, 0, 2, 1):
+        assert calls == []
+        several[number].resolve(number)
+    assert calls == [1]
+    when_all(several, lambda: calls.append(2))
+    assert calls == [1, 2]
+    when_all([], lambda: calls.append(3))
+    assert calls == [1, 2, 3]
+
+
+def test_several_that_many_threads_settle_call_once() -> None:
+    for _ in range(100):
+        calls: list[int] = []
+        several: list[Pending[int]] = [Pending() for _ in range(40)]
+        with ThreadPoolExecutor(4) as pool:
+            for one in several[:20]:
+                pool.submit(one.resolve, 1)
+            when_all(several, lambda calls=calls: calls.append(1))  # type: ignore[misc]
+            for one in several[20:]:
+                pool.submit(one.resolve, 1)
+        assert calls == [1]

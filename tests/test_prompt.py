@@ -25,15 +25,16 @@ from werkzeug.test import create_environ
 from jobquest import create_app
 from jobquest.connection import Connection
 from jobquest.errors import LogUnavailable
-from jobquest.events.requests import Request
 from jobquest.log import Position
-from jobquest.log.pending import Pending
+from jobquest.log.pending import Pending, wait_for_all
+from jobquest.web import entrance
 from jobquest.web.prompt import Prompt
 from jobquest.worker import Worker
 from tests.raw import LOGIN, PLAIN, Talk
 from tests.service import Service, wait_for
 
 EVENTS = "/api/kafka/events"
+BATCH = f"{EVENTS}/batch"
 JSON = "application/json"
 
 
@@ -54,6 +55,10 @@ def prompt_of(app: Flask) -> Prompt:
 
 def body(**more: Any) -> bytes:
     return json.dumps({"eventType": "user.login", "data": {}, "userId": "ada", **more}).encode()
+
+
+def batch(*events: bytes) -> bytes:
+    return b'{"events": [%s]}' % b", ".join(events)
 
 
 def environ(
@@ -78,15 +83,57 @@ def test_a_plain_publish_needs_no_thread(app: Flask) -> None:
     id = str(uuid.uuid4())
     wanted = prompt_of(app).read(environ(data=body(id=id), Authorization="Bearer x"))
     assert wanted is not None
-    assert wanted.event.id == id
-    assert wanted.has_id
+    assert not wanted.is_batch
+    [request] = wanted.requests
+    assert request.event.id == id
+    assert request.has_id
+
+
+def test_a_plain_batch_needs_no_thread(app: Flask) -> None:
+    wanted = prompt_of(app).read(environ(BATCH, data=batch(LOGIN, body(id="a1"))))
+    assert wanted is not None
+    assert wanted.is_batch
+    assert [one.has_id for one in wanted.requests] == [False, True]
+    assert wanted.requests[1].event.id == "a1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"events": []}',
+        batch(LOGIN, b"{}"),
+        batch(LOGIN, body(userId="a\tb")),
+        batch(LOGIN, LOGIN.replace(b'"data"', b'"data": {}, "data"')),
+        batch(LOGIN)[:-1] + b', "events": []}',
+        batch(*[LOGIN] * 1_001),
+        LOGIN,
+    ],
+    ids=range(7),
+)
+def test_a_batch_that_is_not_plain_is_left_to_a_thread(app: Flask, data: bytes) -> None:
+    assert prompt_of(app).read(environ(BATCH, data=batch(LOGIN))) is not None
+    assert prompt_of(app).read(environ(BATCH, data=data)) is None
+
+
+def test_a_batch_that_takes_long_to_read_is_left_to_a_thread(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = batch(*[body(metadata={"a": "b"})] * 300)
+    monkeypatch.setattr(entrance, "PROMPT_SECONDS", 10.0)
+    assert prompt_of(app).read(environ(BATCH, data=data)) is not None
+    monkeypatch.setattr(entrance, "PROMPT_SECONDS", 0.0)
+    assert prompt_of(app).read(environ(BATCH, data=data)) is None
+
+
+def test_a_large_event_is_left_to_a_thread(app: Flask) -> None:
+    assert prompt_of(app).read(environ(data=body(metadata={"a": "b" * 3_800}))) is not None
+    assert prompt_of(app).read(environ(data=body(metadata={"a": "b" * 4_100}))) is None
 
 
 @pytest.mark.parametrize(
     "odd",
     [
         {"path": f"{EVENTS}?dryRun=true"},
-        {"path": f"{EVENTS}/batch", "data": b'{"events": [%s]}' % LOGIN},
         {"path": "//api/kafka/events"},
         {"path": "/healthz"},
         {"method": "PUT"},
@@ -146,7 +193,7 @@ def test_an_event_is_given_to_the_log_and_answered_once_it_is_there(app: Flask) 
     assert wanted
     [given] = prompt.give([wanted])
     assert given
-    assert given.wait(10)
+    assert wait_for_all(given, 10)
     answer = prompt.answer(wanted, given)
     told: list[Any] = []
     sent = b"".join(prompt.send(answer, asked, lambda *args: told.append(args)))
@@ -161,8 +208,14 @@ def test_an_id_that_is_processed_is_left_to_a_thread_and_harms_no_other(app: Fla
     runtime.consumer.close()
     prompt = prompt_of(app)
     wanted = [prompt.read(environ(data=body(id=id))) for id in ("n1", "known", "n2")]
+    wanted.append(prompt.read(environ(BATCH, data=batch(body(id="n3"), body(id="known")))))
+    wanted.append(prompt.read(environ(BATCH, data=batch(body(id="n4"), body(id="n5")))))
+    before = sum(info.next for info in runtime.log.describe(["system-events"]))
     given = prompt.give([one for one in wanted if one])
-    assert [one is not None for one in given] == [True, False, True]
+    assert [one and len(one) for one in given] == [1, None, 1, None, 2]
+    assert wait_for_all([one for several in given if several for one in several], 10)
+    after = sum(info.next for info in runtime.log.describe(["system-events"]))
+    assert after - before == 4, "nothing of a batch may be there before a thread publishes it"
 
 
 def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
@@ -171,7 +224,7 @@ def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
     assert wanted
     given: Pending[Position] = Pending()
     given.fail(LogUnavailable("The log is away."))
-    answer = prompt.answer(wanted, given)
+    answer = prompt.answer(wanted, [given])
     assert (answer.code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.document == {"status": "error", "message": "The log is away."}
 
@@ -182,7 +235,24 @@ def test_what_goes_wrong_with_one_publish_is_its_own_answer(app: Flask) -> None:
     assert wanted
     given: Pending[Position] = Pending()
     given.fail(ZeroDivisionError())
-    assert prompt.answer(wanted, given).code == 500
+    assert prompt.answer(wanted, [given]).code == 500
+
+
+def test_a_batch_is_answered_event_by_event(app: Flask) -> None:
+    prompt = prompt_of(app)
+    wanted = prompt.read(environ(BATCH, data=batch(body(id="b1"), body(id="b2"))))
+    assert wanted
+    kept: Pending[Position] = Pending()
+    lost: Pending[Position] = Pending()
+    kept.resolve(Position("user-activities", 3, 7))
+    lost.fail(LogUnavailable("The log is away."))
+    answer = prompt.answer(wanted, [kept, lost])
+    assert answer.code == 207
+    assert answer.document
+    results = answer.document["data"]["results"]
+    assert [(one["id"], one["result"]) for one in results] == [("b1", "accepted"), ("b2", "retry")]
+    prompt.log_answered()
+    assert not prompt.unlogged
 
 
 def without_clients() -> Worker:
@@ -234,7 +304,7 @@ def test_a_database_that_does_not_answer_now_is_left_to_a_thread_until_one_has_a
     app: Flask,
 ) -> None:
     runtime, prompt = app.extensions["jobquest"], prompt_of(app)
-    wanted: list[Request] = [one for one in [prompt.read(environ(data=body(id="x1")))] if one]
+    wanted = [one for one in [prompt.read(environ(data=body(id="x1")))] if one]
     assert prompt.give(wanted) != [None]
     kept = runtime.database._impatient
     assert kept.cursor().execute("PRAGMA busy_timeout").fetchone() == (0,)
@@ -282,7 +352,7 @@ def test_a_log_that_is_locked_keeps_nobody_waiting_but_who_publishes(tmp_path: P
 def test_a_publish_that_the_log_never_settles_is_answered_in_time() -> None:
     worker = Worker.__new__(Worker)
     given: Pending[Position] = Pending()
-    waiting = SimpleNamespace(begun=given, busy=True, closed=False, deadline=100.0)
+    waiting = SimpleNamespace(begun=[given], busy=True, closed=False, deadline=100.0)
     worker._conns = {7: waiting}  # type: ignore[dict-item]
     worker._exchange = SimpleNamespace(expire=Prompt.expire.__get__(object()))  # type: ignore[assignment]
     worker.notify = worker._listen = lambda *_: None  # type: ignore[method-assign]
@@ -308,6 +378,7 @@ def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
     runtime.producer._log = SimpleNamespace(is_ready=True, append=counted("append", append))
     runtime.read_side.processed_at_once = counted("lookup", lookup)
     wanted = [prompt.read(environ(data=body(id=f"s{n}"))) for n in range(20)]
+    wanted += [prompt.read(environ(BATCH, data=batch(*[body(id=f"s{n}b")] * 5))) for n in range(5)]
     prompt.give([one for one in wanted if one])
     assert list(calls) == ["lookup", "append"]
 

@@ -7,7 +7,7 @@ the same result; what it does not take (None) says nothing: then `careful.py` de
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Annotated, Any, Union
@@ -67,8 +67,8 @@ def _data(event_type: EventType) -> type[msgspec.Struct]:
     return msgspec.defstruct("Data", members, forbid_unknown_fields=True, namespace=names)
 
 
-def _decoder(tag: str, members: list[Any]) -> msgspec.json.Decoder[Any]:
-    """Reads an object whose member `tag` names the event's type, with these and `data` beside."""
+def _union(tag: str, members: list[Any]) -> Any:
+    """The type of an object with these members and `data`; `tag` names the event's type."""
     structs = [
         msgspec.defstruct(
             "Envelope",
@@ -80,12 +80,14 @@ def _decoder(tag: str, members: list[Any]) -> msgspec.json.Decoder[Any]:
         )
         for name, row in CATALOGUE.items()
     ]
-    return msgspec.json.Decoder(Union[tuple(structs)])  # noqa: UP007 (made at run time)
+    return Union[tuple(structs)]  # noqa: UP007 (made at run time)
 
 
 _METADATA = ("metadata", Raw, _NO_METADATA)
-_RECORD = _decoder("type", [("id", str), ("userId", _USER), ("timestamp", str), _METADATA])
-_REQUEST = _decoder(
+_RECORD = msgspec.json.Decoder(
+    _union("type", [("id", str), ("userId", _USER), ("timestamp", str), _METADATA])
+)
+_ASKED = _union(
     "eventType",
     [
         ("userId", _USER | UnsetType, UNSET),
@@ -93,6 +95,10 @@ _REQUEST = _decoder(
         ("timestamp", str | UnsetType, UNSET),
         _METADATA,
     ],
+)
+_REQUEST = msgspec.json.Decoder(_ASKED)
+_BATCH = msgspec.json.Decoder(
+    msgspec.defstruct("Batch", [("events", list[_ASKED])], forbid_unknown_fields=True)  # type: ignore[valid-type]
 )
 _EARLIEST_MS = to_ms(careful.EARLIEST)
 _AHEAD_MS = careful.MAX_AHEAD // timedelta(milliseconds=1)
@@ -128,8 +134,16 @@ def from_request(body: bytes, default_user: str) -> tuple[Event, bool] | None:
     """The event that a client's body asks for, stamped with what it left out, and whether the
     client gave its id. See `careful.from_request` and `requests.read`."""
     found = _read(_REQUEST, body)
-    if found is None:
-        return None
+    return None if found is None else _asked(found, default_user)
+
+
+def from_batch(body: bytes, default_user: str) -> Iterator[tuple[Event, bool] | None]:
+    """The same for each event of `{"events": [...]}`; nothing if the body can't be read."""
+    found = _read(_BATCH, body)
+    return (_asked(one, default_user) for one in (found.events if found else ()))
+
+
+def _asked(found: Any, default_user: str) -> tuple[Event, bool] | None:
     now = datetime.now(UTC)
     moment = whole_ms(now) if found.timestamp is UNSET else _moment(found.timestamp)
     metadata = _metadata(found.metadata)

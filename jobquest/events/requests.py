@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -75,6 +76,17 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
             told = InvalidEvent(error.args[0], error.errors) if room >= 0 else InvalidEvent(UNTOLD)
             found.append(told)
     return found
+
+
+def read_plain_batch(body: bytes, seconds: float) -> list[Request] | None:
+    """The same in about `seconds` at most, for good events that have nothing unusual; else None."""
+    deadline = time.perf_counter() + seconds
+    found: list[Request] = []
+    for one in quick.from_batch(body, DEMO_USER):
+        if one is None or len(found) == MAX_BATCH_EVENTS or time.perf_counter() > deadline:
+            return None
+        found.append(Request(*one))
+    return found or None
 
 
 def _length(error: InvalidEvent) -> int:

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +92,20 @@ class Pending(Generic[_T]):
             except Exception:  # whoever settles it has others to settle
                 logger.exception("What was to follow an answer failed")
         return True
+
+
+def when_all(pendings: Iterable[Pending[_T]], callback: Callable[[], None]) -> None:
+    """Have `callback()` called by whoever settles the last of them; at once if all are settled."""
+    rest = iter(pendings)
+
+    def go_on(_: Any = None) -> None:
+        for pending in rest:
+            if not pending.done():
+                pending.add_done_callback(go_on)
+                return
+        callback()
+
+    go_on()
 
 
 def wait_for_all(pendings: Iterable[Pending[_T]], timeout: float) -> bool:

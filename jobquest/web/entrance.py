@@ -21,13 +21,13 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
 from jobquest.errors import JobQuestError
-from jobquest.events.requests import Request, read_plain
+from jobquest.events.requests import read_plain, read_plain_batch
 from jobquest.runtime import Runtime
 from jobquest.web import publishing
 from jobquest.web.answers import failure
 from jobquest.web.errors import Refused, answer_to, unexpected
 from jobquest.web.paths import LIVE, SLASH, canonical_path
-from jobquest.web.publishing import Answer
+from jobquest.web.publishing import Answer, Plain
 
 Environ = dict[str, Any]
 Guard = Callable[[Environ], Answer | None]
@@ -37,13 +37,16 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_READERS = 4  # requests that read, at a time
 READER_SECONDS = 10.0  # longer than the database is waited for
 MAX_BATCH_BYTES = 1024 * 1024
+# Without a thread: one event of so many bytes, the oddest of which takes 3 ms to read; a batch that
+# is read within so many seconds.
+PROMPT_BYTES, PROMPT_SECONDS = 4_096, 0.003
 _ONE, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
 _PUBLISH = {_ONE: publishing.publish_one, _BATCH: publishing.publish_batch}
 _ENDPOINTS = {_ONE: "events.publish", _BATCH: "events.publish_batch"}
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they answer whatever else waits
-READ = "jobquest.read"  # in the environ: what `Prompt` wants to have the event for
+READ = "jobquest.read"  # in the environ: what `Prompt` wants to have the events for
 _READS = "jobquest.reads"  # in the environ: it has a reader's place
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -140,19 +143,28 @@ class Entrance:
         environ["wsgi.input"] = io.BufferedReader(_Body(environ))
         return None
 
-    def _plain_publish(self, environ: Environ) -> Request | None:
-        """The event of a request that passes our guards, if it is all plain: nobody but us has a
+    def _plain_publish(self, environ: Environ) -> Plain | None:
+        """The events of a request that passes our guards, if it is all plain: nobody but us has a
         say in it, and its body needs no closer look. This neither waits nor takes long."""
         path = environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
-        if path != _ONE or self.guards != self._own_guards or any(g(environ) for g in self.guards):
+        if (
+            path not in _PUBLISH
+            or self.guards != self._own_guards
+            or any(g(environ) for g in self.guards)
+        ):
             return None
         if not self._is_ours_alone(environ):
             return None
         environ[_ROUTE] = path
         try:
-            return read_plain(_body(environ, environ["wsgi.input"]))
+            body = _body(environ, environ["wsgi.input"])
         except Refused:
             return None
+        if path == _BATCH:
+            batch = read_plain_batch(body, PROMPT_SECONDS)
+            return Plain(batch, is_batch=True) if batch else None
+        one = read_plain(body) if len(body) <= PROMPT_BYTES else None
+        return Plain([one], is_batch=False) if one else None
 
     def _is_ours_alone(self, environ: Environ) -> bool:
         """Whether it is a plain publish, and nobody has a say in how it is answered but us."""

@@ -6,19 +6,20 @@ is left to a thread, which answers from the beginning and in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flask import Flask
 
 from jobquest.errors import JobQuestError, LogUnavailable
-from jobquest.events.requests import Request
-from jobquest.log.pending import Pending
+from jobquest.log.pending import Pending, when_all
 from jobquest.producer import Published, log_published
 from jobquest.runtime import Runtime
 from jobquest.web.entrance import READ, Entrance, Environ
 from jobquest.web.errors import answer_to, unexpected
-from jobquest.web.publishing import Answer, one_answer
+from jobquest.web.publishing import Answer, Plain, plain_answer
+
+Given = Sequence[Pending[Any]]
 
 
 def _never(*_: Any) -> Any:
@@ -41,30 +42,37 @@ class Prompt:
         """Whether events with an id need no thread either: clients send one with most of them."""
         return self._runtime.database.is_file
 
-    def read(self, environ: Environ) -> Request | None:
-        """The event of a request that is a plain publish; None if a thread has to answer it."""
+    def read(self, environ: Environ) -> Plain | None:
+        """The events of a request that is a plain publish; None if a thread has to answer it."""
         if self._app.wsgi_app is not self._way_in:  # somebody else's layer may wait
             return None
-        found: list[Request | None] = []
+        found: list[Plain | None] = []
         environ[READ] = found.append
         self._way_in(environ, _never)
         return found[0]
 
-    def give(self, requests: Sequence[Request]) -> list[Pending[Any] | None]:
-        """Give events to the log: what is settled once it has each. None if a thread has to answer
-        the request: nothing has happened to its event."""
-        return self._runtime.producer.begin_all(requests)
+    def give(self, several: Sequence[Plain]) -> list[Given | None]:
+        """Give the events of publishes to the log: what is settled once it has each. None if a
+        thread has to answer the request: nothing has happened to its events."""
+        return self._runtime.producer.begin_all([plain.requests for plain in several])
 
-    def expire(self, given: Pending[Any]) -> None:
+    def when_settled(self, given: Given, callback: Callable[[], None]) -> None:
+        """Have `callback` called once all events of a publish are settled, on any thread."""
+        when_all(given, callback)
+
+    def expire(self, given: Given) -> None:
         """Settle what the log does not settle in time."""
-        given.fail(LogUnavailable("The log did not confirm in time."))
+        for one in given:
+            one.fail(LogUnavailable("The log did not confirm in time."))
 
-    def answer(self, request: Request, given: Pending[Any]) -> Answer:
-        """The answer to a request whose event is settled."""
+    def answer(self, plain: Plain, given: Given) -> Answer:
+        """The answer to a publish whose events are settled."""
+        producer = self._runtime.producer
         try:
-            came = self._runtime.producer.finish(request.event, given)
-            self.unlogged.append(came)
-            return one_answer(self._runtime, came)
+            events = [request.event for request in plain.requests]
+            came = [producer.finish(event, one) for event, one in zip(events, given, strict=True)]
+            self.unlogged += came
+            return plain_answer(self._runtime, plain, came)
         except JobQuestError as error:
             return answer_to(error)
         except Exception as error:

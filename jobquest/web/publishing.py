@@ -25,6 +25,13 @@ _Came = Published | Event | JobQuestError
 _Firsts = Mapping[str, dict[str, Any]]
 
 
+class Plain(NamedTuple):
+    """The events of a publish that has nothing unusual: one, or those of a batch."""
+
+    requests: Sequence[Request]
+    is_batch: bool
+
+
 class Answer(NamedTuple):
     """An HTTP answer: `document` is its JSON, None if it has no body."""
 
@@ -36,13 +43,20 @@ class Answer(NamedTuple):
 def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """Check one event and keep it (on a dry run, only check it). Raises JobQuestError."""
     [came] = _taken(runtime, [read(body)], dry_run)
-    return one_answer(runtime, came)
+    return _one_answer(runtime, came)
 
 
 def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """The same with a list of events. Raises JobQuestError where the body is no such list."""
     wanted = read_batch(body)
     return _batch_answer(runtime, _taken(runtime, wanted, dry_run), wanted)
+
+
+def plain_answer(runtime: Runtime, plain: Plain, came: Sequence[_Came]) -> Answer:
+    """What is said of a plain publish. Raises JobQuestError."""
+    if plain.is_batch:
+        return _batch_answer(runtime, came, plain.requests)
+    return _one_answer(runtime, came[0])
 
 
 def _taken(
@@ -55,7 +69,7 @@ def _taken(
     return [one if isinstance(one, InvalidEvent) else next(came) for one in wanted]
 
 
-def one_answer(runtime: Runtime, one: _Came) -> Answer:
+def _one_answer(runtime: Runtime, one: _Came) -> Answer:
     """What is said of one event. Raises JobQuestError."""
     if isinstance(one, JobQuestError):
         raise one
