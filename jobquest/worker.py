@@ -4,8 +4,8 @@ Used by `server.py`. The main loop alone waits for clients: until a whole reques
 an answer is taken, until a connection that we end is closed by its other side. So a client that is
 slow or silent costs some memory for some seconds, and nobody else waits for it. A plain publish
 (one event or a small batch) needs no thread either: the loop begins it, and answers once the log
-has its events. It relies on
-gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
+has its events. It relies on gunicorn's insides: `server.worker_class` chooses it for versions that
+it was tried with.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -82,6 +83,16 @@ def test_who_waits_for_several_is_called_once_when_the_last_is_settled() -> None
     assert calls == [1, 2]
     when_all([], lambda: calls.append(3))
     assert calls == [1, 2, 3]
+
+
+def test_what_waited_for_several_leaves_nothing_to_the_collector() -> None:
+    gc.collect()
+    for _ in range(100):
+        several: list[Pending[int]] = [Pending() for _ in range(3)]
+        when_all(several, lambda: None)
+        for one in several:
+            one.resolve(1)
+    assert gc.collect() == 0
 
 
 def test_several_that_many_threads_settle_call_once() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -96,16 +96,26 @@ class Pending(Generic[_T]):
 
 def when_all(pendings: Iterable[Pending[_T]], callback: Callable[[], None]) -> None:
     """Have `callback()` called by whoever settles the last of them; at once if all are settled."""
-    rest = iter(pendings)
+    _Rest(iter(pendings), callback).go_on()
 
-    def go_on(_: Any = None) -> None:
-        for pending in rest:
+
+class _Rest:
+    """Those of several that may not be settled yet. (A closure would refer to itself, and be left
+    to the garbage collector, whose run stops everything.)"""
+
+    __slots__ = ("_callback", "_pendings")
+
+    def __init__(self, pendings: Iterator[Pending[Any]], callback: Callable[[], None]) -> None:
+        self._pendings = pendings
+        self._callback = callback
+
+    def go_on(self, _: Pending[Any] | None = None) -> None:
+        """Wait for the next one; call back if there is none."""
+        for pending in self._pendings:
             if not pending.done():
-                pending.add_done_callback(go_on)
+                pending.add_done_callback(self.go_on)
                 return
-        callback()
-
-    go_on()
+        self._callback()
 
 
 def wait_for_all(pendings: Iterable[Pending[_T]], timeout: float) -> bool:
