@@ -55,7 +55,7 @@ class Found:
         self.codes[first[0][9:12].decode("latin-1") if first else "none"] += 1
         if first != later:
             self.wrong.append(f"{request}:\n  first {first}\n  later {later}")
-        self.taken[request.user] = sum(answer[9:12] == b"201" for answer in (*first, *later))
+        self.taken[request.user] = b"".join([*first, *later]).count(b'"result":"accepted"')
 
 
 def requests(count: int, seed: int) -> Iterator[Odd]:
@@ -68,6 +68,13 @@ def requests(count: int, seed: int) -> Iterator[Odd]:
 def _odd(chance: random.Random, user: str) -> Odd:
     data = {"xpAmount": 1, "totalXp": 0}
     body = json.dumps({"eventType": "xp.earned", "data": data, "userId": user}).encode()
+    path = EVENTS
+    if chance.random() < 0.3:
+        path = EVENTS + b"/batch"
+        events = [body] * chance.choice([1, 3, 30, 400])
+        if chance.random() < 0.3:
+            events.insert(chance.randrange(len(events)), chance.choice([b"{}", b"1", b"{"]))
+        body = b'{"events": [%s]}' % b", ".join(events)
     if chance.random() < 0.1:
         body = chance.choice([b"", b"{}", b"[1", b"\xff", body + b" " * 70_000, body[:-1]])
     fields = [_name(chance, name) + _value(chance, value) for name, value in _fields(chance)]
@@ -76,7 +83,7 @@ def _odd(chance: random.Random, user: str) -> Odd:
     chance.shuffle(fields)
     if chance.random() < 0.05:
         fields.append(chance.choice(_REFUSED))
-    head = b"\r\n".join([_first_line(chance), *fields, b"", b""])
+    head = b"\r\n".join([_first_line(chance, path), *fields, b"", b""])
     if chance.random() < 0.03:
         head = chance.choice([b"\r\n" + head, head.replace(b"\r\n", b"\n"), b"\r\n\r\n" + head])
     sent = head + sent_body
@@ -100,8 +107,8 @@ _REFUSED = [
 ]
 
 
-def _first_line(chance: random.Random) -> bytes:
-    target = EVENTS
+def _first_line(chance: random.Random, path: bytes) -> bytes:
+    target = path
     if chance.random() < 0.2:
         target = chance.choice(
             [
