@@ -29,6 +29,7 @@ from jobquest.log import Position
 from jobquest.log.pending import Pending, wait_for_all
 from jobquest.web import entrance
 from jobquest.web.prompt import Prompt
+from jobquest.web.publishing import Plain
 from jobquest.worker import Worker
 from tests.raw import LOGIN, PLAIN, Talk
 from tests.service import Service, wait_for
@@ -123,6 +124,33 @@ def test_a_batch_that_takes_long_to_read_is_left_to_a_thread(
     assert prompt_of(app).read(environ(BATCH, data=data)) is not None
     monkeypatch.setattr(entrance, "PROMPT_SECONDS", 0.0)
     assert prompt_of(app).read(environ(BATCH, data=data)) is None
+
+
+def test_more_events_than_fit_at_a_time_are_left_to_threads(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobquest.web.prompt.MAX_UNDER_WAY", 10)
+    prompt, runtime = prompt_of(app), app.extensions["jobquest"]
+
+    def read() -> Plain | None:
+        return prompt.read(environ(BATCH, data=batch(*[LOGIN] * 5)))
+
+    first, second = read(), read()
+    assert first
+    assert second
+    assert read() is None
+    [given] = prompt.give([first])
+    assert given
+    assert wait_for_all(given, 10)
+    assert read() is None, "it is not answered yet"
+    prompt.answer(first, given)
+    third = read()
+    assert third
+    assert read() is None
+    log, runtime.producer._log = runtime.producer._log, NotReady()
+    assert prompt.give([second, third]) == [None, None]
+    runtime.producer._log = log
+    assert [read() is not None for _ in range(3)] == [True, True, False]
 
 
 def test_a_large_event_is_left_to_a_thread(app: Flask) -> None:

@@ -38,7 +38,7 @@ MAX_READERS = 4  # requests that read, at a time
 READER_SECONDS = 10.0  # longer than the database is waited for
 MAX_BATCH_BYTES = 1024 * 1024
 # Without a thread: one event of so many bytes, the oddest of which takes 3 ms to read; a batch that
-# is read within so many seconds.
+# is read within so many seconds (the oddest single event in one takes 4 ms by itself).
 PROMPT_BYTES, PROMPT_SECONDS = 4_096, 0.003
 _ONE, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
 _PUBLISH = {_ONE: publishing.publish_one, _BATCH: publishing.publish_batch}

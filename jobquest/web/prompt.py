@@ -20,6 +20,10 @@ from jobquest.web.errors import answer_to, unexpected
 from jobquest.web.publishing import Answer, Plain, plain_answer
 
 Given = Sequence[Pending[Any]]
+# Events at a time; beyond them, threads answer, which take turns. The loop would give the log all
+# that it has: three hundred clients with batches at once took 550 MB, and for seconds everyone else
+# was told that the log is behind.
+MAX_UNDER_WAY = 2_000
 
 
 def _never(*_: Any) -> Any:
@@ -35,6 +39,7 @@ class Prompt:
         self._runtime = runtime
         self._entrance = entrance
         self._way_in = way_in
+        self._under_way = 0  # events that are read and not answered yet
         self.unlogged: list[Published | JobQuestError] = []
 
     @property
@@ -46,15 +51,25 @@ class Prompt:
         """The events of a request that is a plain publish; None if a thread has to answer it."""
         if self._app.wsgi_app is not self._way_in:  # somebody else's layer may wait
             return None
+        if self._under_way >= MAX_UNDER_WAY:
+            return None
         found: list[Plain | None] = []
         environ[READ] = found.append
         self._way_in(environ, _never)
-        return found[0]
+        [plain] = found
+        self._under_way += len(plain.requests) if plain else 0
+        return plain
 
     def give(self, several: Sequence[Plain]) -> list[Given | None]:
         """Give the events of publishes to the log: what is settled once it has each. None if a
         thread has to answer the request: nothing has happened to its events."""
-        return self._runtime.producer.begin_all([plain.requests for plain in several])
+        given: list[Given | None] = [None] * len(several)
+        try:
+            given = self._runtime.producer.begin_all([plain.requests for plain in several])
+            return given
+        finally:
+            left = (plain for plain, its in zip(several, given, strict=True) if its is None)
+            self._under_way -= sum(len(plain.requests) for plain in left)
 
     def when_settled(self, given: Given, callback: Callable[[], None]) -> None:
         """Have `callback` called once all events of a publish are settled, on any thread."""
@@ -68,6 +83,7 @@ class Prompt:
     def answer(self, plain: Plain, given: Given) -> Answer:
         """The answer to a publish whose events are settled."""
         producer = self._runtime.producer
+        self._under_way -= len(plain.requests)
         try:
             events = [request.event for request in plain.requests]
             came = [producer.finish(event, one) for event, one in zip(events, given, strict=True)]
