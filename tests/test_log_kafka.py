@@ -435,7 +435,7 @@ class Entry:
 
 
 class Nobody:
-    """Is told of fates that nobody asks about."""
+    """Receives answers that no test looks at."""
 
     def took(self, *_: object) -> None: ...
 
