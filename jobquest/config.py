@@ -129,6 +129,12 @@ class Config:
     database_url: str | None = setting(
         "DATABASE_URL", None, _database, "the read side; unset: SQLite in the data folder"
     )
+    database_upgrade: bool = setting(
+        "JOBQUEST_DATABASE_UPGRADE",
+        "false",
+        _flag,
+        "upgrade PostgreSQL's tables at start, without `flask db upgrade`",
+    )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(
         "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of topics that it creates"

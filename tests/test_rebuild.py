@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, select, update
 
 from jobquest import create_app
 from jobquest.config import load
-from jobquest.errors import ReadSideUnavailable, StateConflict
+from jobquest.errors import StateConflict
 from jobquest.events import Event, from_request
 from jobquest.log import NewRecord, Partition
 from jobquest.producer import record_of
@@ -531,27 +531,6 @@ def test_events_that_the_log_has_no_more_are_told(
     assert stats(runtime, "ada")["xp"] == 10
     retry(runtime, "waits")
     assert stats(runtime, "bob")["xp"] == 10
-
-
-@pytest.mark.parametrize("layout", [None, 99])
-def test_a_read_side_of_another_version_says_what_to_do(
-    runtime: Runtime, layout: int | None
-) -> None:
-    publish(runtime, "one")
-    consume(runtime)
-    if layout:
-        run_sql(runtime, update(tables.layout).values(number=layout))
-    else:
-        tables.layout.drop(runtime.database.engine)
-    found = rows_of(runtime)
-    other = Runtime(runtime.config)
-    with pytest.raises(ReadSideUnavailable, match="flask events rebuild") as raised:
-        other.queries.last_seq()
-    assert str(runtime.database.engine.url.database) in str(raised.value)
-    with pytest.raises(ReadSideUnavailable, match="another version"):
-        other.rebuild.run()
-    assert rows_of(runtime) == found
-    other.stop()
 
 
 # --- the command, and Kafka ---

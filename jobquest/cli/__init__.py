@@ -1,4 +1,5 @@
-"""Flask's command line: `flask kafka …` for the log and its broker, `flask events …` for events.
+"""Flask's command line: `flask kafka …` for the log and its broker, `flask events …` for events,
+`flask db …` for the read side's tables.
 
 To add a command: a function in the file of its group.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from jobquest.cli.db import db
 from jobquest.cli.dead_letters import dead_letters
 from jobquest.cli.events import events
 from jobquest.cli.kafka import kafka
@@ -17,3 +19,4 @@ def register_commands(app: Flask) -> None:
     events.add_command(dead_letters)
     app.cli.add_command(kafka)
     app.cli.add_command(events)
+    app.cli.add_command(db)

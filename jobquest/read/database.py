@@ -1,20 +1,19 @@
 """The read side's database: connections, transactions and their errors, for both dialects.
 
-SQLAlchemy's engine stands here; what is stored is told by `tables.py`.
+SQLAlchemy's engine is here; `tables.py` says what is stored, `schema.py` keeps tables up to date.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, insert, inspect, select, text
+from sqlalchemy import Connection, Engine, Table, create_engine, text
 from sqlalchemy import event as engine_events
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -22,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
 from jobquest.errors import ReadSideUnavailable
-from jobquest.read import tables
+from jobquest.read import schema
 
 BUSY_SECONDS = 5.0
 # A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
@@ -32,14 +31,20 @@ _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
+_UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers for names
 _POOL = {"pool_size": 8, "max_overflow": 56}
 
 
 class Database:
-    """The database behind `url`. Safe to build before a fork: it connects at the first use."""
+    """The database behind `url`. Safe to build before a fork: it connects at the first use.
 
-    def __init__(self, url: str) -> None:
+    SQLite's tables are upgraded then, PostgreSQL's if `upgrades` says so. (Tables that do not exist
+    yet are made in either case.)
+    """
+
+    def __init__(self, url: str, *, upgrades: bool = False) -> None:
         self.engine = _engine(url)
+        self._upgrades = upgrades or self.is_file
         self._ready = False
         # SQLite has one writer at a time, and whoever waits for it there looks again and again:
         # of fifty, some never get it. Threads of this process queue here instead.
@@ -175,9 +180,7 @@ class Database:
 
     def _line(self, cause: str, damaged: bool = False) -> str:
         """One line: what is wrong, where, and what to do where that is known."""
-        url = self.engine.url
-        sqlite_file = url.database if self.engine.dialect.name == "sqlite" else None
-        where = sqlite_file or url.set(query={}).render_as_string(hide_password=True)
+        where = self._where()
         if damaged:
             return (
                 f"The read side is damaged: {cause} ({where}). Stop the service, move that file"
@@ -185,6 +188,11 @@ class Database:
                 " anew from the log."
             )
         return f"The read side is not available: {cause} ({where})."
+
+    def _where(self) -> str:
+        url = self.engine.url
+        sqlite_file = url.database if self.is_file else None
+        return sqlite_file or url.set(query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -196,41 +204,35 @@ class Database:
             if self._turn:
                 self._turn.release()
 
+    def upgrade(self) -> tuple[str | None, str]:
+        """Bring the tables to this version's revision: the revision before (None: there were no
+        tables) and now. Safe if several processes do it at once. Raises ReadSideUnavailable."""
+        with self._unavailable():
+            return self._brought_up(may_upgrade=True), schema.REVISION
+
     def _prepare(self) -> None:
-        """Make missing tables and the rows of the two one-row tables, once per process."""
-        if self._ready:
-            return
-        if self.engine.url.database and self.engine.dialect.name == "sqlite":
+        """See to it that the tables are this version's, once per process."""
+        if not self._ready:
+            self._brought_up(may_upgrade=self._upgrades)
+            self._ready = True
+
+    def _brought_up(self, *, may_upgrade: bool) -> str | None:
+        if self.engine.url.database and self.is_file:
             Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._begin() as connection:
-            if self.engine.dialect.name == "postgresql":  # its CREATE … IF NOT EXISTS can race
-                connection.execute(text("SELECT pg_advisory_xact_lock(7317001)"))
-            self._check_layout(connection)
-            tables.metadata.create_all(connection)
-            if connection.execute(select(tables.counter.c.id)).first() is None:
-                first = {"id": 1, "seq": 0, "epoch": str(uuid.uuid4())}
-                connection.execute(insert(tables.counter), first)
-                connection.execute(insert(tables.layout), {"number": tables.LAYOUT})
-                connection.execute(
-                    insert(tables.service), {"id": 1, "wanted": None, "generation": 0}
-                )
-        self._ready = True
-
-    def _check_layout(self, connection: Connection) -> None:
-        """Leave a database alone that another version has made."""
-        there = inspect(connection)
-        if not there.has_table(tables.counter.name):
-            return
-        numbered = there.has_table(tables.layout.name)
-        found = connection.execute(select(tables.layout.c.number)).scalar() if numbered else 1
-        if found == tables.LAYOUT:
-            return
-        url = self.engine.url
-        where = url.database if url.drivername.startswith("sqlite") else url.render_as_string()
-        raise ReadSideUnavailable(
-            f"The read side {where} was made by another version (layout {found}, this one's is"
-            f" {tables.LAYOUT}). Stop the service, move it away, run `flask events rebuild`, start."
-        )
+            if not self.is_file:  # SQLite's transaction holds the write lock
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+            found = schema.revision(connection)
+            if found is not None:
+                schema.refuse_unknown(found)
+            if found != schema.REVISION:
+                if found is not None and not may_upgrade:
+                    raise ReadSideUnavailable(
+                        f"The read side's tables have revision {found}, this version needs"
+                        f" {schema.REVISION}: run `flask db upgrade` ({self._where()})."
+                    )
+                schema.upgrade(connection, found)
+        return found
 
 
 def _engine(url: str) -> Engine:

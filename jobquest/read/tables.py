@@ -1,7 +1,7 @@
 """The read side's tables. Derived ones can be made anew from the log alone; operational ones can't.
 
-Times are Unix milliseconds. A column's scalar default is also what a projection's new row begins
-with.
+To change a table, see `schema.py`. Times are Unix milliseconds. A column's scalar default is also
+what a projection's new row begins with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ metadata = MetaData()
 STRETCH = 100_000  # changes; a user's events are looked up in one stretch of them after the other
 _STRETCH_OF = f"seq / {STRETCH}"
 STRETCH_OF = literal_column(_STRETCH_OF, Integer)  # as in the index, or it would not be used
-LAYOUT = 5  # changes with every change of a table: a database of another one is not read
 
 
 def _count(name: str) -> Column[int]:
@@ -302,19 +301,12 @@ counter = Table(  # one row; whoever holds its lock applies
     Column("epoch", String(36), nullable=False),
 )
 
-layout = Table(  # one row: of which layout these tables are; the first layout has no such table
-    "layout",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=False),
-)
-
 service = Table(  # one row: what the operator wants of the consumer
     "service",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("wanted", String(10)),  # running | stopped; NULL: nobody said yet
     Column("generation", Integer, nullable=False),  # counts what was said
-    Column("demo", Integer, nullable=False, default=0),  # unused: goes with the next layout
 )
 
 processes = Table(

@@ -1,0 +1,71 @@
+"""The tables' revision: which one a database has, and the migrations that bring it to ours.
+
+Called by `database.py` before the first use and by `flask db`. To change a table: edit `tables.py`,
+add a file to `migrations/versions`, set REVISION to its number. A migration keeps operational rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from jobquest.errors import ReadSideUnavailable
+
+log = logging.getLogger(__name__)
+
+REVISION = "0006"  # the last file in migrations/versions
+_BASE, _BASE_LAYOUT = "0005", 5  # databases of before Alembic number their layout instead
+_UPGRADING = threading.Lock()  # Alembic's context is one for the whole process
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision of a database's tables; None if it has none yet. Raises ReadSideUnavailable if
+    its tables are older than the first migration."""
+    there = inspect(connection)
+    if not there.has_table("counter"):
+        return None
+    if there.has_table("alembic_version"):
+        found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return found
+    numbered = there.has_table("layout")
+    layout = connection.scalar(text("SELECT number FROM layout")) if numbered else 1
+    if layout == _BASE_LAYOUT:
+        return _BASE
+    raise ReadSideUnavailable(
+        f"The read side was made by an old version (layout {layout}), whose tables cannot be"
+        f" upgraded{_MOVE_AWAY}"
+    )
+
+
+_MOVE_AWAY = ". Stop the service, move it away, run `flask events rebuild`, start."
+
+
+def refuse_unknown(found: str) -> None:
+    """Raise ReadSideUnavailable if a revision is none of ours."""
+    if found > REVISION or not found.isdigit():
+        raise ReadSideUnavailable(
+            f"The read side was made by a newer version (revision {found}, this one's is"
+            f" {REVISION}). Start that version, or{_MOVE_AWAY[1:].replace(' Stop', ' stop')}"
+        )
+
+
+def upgrade(connection: Connection, found: str | None) -> None:
+    """Bring tables of a revision to ours, in the caller's transaction."""
+    # It takes a tenth of a second, which few starts need.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    with _UPGRADING:
+        # Somebody may have dropped the tables, save the one that has their revision.
+        command.stamp(config, found or "base", purge=True)
+        command.upgrade(config, REVISION)
+    if found:
+        log.info("Upgraded the read side's tables from revision %s to %s.", found, REVISION)

@@ -1,0 +1,254 @@
+"""The read side's tables: migrations and models agree, and a database of before them is upgraded
+with all that waits in it. `databases/` has what the last version without migrations has made."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.engine import Engine
+
+from jobquest import create_app
+from jobquest.config import load
+from jobquest.errors import ReadSideUnavailable
+from jobquest.read import schema, tables
+from jobquest.read.database import Database
+from jobquest.runtime import Runtime
+from tests.service import ROOT
+from tests.test_consumer import consume, stats
+from tests.test_rebuild import OPERATIONAL, Rows, rows_of
+from tests.test_retries import life, retry
+
+DUMPS = Path(__file__).parent / "databases"
+KEPT = (*OPERATIONAL, tables.attempts, tables.minutes, tables.service)
+
+
+@pytest.fixture
+def old_url(tmp_path: Path, database: dict[str, str]) -> str:
+    """A database that the version before migrations has left, on each kind."""
+    url = database.get("DATABASE_URL") or f"sqlite:///{tmp_path / 'read.db'}"
+    load_dump(url)
+    return url
+
+
+def load_dump(url: str) -> None:
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.executescript((DUMPS / "layout_5_sqlite.sql").read_text())
+        connection.close()
+        return
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as server:
+        server.execute((DUMPS / "layout_5_postgresql.sql").read_bytes())
+
+
+def kept_rows(url: str) -> Rows:
+    """The operational rows, as SQL has them."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = {
+            table.name: [
+                dict(row)
+                for row in connection.execute(text(f"SELECT * FROM {table.name}")).mappings()
+            ]
+            for table in KEPT
+        }
+    engine.dispose()
+    return {name: sorted(rows, key=str) for name, rows in found.items()}
+
+
+def of_columns(rows: Rows) -> Rows:
+    """Of rows, the columns that there still are."""
+    names = {table.name: table.columns.keys() for table in KEPT}
+    return {
+        table: sorted(({k: row[k] for k in names[table] if k in row} for row in found), key=str)
+        for table, found in rows.items()
+    }
+
+
+@pytest.fixture
+def upgraded(settings: dict[str, str], old_url: str) -> Iterator[Runtime]:
+    found = Runtime(
+        load({**settings, "DATABASE_URL": old_url, "JOBQUEST_DATABASE_UPGRADE": "true"})
+    )
+    yield found
+    found.consumer.close()
+    found.stop()
+
+
+def test_what_waits_and_what_was_decided_outlives_an_upgrade(
+    old_url: str, upgraded: Runtime
+) -> None:
+    before = kept_rows(old_url)
+    assert all(before[table.name] for table in KEPT)
+    assert upgraded.database.upgrade()[1] == schema.REVISION
+    assert of_columns(kept_rows(old_url)) == of_columns(before)
+    calls: list[str] = []
+    upgraded.consumer.register_event_handler("xp.earned", lambda event: calls.append(event.id))
+    assert upgraded.queries.user("ada") is None
+    retry(upgraded, "waits")
+    assert calls == ["waits", "behind"]
+    assert stats(upgraded, "ada")["xp"] == 20
+    letters = {
+        row["event_id"]: row for row in rows_of(upgraded, (tables.dead_letters,))["dead_letters"]
+    }
+    assert {id: row["state"] for id, row in letters.items()} == {
+        "discarded": "discarded",
+        "edited": "open",
+        "redriven": "redriven",
+        "open": "open",
+    }
+    assert letters["discarded"]["reason"] == "Not ours"
+    assert b'"xpAmount": 5' in letters["edited"]["mended"]
+
+
+def test_an_upgraded_read_side_goes_on_counting(upgraded: Runtime) -> None:
+    upgraded.producer.publish("xp.earned", "zoe", {"xpAmount": 5, "totalXp": 0}, id="after")
+    consume(upgraded)
+    assert life(upgraded, "after")["outcome"] == "processed"
+    assert stats(upgraded, "zoe")["xp"] == 15
+
+
+@pytest.mark.postgres
+def test_postgresql_is_upgraded_by_a_command_alone_unless_a_setting_says_so(
+    settings: dict[str, str], postgres_server: Any
+) -> None:
+    url = postgres_server.new_database()
+    load_dump(url)
+    app = create_app({**settings, "DATABASE_URL": url})
+    database = app.extensions["jobquest"].database
+    with pytest.raises(ReadSideUnavailable, match="run `flask db upgrade`"), database.reading():
+        pass
+    runner = app.test_cli_runner()
+    done = runner.invoke(args=["db", "upgrade"])
+    assert done.output == f"Upgraded the tables from revision 0005 to {schema.REVISION}.\n"
+    assert runner.invoke(args=["db", "upgrade"]).output == (
+        f"The tables have revision {schema.REVISION} already.\n"
+    )
+    with database.reading():
+        pass  # the process that was refused goes on by itself
+    app.extensions["jobquest"].stop()
+
+
+def test_processes_that_start_at_once_upgrade_once(old_url: str) -> None:
+    program = (
+        "import sys; from jobquest.read.database import Database\n"
+        "with Database(sys.argv[1], upgrades=True).reading(): pass"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, old_url], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(6)
+    ]
+    assert [one.communicate(timeout=60)[1] for one in started] == [""] * 6
+    assert [one.returncode for one in started] == [0] * 6
+    engine = create_engine(old_url)
+    with engine.connect() as connection:
+        assert schema.revision(connection) == schema.REVISION
+    engine.dispose()
+
+
+def test_an_upgrade_that_fails_leaves_the_tables_as_they_were(
+    old_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kept_rows(old_url)
+    upgrade = schema.upgrade
+
+    def fail(connection: Any, found: str | None) -> None:
+        upgrade(connection, found)
+        raise OSError("The disk is full")
+
+    monkeypatch.setattr(schema, "upgrade", fail)
+    database = Database(old_url, upgrades=True)
+    with pytest.raises(ReadSideUnavailable, match="The disk is full"), database.reading():
+        pass
+    assert kept_rows(old_url) == before
+    monkeypatch.undo()
+    assert database.upgrade() == ("0005", schema.REVISION)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        (
+            "UPDATE alembic_version SET version_num = '9999'",
+            "made by a newer version (revision 9999",
+        ),
+        ("UPDATE alembic_version SET version_num = 'abc'", "made by a newer version (revision abc"),
+        ("DROP TABLE alembic_version", "made by an old version (layout 1)"),
+    ],
+)
+def test_tables_of_another_version_are_left_alone(
+    runtime: Runtime, statement: str, line: str
+) -> None:
+    with runtime.database.writing() as connection:
+        connection.execute(text(statement))
+    other = Runtime(runtime.config)
+    with pytest.raises(ReadSideUnavailable, match=re.escape(line)) as raised:
+        other.queries.last_seq()
+    assert "flask events rebuild" in str(raised.value)
+    with pytest.raises(ReadSideUnavailable):
+        other.database.upgrade()
+    other.stop()
+
+
+def layout(engine: Engine) -> dict[str, Any]:
+    """All that a database's own catalogue says of its tables."""
+    found = inspect(engine)
+    names = sorted(set(found.get_table_names()) - {"alembic_version"})
+    described: dict[str, Any] = {
+        name: (
+            {
+                c["name"]: (str(c["type"]), c["nullable"], c["default"])
+                for c in found.get_columns(name)
+            },
+            found.get_pk_constraint(name)["constrained_columns"],
+            sorted(str(one["column_names"]) for one in found.get_unique_constraints(name)),
+        )
+        for name in names
+    }
+    if engine.dialect.name == "sqlite":
+        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    else:
+        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    with engine.connect() as connection:
+        rows = connection.execute(text(query)).fetchall()
+    spelled = {name: " ".join(sql.replace('"', "").split()) for name, sql in rows}
+    return {
+        "tables": described,
+        "spelled": {k: v for k, v in spelled.items() if "alembic" not in k},
+    }
+
+
+def test_the_migrations_make_the_tables_that_the_code_has(
+    tmp_path: Path, database: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    url = database.get("DATABASE_URL") or f"sqlite:///{tmp_path / 'migrated.db'}"
+    migrated = Database(url)
+    with migrated.reading():
+        pass
+    other = f"sqlite:///{tmp_path / 'made.db'}"
+    if database:
+        other = request.getfixturevalue("postgres_server").new_database()
+    made = create_engine(other)
+    tables.metadata.create_all(made)
+    assert layout(migrated.engine) == layout(made)
+    made.dispose()
+    migrated.close()
+
+
+def test_the_revision_is_that_of_the_last_migration() -> None:
+    files = sorted(Path(schema.__file__).parent.glob("migrations/versions/[0-9]*.py"))
+    assert files[-1].name.startswith(f"{schema.REVISION}_")
+    for before, after in pairwise(files):
+        assert f'down_revision = "{before.name[:4]}"' in after.read_text()
