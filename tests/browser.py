@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 # Chromium without its windows, what Playwright takes where it brings its own.
 HEADLESS_SHELL = "chromium-headless-shell"
@@ -35,11 +35,16 @@ def why_not() -> str | None:
     return None if program() else f"none of {', '.join(_PROGRAMS)} on this machine"
 
 
+def launch(playwright: Playwright, path: str | None = None) -> Browser:
+    """A headless browser, the system's where no other is named."""
+    return playwright.chromium.launch(executable_path=path or program(), args=_ARGUMENTS)
+
+
 @contextmanager
 def launched(path: str | None = None) -> Iterator[Browser]:
-    """A headless browser, the system's where no other is named."""
+    """The same with a Playwright of its own, closed at the end."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path or program(), args=_ARGUMENTS)
+        browser = launch(playwright, path)
         try:
             yield browser
         finally:

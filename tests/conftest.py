@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from jobquest import create_app
 from jobquest.config import load
@@ -120,9 +120,18 @@ def service(stopped_service: Service) -> Service:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """One headless browser for the whole session; each test opens pages of its own."""
+def playwright() -> Iterator[Playwright]:
+    """What drives browsers, once for the session."""
     if reason := chromium.why_not():
         pytest.skip(reason)
-    with chromium.launched() as opened:
+    with sync_playwright() as opened:
         yield opened
+
+
+@pytest.fixture
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """A headless browser of this test's own. A page or context may hang when it is closed, a whole
+    browser is killed by Playwright after 30 s: so tests leave the closing to this."""
+    opened = chromium.launch(playwright)
+    yield opened
+    opened.close()

@@ -40,7 +40,7 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
     """Opens one of the service's pages: path, then the window's width (900 high) and a context's
     other options; where it may run scripts, they have come. Whatever the page's console complains
     of fails the test."""
-    contexts, complaints = [], []
+    complaints = []
 
     def listen(message: ConsoleMessage) -> None:
         bad = message.type in ("error", "warning")
@@ -49,7 +49,6 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
 
     def open_it(path: str = "/", width: int = 1440, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
         page = context.new_page()
         page.on("console", listen)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -59,6 +58,5 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
         return page
 
     yield open_it
-    for context in contexts:
-        context.close()
+    browser.close()  # what the pages still have to say comes before that returns
     assert complaints == []

@@ -85,7 +85,7 @@ Open = Callable[[str], Page]
 
 
 @pytest.fixture
-def open_at(browser: Browser, port: int) -> Iterator[Open]:
+def open_at(browser: Browser, port: int) -> Open:
     """Opens the front end under a host name."""
     context = browser.new_context()
 
@@ -94,8 +94,7 @@ def open_at(browser: Browser, port: int) -> Iterator[Open]:
         page.goto(f"http://{host}:{port}/")
         return page
 
-    yield open_it
-    context.close()
+    return open_it
 
 
 def event(id: str) -> str:

@@ -29,7 +29,6 @@ def page(request: pytest.FixtureRequest, tmp_path: Path, browser: Browser) -> It
         opened.goto(service.url)
         yield opened
     finally:
-        context.close()
         service.kill()
 
 
