@@ -155,7 +155,7 @@ class Run {
     this.last = life;
     const [newest] = life.deadLetters;
     if (life.outcome === "dead") {
-      this.list(newest.id, `is dead again: ${newest.errorClass}: ${newest.error}`, "Open it");
+      this.list(newest.id, `is dead again: ${newest.error.startsWith(newest.errorClass) ? "" : `${newest.errorClass}: `}${newest.error}`, "Open it");
     }
     return true;
   }

@@ -69,7 +69,7 @@ def test_a_letter_stands_on_its_topic_with_the_original_bytes_and_why(runtime: R
         "__dlq.errors.offset": b"0",
         "__dlq.errors.group": b"job-quest-consumer",
         "__dlq.errors.delivery.count": b"1",
-        "__dlq.errors.message": b"unlucky",
+        "__dlq.errors.message": b"ValueError: unlucky",
     }
     assert headers["jobquest.dlq.action"] == b"died"
     assert headers["jobquest.dlq.class"] == b"ValueError"

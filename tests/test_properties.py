@@ -532,10 +532,10 @@ class ReadSideMachine(RuleBasedStateMachine):
         """A user's events came to their end in the order of the log, each by its last call."""
         last = {id: n for n, (id, _) in enumerate(self.calls)}
         ends = {id: place for place, id in sorted(resolved.items()) if id in last}
-        lanes: dict[tuple[str, bytes | None], list[int]] = {}
+        by_key: dict[tuple[str, str], list[int]] = {}
         for id, place in sorted(ends.items(), key=lambda end: end[1]):
-            lanes.setdefault((place[0], log[place].key), []).append(last[id])
-        for calls in lanes.values():
+            by_key.setdefault((place[0], _event(log[place])["userId"]), []).append(last[id])
+        for calls in by_key.values():
             assert calls == sorted(calls), "one overtook another"
 
 

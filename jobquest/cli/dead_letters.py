@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -39,13 +40,17 @@ def list_(last: int, **options: str | None) -> None:
         letters, following = letters + more["deadLetters"], more["next"]
     click.echo(f"{'ID':>6}  {'DIED':<24}  {'TOPIC':<18}  {'USER':<16}  {'TRIES':>5}  ERROR")
     for one in letters:
-        error = f"{one['errorClass']}: {one['error']}".splitlines()[0][:MAX_ERROR]
+        error = _error_line(one)
         user = str(one["userId"] or "-")[:16]
         place = f"{one['topic']:<18}  {user:<16}  {one['attempts']:>5}"
         click.echo(f"{one['id']:>6}  {one['diedAt']:<24}  {place}  {error}")
     for group in found["groups"]:
-        error = f"{group['errorClass']}: {group['error']}".splitlines()[0][:MAX_ERROR]
-        click.echo(f"{group['count']} of topic {group['topic']}: {error}")
+        click.echo(f"{group['count']} of topic {group['topic']}: {_error_line(group)}")
+
+
+def _error_line(failure: Mapping[str, Any]) -> str:
+    line, name = failure["error"], failure["errorClass"]
+    return (line if line.startswith(name) else f"{name}: {line}").splitlines()[0][:MAX_ERROR]
 
 
 @dead_letters.command()

@@ -19,11 +19,13 @@ from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.outcomes import Outcome, batch_of
 from jobquest.consumer.reactor import Reactor
-from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.retries import Backoff, Brake, Probes
 from jobquest.consumer.watch import Watch
-from jobquest.errors import PositionMoved, Unavailable
+from jobquest.errors import IdConflict, InvalidEvent, NotRetryable, PositionMoved, Unavailable
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
-from jobquest.read import Batch, Lane, ReadSide
+from jobquest.read import Batch, OrderingKey, ReadSide
+from jobquest.read.effects import concerns
+from jobquest.read.failures import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,9 @@ PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
 STOP_SECONDS = 10.0
-DUE_LANES = 100  # of those that are due, at one go
-LONGEST_WAIT_MS = 1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER)
+RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
+LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))
+NEVER = float("inf")
 STANDBY = "Another process reads every partition; this one takes over when that ends."
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 
@@ -92,7 +95,9 @@ class Consumer:
         self._want = want
         self._changed = changed
         self._handlers = Handlers()
+        self._backoff = backoff
         self._brake = brake
+        self._probes = Probes()
         self.watch = Watch(read_side, backoff)
         self._reactor = Reactor(read_side, self._handlers, backoff, brake, self.watch)
         self._lock = threading.Lock()  # over the two below
@@ -114,6 +119,10 @@ class Consumer:
     def unregister_event_handler(self, event_type: str, handler: Handler) -> None:
         """Undo `register_event_handler`."""
         self._handlers.unregister(event_type, handler)
+
+    def handler_names(self, event_type: str) -> list[str]:
+        """The names of a type's handlers, in the order in which they are called."""
+        return [name for name, _ in self._handlers.of(event_type)]
 
     # --- start and stop ---
 
@@ -142,6 +151,7 @@ class Consumer:
             if self._snapshot.state == "paused" and not afresh:
                 return
             self._brake.release()
+            self._probes.start_again()
             self._stop = threading.Event()
             self._enter("starting")
             self._thread = threading.Thread(
@@ -242,41 +252,48 @@ class Consumer:
 
     def _step(self, seat: Subscription, timeout: float) -> int:
         known = set(seat.assignment())
-        count, waiting = self._retry(seat)
-        if waiting:
-            until_next = (min(waiting.values()) - now_ms()) / 1000
-            timeout = min(timeout, max(0.0, until_next))
+        count, until_next = self._retry(seat)
         if self._brake.pulled:
             return count
         self.watch.begin("Reading the log")
-        polled = self._backlog or seat.poll(0.0 if count else timeout, MAX_RECORDS)
-        assigned = seat.assignment()  # a rebalance may have taken a partition since
-        if assigned.keys() - known:  # ours since this poll: nothing overtakes what waits there
-            waiting = self._read_side.heads(assigned)
+        if self._backlog:
+            seat.stay()  # a rebalance in it takes what is not ours any more out of the backlog
+        polled = self._backlog or seat.poll(0.0 if count else min(timeout, until_next), MAX_RECORDS)
+        assigned = seat.assignment()
         records = [one for one in polled if one[:2] in assigned]
         self._backlog = []
         if records:
-            outcomes = self._reactor.react(records, assigned, waiting)
+            # Nothing overtakes what waits in a partition that is ours since this poll, either.
+            waits = until_next < NEVER or bool(assigned.keys() - known)
+            outcomes = self._reactor.react(records, assigned, waits=waits)
             self._backlog = records[len(outcomes) :]
             self._apply(outcomes)
             count += len(outcomes)
         return count
 
-    def _retry(self, seat: Subscription) -> tuple[int, dict[Lane, int]]:
-        """Try what is due again; how many events that were, and the lanes that wait now."""
+    def _retry(self, seat: Subscription) -> tuple[int, float]:
+        """Try what is due again; how many events that were, and in how many seconds the next is
+        due (NEVER: nothing waits)."""
         partitions = seat.assignment()
-        waiting = self._read_side.heads(partitions) if partitions else {}
-        now = now_ms()
-        # No wait is that long: the clock was set back since.
-        due = [lane for lane, at in waiting.items() if at <= now or at > now + LONGEST_WAIT_MS]
-        count = 0
-        for lane in due[:DUE_LANES]:
-            outcomes = self._reactor.retry(lane)
+        if wait := self._probes.wait:
+            return 0, wait
+        found = self._read_side.tries(partitions, self._probes.most + 1, LONGEST_WAIT_MS)
+        if not found.due:
+            return 0, NEVER if found.next_ms is None else (found.next_ms - now_ms()) / 1000
+        if self._snapshot.state == "starting":  # the first may take long: it works already
+            self._enter("running", assignment=_named(partitions))
+        deadline = time.monotonic() + RETRY_SECONDS
+        count, tried, succeeded = 0, 0, 0
+        for key in found.due[: self._probes.most]:
+            outcomes = self._reactor.retry(key)
             self._apply(outcomes)
+            tried += 1
             count += len(outcomes)
-            if self._brake.pulled:
+            succeeded += any(outcome.verdict != "parked" for outcome in outcomes)
+            if self._brake.pulled or time.monotonic() > deadline:
                 break
-        return count, self._read_side.heads(partitions) if due else waiting
+        self._probes.tried(succeeded, left=len(found.due) > tried)
+        return count, 0.0
 
     def close(self) -> None:
         """Give the seat back; for callers of `step`."""
@@ -285,6 +302,9 @@ class Consumer:
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
         positions = self._read_side.positions(origins)
         self._stored.update({origin: positions.get(origin) for origin in origins})
+        # They are read again from there.
+        places = {(origin.topic, origin.number) for origin in origins}
+        self._backlog = [record for record in self._backlog if record[:2] not in places]
         return positions
 
     def _rewind(self) -> None:
@@ -301,26 +321,60 @@ class Consumer:
     # --- what a batch came to ---
 
     def _apply(self, outcomes: Sequence[Outcome]) -> None:
-        """Write the outcomes in one transaction, or one by one where an event is to blame."""
+        """Write the outcomes in one transaction. If it fails they are written one by one: what
+        fails by itself waits for another try, and those behind it."""
+        try:
+            self._write(outcomes)
+            return
+        except (Unavailable, PositionMoved):
+            raise
+        except Exception as error:
+            if len(outcomes) == 1:
+                self._blame(outcomes[0], error)
+                return
+            logger.warning("A batch failed (%s): applying it one by one.", Failure.of(error).error)
+        held: dict[OrderingKey, Failure] = {}
+        for outcome in outcomes:
+            key = outcome.ordering_key
+            if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
+                self._brake.write_failed([outcome.event.id], held[key])
+                outcome = outcome.waits_behind()
+            try:
+                self._write([outcome])
+            except (Unavailable, PositionMoved):
+                raise
+            except Exception as error:
+                failed = self._blame(outcome, error)
+                if failed.verdict == "parked" and failed.failure and key:
+                    held[key] = failed.failure
+
+    def _blame(self, outcome: Outcome, error: Exception) -> Outcome:
+        """An outcome can't be written: its event dies if the error says that it is wrong, and
+        waits for another try if the fault may be ours. Raises the error if that can't be written
+        either."""
+        if outcome.verdict in ("dead", "parked"):
+            raise error
+        failure = Failure.of(error)
+        if isinstance(error, InvalidEvent | IdConflict | NotRetryable):
+            failed = outcome.dies(error)
+        else:
+            failed = outcome.failed(failure, now_ms(), self._backoff)
+            if outcome.event and not outcome.attempts:  # else it is known to fail
+                self._brake.write_failed([outcome.event.id], failure)
+        logger.error("Failed to process event: %s", failure.error)
+        self._write([failed])
+        return failed
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
         batch = batch_of(outcomes, self._stored)
         self.watch.begin("The transaction of a batch")
         try:
             self._read_side.apply(batch)
-        except (Unavailable, PositionMoved):
-            raise
-        except Exception as error:
-            if len(outcomes) > 1:
-                logger.warning("A batch failed (%s): applying it one by one.", error)
-                for outcome in outcomes:
-                    self._apply([outcome])
-                return
-            if outcomes[0].verdict == "dead":
-                raise  # not even its letter can be written: nothing to do but say so
-            logger.error("Failed to process event: %s", error)
-            self._apply([outcomes[0].dies(error)])
-            return
         finally:
             self.watch.end()
+        for part in self._brake.failing_parts:
+            if any(concerns(part, applied.event) for applied in batch.applied):
+                self._brake.written(part)
         self._took(batch, len(outcomes))
 
     def _took(self, batch: Batch, outcomes: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobquest.errors import SettingsError
 from jobquest.events import CATALOGUE, Event
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from jobquest.consumer import Consumer
 
 Handler = Callable[[Event], object]
+MAX_NAME = 200
+
+
+class Named(NamedTuple):
+    """A handler under the name that failures and parked events keep: the same after a restart,
+    and no other's of its event type."""
+
+    name: str
+    handler: Handler
 
 
 class Handlers:
@@ -22,7 +32,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_type: dict[str, tuple[Handler, ...]] = {}
+        self._by_type: dict[str, tuple[Named, ...]] = {}
 
     def register(self, event_type: str, handler: Handler) -> None:
         """Add a handler; once is enough, again does nothing. ValueError for an unknown type."""
@@ -30,18 +40,32 @@ class Handlers:
             raise ValueError(f"{event_type!r} is no event type. Known: {', '.join(CATALOGUE)}.")
         with self._lock:
             known = self._by_type.get(event_type, ())
-            if handler not in known:
-                self._by_type[event_type] = (*known, handler)
+            if not any(one.handler == handler for one in known):
+                name = _free_name(handler, {one.name for one in known})
+                self._by_type[event_type] = (*known, Named(name, handler))
 
     def unregister(self, event_type: str, handler: Handler) -> None:
         """Take a handler away; nothing happens where it is not registered."""
         with self._lock:
             known = self._by_type.get(event_type, ())
-            self._by_type[event_type] = tuple(one for one in known if one != handler)
+            self._by_type[event_type] = tuple(one for one in known if one.handler != handler)
 
-    def of(self, event_type: str) -> tuple[Handler, ...]:
+    def of(self, event_type: str) -> tuple[Named, ...]:
         """The handlers of a type."""
         return self._by_type.get(event_type, ())
+
+
+def _free_name(handler: Handler, taken: Collection[str]) -> str:
+    """`module.function`; of two that have the same, the second is `module.function#2`."""
+    named: Any = getattr(handler, "func", handler)  # of a functools.partial
+    if not hasattr(named, "__qualname__"):  # an object that can be called
+        named = type(named)
+    name = f"{named.__module__}.{named.__qualname__}"[:MAX_NAME]
+    return next(
+        free
+        for number in count(1)
+        if (free := name if number == 1 else f"{name}#{number}") not in taken
+    )
 
 
 def load_handlers(modules: Sequence[str], consumer: Consumer) -> None:

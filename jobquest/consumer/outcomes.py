@@ -8,16 +8,18 @@ from typing import Literal, NamedTuple
 from jobquest.consumer.retries import Backoff
 from jobquest.events import Event
 from jobquest.log import Origin, Record
-from jobquest.read import Applied, Batch, Dead, Parked
+from jobquest.read import Applied, Batch, Dead, OrderingKey, Parked
 from jobquest.read.failures import Failure
+from jobquest.read.parking import ordering_key
 
 Verdict = Literal["applied", "known", "parked", "dead"]
 
 
 class Outcome(NamedTuple):
-    """One record and what becomes of it. `attempts` counts the tries of its handlers.
+    """One record and what becomes of it. `attempts` counts its tries; `done` names the handlers
+    that have succeeded.
 
-    `was` is the row under which it waited, where it did; `polled` says that it came from the log
+    `was` is the row under which it waited, if it did; `polled` says that it came from the log
     just now, so that its partition's position moves.
     """
 
@@ -31,6 +33,16 @@ class Outcome(NamedTuple):
     next_ms: int | None = None
     was: Parked | None = None
     polled: bool = True
+    done: tuple[str, ...] = ()
+
+    @property
+    def ordering_key(self) -> OrderingKey | None:
+        """What its event stays in order with; None if it can't be read."""
+        return ordering_key(self.record, self.event.user_id) if self.event else None
+
+    def waits_behind(self) -> Outcome:
+        """It waits for another event of its key."""
+        return self._replace(verdict="parked", next_ms=None)
 
     def dies(self, error: Exception) -> Outcome:
         """It can't be counted, now or later."""
@@ -63,6 +75,7 @@ class Outcome(NamedTuple):
             failure=self.failure,
             first_failed_ms=self.first_failed_ms,
             next_ms=self.next_ms,
+            done=self.done,
         )
 
     def dead(self) -> Dead:
@@ -75,6 +88,7 @@ class Outcome(NamedTuple):
             self.event,
             attempts=max(1, self.attempts),
             first_failed_ms=self.first_failed_ms,
+            done=self.done,
         )
 
 

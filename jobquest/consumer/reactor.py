@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import orjson
 
 from jobquest.clock import now_ms
-from jobquest.consumer.handlers import Handler, Handlers
+from jobquest.consumer.handlers import Handlers
 from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff, Brake
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
 from jobquest.events import Event, from_record
-from jobquest.log import Origin, Partition, Record
+from jobquest.log import Headers, Origin, Partition, Record
 from jobquest.log_lines import log_lines
-from jobquest.read import Lane, Parked, ReadSide
+from jobquest.read import OrderingKey, Parked, ReadSide
 from jobquest.read.failures import Failure
-from jobquest.read.parking import lane_of
+from jobquest.read.letters import DONE_HEADER
 
 logger = logging.getLogger(__name__)
 
 HANDLER_SECONDS = 0.5  # of handlers' time after which a batch ends
-LANE_EVENTS = 500  # of one lane, at one go
+KEY_EVENTS = 500  # of one ordering key, at one go
 
 
 class Reactor:
@@ -42,19 +44,17 @@ class Reactor:
         self._lines: list[str] = []
 
     def react(
-        self,
-        records: Sequence[Record],
-        assigned: Mapping[Partition, Origin],
-        waiting: Collection[Lane],
+        self, records: Sequence[Record], assigned: Mapping[Partition, Origin], *, waits: bool
     ) -> list[Outcome]:
-        """The outcomes of polled records; `waiting` are the lanes in which something is parked.
+        """The outcomes of polled records; `waits`: something may be parked in these partitions.
 
-        May end before the last record, when handlers have had their time or the brake is pulled.
+        May end before the last record: when handlers have had their time or the brake is pulled.
         """
         origins: dict[tuple[str, int], Origin] = dict(assigned.items())
         decoded = [_decoded(one, origins[one[:2]]) for one in records]
         known = self._read_side.contents([o.event.id for o in decoded if o.event], parked=True)
-        busy = set(waiting)
+        keys = {key for o in decoded if waits and (key := o.ordering_key)}
+        busy = self._read_side.busy(keys) if keys else set()
         go_on = self._bounded()
         outcomes: list[Outcome] = []
         for outcome in decoded:
@@ -68,9 +68,9 @@ class Reactor:
         self._say()
         return outcomes
 
-    def retry(self, lane: Lane) -> list[Outcome]:
-        """Try a lane's events again, in their order, up to the first that fails once more."""
-        parked = self._read_side.waiting(lane, LANE_EVENTS)
+    def retry(self, key: OrderingKey) -> list[Outcome]:
+        """Try a key's events again, in their order, up to the first that fails once more."""
+        parked = self._read_side.waiting(key, KEY_EVENTS)
         known = self._read_side.contents([one.event_id for one in parked])
         go_on = self._bounded()
         outcomes: list[Outcome] = []
@@ -89,19 +89,19 @@ class Reactor:
         return lambda: time.monotonic() <= deadline and not self._brake.pulled
 
     def _judge(
-        self, outcome: Outcome, event: Event, known: dict[str, bytes], busy: set[Lane]
+        self, outcome: Outcome, event: Event, known: dict[str, bytes], busy: set[OrderingKey]
     ) -> Outcome:
         if event.id in known:
             # Ours name a fact by their id: whichever event caused it, it is the same one.
             if event.is_ours or event.has_content_of(known[event.id]):
                 return outcome._replace(verdict="known")
             return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
-        if busy and lane_of(outcome.record) in busy:
-            outcome = outcome._replace(verdict="parked")  # behind the one that failed
+        if busy and outcome.ordering_key in busy:
+            outcome = outcome.waits_behind()
         else:
             outcome = self._handle(outcome, event)
-            if outcome.verdict == "parked":
-                busy.add(lane_of(outcome.record))
+            if outcome.verdict == "parked" and outcome.ordering_key:
+                busy.add(outcome.ordering_key)
         if outcome.verdict != "dead":
             known[event.id] = event.to_json()
         return outcome
@@ -112,6 +112,7 @@ class Reactor:
             first_failed_ms=one.first_failed_ms,
             was=one,
             polled=False,
+            done=one.done,
         )
         if one.event_id in known:
             return outcome._replace(verdict="known")
@@ -122,24 +123,30 @@ class Reactor:
         return self._handle(outcome, outcome.event)
 
     def _handle(self, outcome: Outcome, event: Event) -> Outcome:
-        """Run the handlers of an event's type."""
+        """Run the handlers of an event's type that have not succeeded yet."""
         self._lines.append(f"Processing event: {event.type} for user: {event.user_id}")
         handlers = self._handlers.of(event.type)
         if not handlers:
             return outcome
-        self._say()  # before they run: where one hangs, this is the log's last line
-        for handler in handlers:
+        self._say()  # before they run: if one hangs, this is the log's last line
+        before = outcome.done
+        for name, handler in handlers:
+            if name in outcome.done:
+                continue
             failure, final = None, False
-            self._watch.begin(_name(handler), outcome)
+            self._watch.begin(f"The handler {name}", outcome)
             try:
                 handler(event)
             except BaseException as error:
-                failure, final = Failure.of(error), isinstance(error, NotRetryable)
+                failure = Failure.of(error, f"handler {name}")
+                final = isinstance(error, NotRetryable)
             if noted := self._watch.end():
                 outcome = outcome._replace(was=noted, first_failed_ms=noted.first_failed_ms)
             if failure:
                 return self._failed(outcome, event, failure, final)
-        self._brake.succeeded()
+            outcome = outcome._replace(done=(*outcome.done, name))
+        if outcome.done != before:
+            self._brake.handlers_succeeded()
         return outcome
 
     def _say(self) -> None:
@@ -148,7 +155,8 @@ class Reactor:
         log_lines(logger, logging.INFO, lines)
 
     def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
-        self._brake.failed(event.id, failure)
+        if not outcome.attempts:  # else it is known to fail
+            self._brake.handler_failed(event.id, failure)
         return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
     def _tell(self, outcome: Outcome, failure: Failure) -> None:
@@ -161,12 +169,20 @@ class Reactor:
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
     try:
-        outcome = Outcome(record, origin, from_record(record.value, record.timestamp_ms))
+        event = from_record(record.value, record.timestamp_ms)
+        outcome = Outcome(record, origin, event, done=_done_before(record.headers))
     except InvalidEvent as error:
         outcome = Outcome(record, origin).dies(error)
     # Of a damaged record some parts may be sound: it dies as the event that these still tell of.
     return outcome.dies(InvalidEvent(record.damage)) if record.damage else outcome
 
 
-def _name(handler: Handler) -> str:
-    return f"The handler {getattr(handler, '__qualname__', None) or repr(handler)}"
+def _done_before(headers: Headers) -> tuple[str, ...]:
+    """The handlers that had succeeded before the event died and was redriven."""
+    for name, value in headers:
+        if name == DONE_HEADER:
+            try:
+                return tuple(map(str, orjson.loads(value)))
+            except (ValueError, TypeError):  # somebody else wrote it
+                return ()
+    return ()

@@ -18,7 +18,7 @@ from jobquest.events import CATALOGUE, OUR_PREFIX, Event, from_record
 from jobquest.log import EventLog, NewRecord
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
-from jobquest.read.letters import REDRIVES_HEADER, Letter, LetterFilter, Letters
+from jobquest.read.letters import DONE_HEADER, REDRIVES_HEADER, Letter, LetterFilter, Letters
 
 MAX_LETTERS = 500  # of one call
 MAX_REDRIVES = 3
@@ -138,8 +138,11 @@ class Redrive:
 
 
 def _record(letter: Letter, event: Event) -> NewRecord:
-    headers = tuple(one for one in letter.headers if one[0] != REDRIVES_HEADER)
-    counted = (*headers, (REDRIVES_HEADER, b"%d" % (letter.redrives + 1)))
-    if letter.mended is None:
-        return NewRecord(letter.topic, letter.key, letter.value, counted)
-    return NewRecord(letter.topic, event.user_id.encode(), letter.mended, counted)
+    ours = (REDRIVES_HEADER, DONE_HEADER)
+    headers = tuple(one for one in letter.headers if one[0] not in ours)
+    headers = (*headers, (REDRIVES_HEADER, b"%d" % (letter.redrives + 1)))
+    if letter.mended is not None:  # another event: every handler is called for it
+        return NewRecord(letter.topic, event.user_id.encode(), letter.mended, headers)
+    if letter.done:
+        headers = (*headers, (DONE_HEADER, letter.done.encode()))
+    return NewRecord(letter.topic, letter.key, letter.value, headers)

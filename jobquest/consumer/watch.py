@@ -72,7 +72,9 @@ class Watch:
             if not hangs or doing is None or doing.outcome is None or self._noted is doing:
                 return
             tried = doing.outcome.failed(
-                Failure(f"{_named(doing)}.", "HandlerStalled"), now_ms(), self._backoff
+                Failure(f"{_named(doing)}.", "HandlerStalled", part=_part(doing)),
+                now_ms(),
+                self._backoff,
             )
             # The last try too: an event that is not in the log's past yet can't die.
             row = replace(tried.parked(), next_ms=now_ms() + self._backoff.wait_ms(tried.attempts))
@@ -82,6 +84,10 @@ class Watch:
                 self._noted, self._row = doing, row
             except PositionMoved:  # another process has the event now
                 self._noted, self._row = doing, None
+
+
+def _part(doing: Doing) -> str:
+    return doing.what.replace("The handler", "handler", 1)
 
 
 def _named(doing: Doing) -> str:

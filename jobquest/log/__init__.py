@@ -99,6 +99,14 @@ class Subscription(Protocol):
         """
         ...
 
+    def stay(self) -> None:
+        """Remain a member of the group, and let others join, while records that were polled are
+        worked on: reads nothing. To be called every few seconds then.
+
+        Raises LogUnavailable when the log is known to be away.
+        """
+        ...
+
     def assignment(self) -> Mapping[Partition, Origin]:
         """The partitions this seat reads now. Empty while another process holds them."""
         ...

@@ -336,6 +336,9 @@ class _Seat:
             with self._appended:  # woken by our own writer; others' records are found by looking
                 self._appended.wait(min(remaining, CROSS_PROCESS_POLL_SECONDS))
 
+    def stay(self) -> None:
+        """Nobody else can join while we hold the file's lock."""
+
     def assignment(self) -> Mapping[Partition, Origin]:
         return {Partition(origin.topic, 0): origin for origin in self._next}
 

@@ -23,10 +23,10 @@ from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
 from jobquest.read.letters import Dead, Letters
-from jobquest.read.parking import Lane, Parked
+from jobquest.read.parking import OrderingKey, Parked, Tries
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
 
-__all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
+__all__ = ["Applied", "Batch", "Dead", "OrderingKey", "Parked", "ReadSide", "Tries"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
 _ORIGIN = ("topic", "partition", "identity")  # in the order of Origin's members
@@ -86,16 +86,22 @@ class ReadSide:
 
     # --- what waits for another try ---
 
-    def heads(self, partitions: Iterable[Partition]) -> dict[Lane, int]:
-        """The lanes of these partitions in which events wait: when each is tried next (Unix
-        milliseconds), soonest first."""
+    def tries(self, partitions: Collection[Partition], most: int, longest_wait_ms: int) -> Tries:
+        """What is due for another try in these partitions, see `parking.tries`."""
+        if not partitions:
+            return Tries([], None)
         with self._database.reading() as connection:
-            return parking.heads(connection, partitions)
+            return parking.tries(connection, partitions, most, longest_wait_ms)
 
-    def waiting(self, lane: Lane, limit: int) -> list[Parked]:
-        """The first events of a lane, in their order."""
+    def busy(self, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
+        """Those ordering keys of which events wait."""
         with self._database.reading() as connection:
-            return parking.waiting(connection, lane, limit)
+            return parking.busy(connection, keys)
+
+    def waiting(self, key: OrderingKey, limit: int) -> list[Parked]:
+        """The first events of an ordering key that wait, in the log's order."""
+        with self._database.reading() as connection:
+            return parking.waiting(connection, key, limit)
 
     def try_now(self, event_id: str) -> None:
         """Have a parked event tried at once. Raises StateConflict where it can't be."""
@@ -106,8 +112,8 @@ class ReadSide:
             if row is None:
                 raise StateConflict(f"The event {event_id} does not wait for another try.")
             if row["next_ms"] is None:
-                lane = Lane(row["topic"], row["partition"], row["key"])
-                [head] = parking.waiting(connection, lane, 1)
+                key = parking.parked_of(dict(row)).ordering_key
+                [head] = parking.waiting(connection, key, 1)
                 raise StateConflict(f"It waits behind {head.event_id}: have that one tried.")
             connection.execute(update(table).where(is_it).values(next_ms=now_ms()))
 

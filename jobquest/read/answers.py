@@ -11,6 +11,7 @@ import orjson
 from jobquest.events import format_time
 from jobquest.events.levels import xp_for_level
 from jobquest.read.letters import NOWHERE
+from jobquest.read.parking import done_of
 
 Answer = dict[str, Any]
 # The longest UTF-8 of a character, and what base64 makes of as many bytes, is below this.
@@ -54,7 +55,8 @@ def _event_of(body: str, longest: int | None) -> Answer | None:
 def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
     """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
     was never in the log has no partition and offset. No value is told beyond `longest` characters:
-    of a longer one the row needs no more than `bytes_of(longest)`."""
+    of a longer one the row needs no more than `bytes_of(longest)`. A traceback is told of one that
+    is told whole."""
     in_log = row["partition"] != NOWHERE
     answer = {
         "id": row["id"],
@@ -67,13 +69,17 @@ def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
         "error": row["error"],
         "errorClass": row["error_class"],
         "path": row["path"],
+        "part": row["part"],
         "attempts": row["attempts"],
         "firstFailedAt": format_time(row["first_failed_ms"]),
         "diedAt": format_time(row["died_ms"]),
         "state": row["state"],
         "reason": row["reason"],
         "redrives": row["redrives"],
+        "handlersDone": list(done_of(row)),
     }
+    if longest is None:
+        answer["trace"] = row["trace"]
     answer["value"], answer["encoding"], cut = _cut(row["value"], longest)
     answer["mended"], _, mended_cut = _cut(row["mended"], longest)
     answer["truncated"] = cut or mended_cut
@@ -124,7 +130,9 @@ def retry_of(row: Mapping[str, Any]) -> Answer:
         "error": row["error"],
         "errorClass": row["error_class"],
         "path": row["path"],
+        "part": row["part"],
         "attempts": row["attempts"],
+        "handlersDone": list(done_of(row)),
         "firstFailedAt": row["first_failed_ms"] and format_time(row["first_failed_ms"]),
         "nextTry": row["next_ms"] and format_time(row["next_ms"]),
         "behind": None if row["next_ms"] else row["head"],

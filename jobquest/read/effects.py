@@ -16,6 +16,7 @@ from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
 from jobquest.read.database import Database
+from jobquest.read.failures import failing_as
 from jobquest.read.follow_ups import NOTICES, Rise
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
@@ -100,18 +101,29 @@ def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) 
     rises: list[Rise] = []
     for projection in PROJECTIONS:
         key, folds = projection.key, projection.folds
-        concerned = [(key(event), event) for event in events if event.type in folds]
-        if not concerned:
-            continue
         table = into[projection.table]
-        rows = _load(connection, projection, table, {key for key, _ in concerned})
-        if projection is USER_STATS:
-            rises = _fold_users(rows, concerned)
-        else:
-            for key_, event in concerned:
-                folds[event.type](rows[key_], event)
-        write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
+        with failing_as(_part(projection)):
+            concerned = [(key(event), event) for event in events if event.type in folds]
+            if not concerned:
+                continue
+            rows = _load(connection, projection, table, {key for key, _ in concerned})
+            if projection is USER_STATS:
+                rises = _fold_users(rows, concerned)
+            else:
+                for key_, event in concerned:
+                    folds[event.type](rows[key_], event)
+            write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
     return rises
+
+
+def concerns(part: str, event: Event) -> bool:
+    """Whether writing an event needs this part (see `Failure`)."""
+    folding = {_part(one): one.folds for one in PROJECTIONS}
+    return part not in folding or event.type in folding[part]
+
+
+def _part(projection: Projection) -> str:
+    return f"projection {projection.table.name}"
 
 
 def _fold_users(

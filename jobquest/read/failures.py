@@ -1,42 +1,88 @@
-"""What went wrong with an event, as words that outlive the exception: they stand in tables, in
-headers and on pages."""
+"""What went wrong with an event, as words that outlive the exception: tables, headers and pages
+show them."""
 
 from __future__ import annotations
 
+import site
+import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from jobquest.errors import InvalidEvent
+from sqlalchemy.exc import DBAPIError
+
+from jobquest.errors import InvalidEvent, JobQuestError
 
 MAX_ERROR = 5_000
 MAX_PATH = 1_000
+MAX_FRAMES = 10
+MAX_TRACE = 4_000
+MAX_PART = 300
+COLUMNS = ("error", "error_class", "path", "part", "trace")
+"""The columns of a table that keep a failure, in the order of its members."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """`error` is the line to show, `error_class` its exception's name.
 
-    `path` says where: the fields that are wrong (`data.xpEarned`) or the place in the handler's
-    code that raised (`orders.py:12 in send`).
+    `path` says where: the fields that are wrong (`data.xpEarned`) or the place in the code that
+    raised (`orders.py:12 in send`). `part` names what failed: `handler orders.send`, `projection
+    applications`; None if the event itself is wrong. `trace` is the last of the traceback, without
+    the frames of libraries.
     """
 
     error: str
     error_class: str
     path: str | None = None
+    part: str | None = None
+    trace: str | None = None
 
     @staticmethod
-    def of(error: BaseException) -> Failure:
+    def of(error: BaseException, part: str | None = None) -> Failure:
         """The failure that an exception tells of."""
-        return Failure(_line_of(error), type(error).__name__[:200], _path_of(error))
+        part = part or getattr(error, _PART, None)
+        # SQLAlchemy's own text has the whole statement and the event's values in it.
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        return Failure(
+            _line_of(cause),
+            type(cause).__name__[:200],
+            _path_of(error),
+            part and _storable(part, MAX_PART),
+            _trace_of(error),
+        )
+
+
+_PART = "_jobquest_part"
+
+
+@contextmanager
+def failing_as(part: str) -> Iterator[None]:
+    """Have an exception that leaves this block name the part that failed."""
+    try:
+        yield
+    except Exception as error:
+        setattr(error, _PART, part)
+        raise
 
 
 def _line_of(error: BaseException) -> str:
+    """An error of our own is a sentence. Of others the text alone may say nothing ('salary')."""
+    name = type(error).__name__
     try:
-        text = str(error) or repr(error)
+        text = str(error)
     except Exception:  # a handler's own exception may fail at this too
-        text = f"{type(error).__name__}, which can't be shown"
+        return f"{name}, which can't be shown"
+    if isinstance(error, JobQuestError) and text:
+        return _storable(text, MAX_ERROR)
+    return _storable(f"{name}: {text}" if text else name, MAX_ERROR)
+
+
+def _storable(text: str, longest: int) -> str:
     # No database takes NUL or half of a surrogate pair.
-    return text[:MAX_ERROR].replace("\x00", "").encode("utf-8", "replace").decode()
+    return text[:longest].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _path_of(error: BaseException) -> str | None:
@@ -45,5 +91,34 @@ def _path_of(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return None
-    file = frames[-1].filename.replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{file}:{frames[-1].lineno} in {frames[-1].name}"[:MAX_PATH]
+    return _storable(_place(frames[-1]), MAX_PATH)
+
+
+def _place(frame: traceback.FrameSummary) -> str:
+    return f"{_short(frame.filename)}:{frame.lineno} in {frame.name}"
+
+
+def _short(filename: str) -> str:
+    return filename.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _trace_of(error: BaseException) -> str | None:
+    """The last frames that are not a library's, the innermost last, each with its line of code."""
+    if isinstance(error, JobQuestError):  # its line says it all
+        return None
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_library(one)]
+    lines = [f"{_place(one)}\n    {one.line}" for one in frames[-MAX_FRAMES:]]
+    return _storable("\n".join(lines), MAX_TRACE) or None
+
+
+def _is_library(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_LIBRARIES)
+
+
+def _library_folders() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = {sysconfig.get_path(name) for name in names} | set(site.getsitepackages())
+    return tuple(str(Path(folder)) for folder in found)
+
+
+_LIBRARIES = _library_folders()

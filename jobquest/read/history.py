@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert
 from jobquest.clock import now_ms
 from jobquest.read import tables
 from jobquest.read.database import inserting
-from jobquest.read.failures import Failure
+from jobquest.read.failures import COLUMNS, Failure
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 
@@ -41,9 +41,7 @@ def _row(event_id: str, number: int, failure: Failure, outcome: str, now: int) -
         "event_id": event_id,
         "number": number,
         "failed_ms": now,
-        "error": failure.error,
-        "error_class": failure.error_class,
-        "path": failure.path,
+        **{name: getattr(failure, name) for name in COLUMNS},
         "outcome": outcome,
     }
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 from sqlalchemy import ColumnElement, Connection, select, update
 
 from jobquest.clock import now_ms
@@ -23,14 +24,16 @@ from jobquest.events import OUR_PREFIX, Event, from_record
 from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, rescued_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
+from jobquest.read.failures import COLUMNS as FAILURE_COLUMNS
 from jobquest.read.failures import Failure
-from jobquest.read.parking import stored_record
+from jobquest.read.parking import done_of, failure_of, stored_record
 
 logger = logging.getLogger(__name__)
 
 TOPIC = "dead-letters"
 NOWHERE = -1  # the partition and offset of what was never in the log
 REDRIVES_HEADER = "jobquest.redrives"
+DONE_HEADER = "jobquest.handlers.done"  # a JSON list: these are not called for it again
 _KAFKAS = "__dlq.errors."
 _OURS = "jobquest.dlq."
 _PLACE = ("identity", "topic", "partition", "offset")
@@ -47,6 +50,7 @@ class Dead:
     event: Event | None = None
     attempts: int = 1
     first_failed_ms: int | None = None  # None: now
+    done: tuple[str, ...] = ()  # the handlers that have succeeded
 
     @property
     def event_id(self) -> str:
@@ -81,6 +85,7 @@ class Letter:
     headers: Headers
     mended: bytes | None
     redrives: int
+    done: str | None
     appended_ms: int
     error_class: str
 
@@ -238,9 +243,7 @@ def _row(dead: Dead) -> dict[str, Any]:
         "event_id": dead.event_id,
         "type": dead.event.type if dead.event else None,
         "user_id": dead.event.user_id if dead.event else None,
-        "error": dead.failure.error,
-        "error_class": dead.failure.error_class,
-        "path": dead.failure.path,
+        **{name: getattr(dead.failure, name) for name in FAILURE_COLUMNS},
         "attempts": dead.attempts,
         "first_failed_ms": dead.first_failed_ms or now_ms(),
         "died_ms": now_ms(),
@@ -250,6 +253,7 @@ def _row(dead: Dead) -> dict[str, Any]:
         "mended": None,
         "repeats_below": None,
         "redrives": int(redrives) if redrives.isdigit() and len(redrives) < 4 else 0,
+        "done": orjson.dumps(dead.done).decode(),
         "state": "open",
         "reason": None,
     }
@@ -267,7 +271,10 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
         f"{_OURS}action": action,
         f"{_OURS}class": row["error_class"],
         f"{_OURS}path": row["path"],
+        f"{_OURS}part": row["part"],
+        f"{_OURS}trace": row["trace"],
         f"{_OURS}redrives": row["redrives"],
+        f"{_OURS}done": row["done"],
         f"{_OURS}repeats.below": row["repeats_below"],
         f"{_OURS}reason": row["reason"],
         f"{_OURS}topic.id": row["identity"],
@@ -308,6 +315,8 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
         "error": said[f"{_KAFKAS}message"],
         "error_class": said[f"{_OURS}class"],
         "path": said.get(f"{_OURS}path"),
+        "part": said.get(f"{_OURS}part"),
+        "trace": said.get(f"{_OURS}trace"),
         "attempts": number(f"{_KAFKAS}delivery.count"),
         "first_failed_ms": number(f"{_OURS}first.failed.ms"),
         "died_ms": number(f"{_OURS}died.ms"),
@@ -317,6 +326,7 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
         "mended": None,
         "repeats_below": None if below is None else int(below),
         "redrives": number(f"{_OURS}redrives"),
+        "done": said.get(f"{_OURS}done"),
         "state": "open",
         "reason": said.get(f"{_OURS}reason"),
     }
@@ -333,11 +343,14 @@ def _readable(value: bytes | None, appended_ms: int) -> Event | None:
 def dead_of(row: Mapping[str, Any]) -> Dead:
     """The record that a letter's row is about, and why it died; `event` only where it could be
     read then."""
+    failure = failure_of(row)
+    assert failure
     return Dead(
         stored_record(row),
         Origin(row["topic"], row["partition"], row["identity"]),
-        Failure(row["error"], row["error_class"], row["path"]),
+        failure,
         _readable(row["value"], row["appended_ms"]) if row["type"] else None,
         row["attempts"],
         row["first_failed_ms"],
+        done_of(row),
     )

@@ -60,6 +60,8 @@ def _attempt(row: Row) -> Answer:
         "error": row["error"],
         "errorClass": row["error_class"],
         "path": row["path"],
+        "part": row["part"],
+        "trace": row["trace"],
         "outcome": row["outcome"],
     }
 

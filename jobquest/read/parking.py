@@ -1,8 +1,9 @@
-"""Parked events: what waits for another try of its handlers, in the order of its lane.
+"""Parked events: what waits for another try, in the order of the log.
 
-A lane is one key of one partition. Its first event (the head) has a time for its next try; those
-behind it wait for it, so a user's events stay in order while everyone else's go on. The functions
-work on a connection: they are parts of the transactions of `ReadSide`.
+What stays in order is an ordering key: one user in one partition. The first event of a key (the
+head) has a time for its next try; those behind it wait for it, so a user's events stay in order
+while everyone else's go on. The functions work on a connection: they are parts of the transactions
+of `ReadSide`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -29,23 +31,26 @@ from jobquest.errors import PositionMoved
 from jobquest.log import Origin, Partition, Record, dump_headers, load_headers
 from jobquest.read import tables
 from jobquest.read.database import padded
+from jobquest.read.failures import COLUMNS as FAILURE_COLUMNS
 from jobquest.read.failures import Failure
+from jobquest.read.statements import rows_by_key
 
 
-class Lane(NamedTuple):
-    """What stays in order: the records of one key in one partition, whichever life its topic is
-    in."""
+class OrderingKey(NamedTuple):
+    """What stays in order: the events of one user in one partition, whatever key their records
+    have, and whichever life their topic is in."""
 
     topic: str
     partition: int
-    key: bytes
+    user_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An event that waits. `attempts` 0: its handlers were not tried yet, it waits behind another.
+    """An event that waits. `attempts` 0: it was not tried yet, it waits behind another.
 
-    `next_ms` (Unix milliseconds) is when the head is tried next; None where another is the head.
+    `next_ms` (Unix milliseconds) is when the head is tried next; None if another is the head.
+    `done` names the handlers that have succeeded: they are not called again.
     """
 
     event_id: str
@@ -57,48 +62,82 @@ class Parked:
     failure: Failure | None = None
     first_failed_ms: int | None = None
     next_ms: int | None = None
+    done: tuple[str, ...] = ()
 
     @property
-    def lane(self) -> Lane:
-        """Where it waits."""
-        return lane_of(self.record)
+    def ordering_key(self) -> OrderingKey:
+        """What it stays in order with."""
+        return ordering_key(self.record, self.user_id)
 
 
-def lane_of(record: Record) -> Lane:
-    """The lane that a record belongs to."""
-    return Lane(record.topic, record.partition, record.key or b"")
+def ordering_key(record: Record, user_id: str) -> OrderingKey:
+    """What a record's event stays in order with."""
+    return OrderingKey(record.topic, record.partition, user_id)
 
 
-# Every step of the consumer asks: built once, so compiled once.
-_HEADS = (
-    select(*(tables.parked.c[name] for name in (*Lane._fields, "next_ms")))
-    .where(
-        tables.parked.c.next_ms.is_not(None),
-        tuple_(tables.parked.c.topic, tables.parked.c.partition).in_(
-            bindparam("partitions", expanding=True)
-        ),
-    )
-    .order_by(tables.parked.c.next_ms)
+class Tries(NamedTuple):
+    """What is to be tried now, and when (Unix milliseconds) to look again: None if nothing
+    waits."""
+
+    due: list[OrderingKey]
+    next_ms: int | None
+
+
+# Every step of the consumer asks: built once, so compiled once. Each reads a few entries of the
+# index by time, however many events wait; the concatenation keeps SQLite from any other.
+_OF_PARTITIONS = tuple_(tables.parked.c.topic.concat(""), tables.parked.c.partition).in_(
+    bindparam("partitions", expanding=True)
 )
+_SOONEST = (
+    select(*(tables.parked.c[name] for name in (*OrderingKey._fields, "next_ms")))
+    .where(tables.parked.c.next_ms.is_not(None), _OF_PARTITIONS)
+    .order_by(tables.parked.c.next_ms)
+    .limit(bindparam("most"))
+)
+_TOO_LATE = _SOONEST.where(tables.parked.c.next_ms > bindparam("latest"))
 
 
-def heads(connection: Connection, partitions: Iterable[Partition]) -> dict[Lane, int]:
-    """The lanes of these partitions in which something waits: when each is tried next."""
-    rows = connection.execute(_HEADS, {"partitions": padded(partitions)})
-    return {Lane(*row[:3]): row[3] for row in rows}
+def tries(
+    connection: Connection, partitions: Iterable[Partition], most: int, longest_wait_ms: int
+) -> Tries:
+    """What is due in these partitions, at most so many keys, soonest first. A wait that is longer
+    than the longest is over, too: the clock was set back since."""
+    now = now_ms()
+    asked = {"partitions": padded(partitions), "most": most}
+    rows = list(connection.execute(_SOONEST, asked))
+    if not rows:
+        return Tries([], None)
+    due = [row for row in rows if row[3] <= now]
+    if len(due) < most:
+        asked["latest"] = now + longest_wait_ms
+        due += connection.execute(_TOO_LATE, asked)
+    return Tries([OrderingKey(*row[:3]) for row in due[:most]], rows[0][3])
 
 
-def waiting(connection: Connection, lane: Lane, limit: int) -> list[Parked]:
-    """The first of a lane, in their order."""
+def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
+    """Those keys of which something waits."""
+    found = rows_by_key(
+        connection,
+        tables.parked,
+        list(keys),
+        key=OrderingKey._fields,
+        columns=OrderingKey._fields,
+        where="found.next_ms IS NOT NULL",
+    )
+    return {OrderingKey(*row) for row in found}
+
+
+def waiting(connection: Connection, key: OrderingKey, limit: int) -> list[Parked]:
+    """The first events of a key, in the log's order."""
     table = tables.parked
-    query = select(table).where(_in(lane)).order_by(table.c.appended_ms, table.c.offset)
+    query = select(table).where(_in(key)).order_by(table.c.offset)
     return [parked_of(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
 
 
 def with_heads() -> Select[Any]:
-    """Every parked event's row, and as `head` the id of the one that its lane waits for."""
+    """Every parked event's row, and as `head` the id of the one that it waits behind."""
     table, head = tables.parked, tables.parked.alias()
-    same = [head.c[name] == table.c[name] for name in Lane._fields]
+    same = [head.c[name] == table.c[name] for name in OrderingKey._fields]
     its = select(head.c.event_id).where(*same, head.c.next_ms.is_not(None)).limit(1)
     return select(table, its.scalar_subquery().label("head"))
 
@@ -115,25 +154,20 @@ def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Pa
             raise PositionMoved(f"The parked event {one.event_id} was tried by another consumer.")
     if parked:
         connection.execute(insert(table), [_row(one) for one in parked])
-    for lane in {one.lane for one in released}:
-        _promote(connection, lane)
+    for key in {one.ordering_key for one in released}:
+        _promote(connection, key)
 
 
-def _promote(connection: Connection, lane: Lane) -> None:
-    """The first of a lane is its head; one that waited behind another is tried at once."""
-    for head in waiting(connection, lane, 1):
+def _promote(connection: Connection, key: OrderingKey) -> None:
+    """The first of a key is its head; one that waited behind another is tried at once."""
+    for head in waiting(connection, key, 1):
         if head.next_ms is None:
             is_head = tables.parked.c.event_id == head.event_id
             connection.execute(update(tables.parked).where(is_head).values(next_ms=now_ms()))
 
 
-def _in(lane: Lane) -> ColumnElement[bool]:
-    table = tables.parked
-    return and_(
-        table.c.topic == lane.topic,
-        table.c.partition == lane.partition,
-        table.c.key == lane.key,
-    )
+def _in(key: OrderingKey) -> ColumnElement[bool]:
+    return and_(*(tables.parked.c[name] == value for name, value in key._asdict().items()))
 
 
 def _row(one: Parked) -> dict[str, Any]:
@@ -144,18 +178,17 @@ def _row(one: Parked) -> dict[str, Any]:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "key": record.key or b"",
+        "key": record.key,
         "value": record.value,
         "headers": dump_headers(record.headers),
         "appended_ms": record.timestamp_ms,
         "user_id": one.user_id,
         "type": one.type,
         "attempts": one.attempts,
-        "error": failure and failure.error,
-        "error_class": failure and failure.error_class,
-        "path": failure and failure.path,
+        **{name: failure and getattr(failure, name) for name in FAILURE_COLUMNS},
         "first_failed_ms": one.first_failed_ms,
         "next_ms": one.next_ms,
+        "done": orjson.dumps(one.done).decode(),
     }
 
 
@@ -188,7 +221,18 @@ def parked_of(row: Mapping[str, Any]) -> Parked:
         record=stored_record(row),
         origin=Origin(row["topic"], row["partition"], row["identity"]),
         attempts=row["attempts"],
-        failure=Failure(row["error"], row["error_class"], row["path"]) if row["error"] else None,
+        failure=failure_of(row),
         first_failed_ms=row["first_failed_ms"],
         next_ms=row["next_ms"],
+        done=done_of(row),
     )
+
+
+def failure_of(row: Mapping[str, Any]) -> Failure | None:
+    """The failure that a row keeps: a parked event's or a letter's."""
+    return Failure(*(row[name] for name in FAILURE_COLUMNS)) if row["error"] is not None else None
+
+
+def done_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The handlers that have succeeded, as a row names them."""
+    return tuple(orjson.loads(row["done"] or "[]"))

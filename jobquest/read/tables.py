@@ -36,6 +36,17 @@ def _time(name: str) -> Column[int]:
     return Column(name, BigInteger)
 
 
+def _failure(*, required: bool) -> list[Column[str]]:
+    """What `failures.py` keeps of a failure."""
+    return [
+        Column("error", Text, nullable=not required),
+        Column("error_class", String(200), nullable=not required),
+        Column("path", Text),
+        Column("part", Text),  # the handler or projection that failed
+        Column("trace", Text),
+    ]
+
+
 # --- derived ---
 
 events = Table(
@@ -211,19 +222,26 @@ parked = Table(  # events that wait for another try, see parking.py
     Column("topic", String(249), nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
-    Column("key", LargeBinary, nullable=False),
+    Column("key", LargeBinary),
     Column("value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),
     Column("appended_ms", BigInteger, nullable=False),
     Column("user_id", String(128), nullable=False),
     Column("type", String(100), nullable=False),
     Column("attempts", Integer, nullable=False),
-    Column("error", Text),
-    Column("error_class", String(200)),
-    Column("path", Text),
+    *_failure(required=False),
     Column("first_failed_ms", BigInteger),
-    Column("next_ms", BigInteger, index=True),  # NULL: waits behind the head of its lane
-    Index("parked_by_lane", "topic", "partition", "key", "appended_ms", "offset"),
+    Column("next_ms", BigInteger, index=True),  # NULL: waits behind the head of its ordering key
+    Column("done", Text),  # the handlers that have succeeded, a JSON list of their names
+    Index("parked_by_key", "topic", "partition", "user_id", "offset"),
+    Index(
+        "parked_heads",
+        "topic",
+        "partition",
+        "user_id",
+        sqlite_where=text("next_ms IS NOT NULL"),
+        postgresql_where=text("next_ms IS NOT NULL"),
+    ),
 )
 
 dead_letters = Table(  # see letters.py
@@ -238,9 +256,7 @@ dead_letters = Table(  # see letters.py
     Column("event_id", String(100), nullable=False, index=True),
     Column("type", String(100)),
     Column("user_id", String(128)),
-    Column("error", Text, nullable=False),
-    Column("error_class", String(200), nullable=False),
-    Column("path", Text),
+    *_failure(required=True),
     Column("attempts", Integer, nullable=False),
     Column("first_failed_ms", BigInteger, nullable=False),
     Column("died_ms", BigInteger, nullable=False),
@@ -251,6 +267,7 @@ dead_letters = Table(  # see letters.py
     # Of one that waited: its repeats before this offset came meanwhile, so they were dropped.
     Column("repeats_below", BigInteger),
     Column("redrives", Integer, nullable=False),  # how often it was redriven before it died here
+    Column("done", Text),  # the handlers that have succeeded, a JSON list of their names
     Column("state", String(10), nullable=False, index=True),  # open | redriven | discarded
     Column("reason", Text),  # why it was discarded
     UniqueConstraint("identity", "topic", "partition", "offset"),
@@ -276,9 +293,7 @@ attempts = Table(  # each time that an event failed, see history.py
     Column("event_id", String(100), nullable=False, index=True),
     Column("number", Integer, nullable=False),  # which try it was; begins anew with a redrive
     Column("failed_ms", BigInteger, nullable=False),
-    Column("error", Text, nullable=False),
-    Column("error_class", String(200), nullable=False),
-    Column("path", Text),
+    *_failure(required=True),
     Column("outcome", String(10), nullable=False),  # retrying | dead
 )
 

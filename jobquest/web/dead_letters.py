@@ -103,7 +103,7 @@ def retries() -> tuple[Response, int]:
 
 @dead_letters.post("/retries/<segment:id>/now")
 def try_now(id: str) -> tuple[Response, int]:
-    """Have the head of a lane tried at once."""
+    """Have the head of an ordering key tried at once."""
     if runtime().queries.retry(id) is None:
         abort(404, "No event with this id waits for another try.")
     runtime().read_side.try_now(id)

@@ -104,11 +104,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._forget(error)
                 continue
             except KafkaError as error:
-                if not isinstance(error, RetriableError):
-                    raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
-                # A connection broke: the library finds another. Whether the broker is away for
-                # good is noticed by the next question for identities.
-                logger.debug("Kafka was lost while polling: %r", error)
+                _pass_over(error)
                 self._pause.wait(min(PAUSE_SECONDS, remaining))
                 polled = {}
             with self._lock:  # what was fetched before a partition was sought is not to be read
@@ -120,6 +116,24 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
                 ]
             if records or time.monotonic() >= deadline:
                 return records
+
+    def stay(self) -> None:
+        self._check_identities()
+        self._commit()
+        with self._lock:
+            held = list(self._origins)
+        self._consumer.pause(*held)
+        try:
+            polled = self._reader.poll(0, 1)
+            with self._lock:  # nothing may be skipped, whatever the library gives
+                self._hold(polled)
+        except OffsetOutOfRangeError as error:
+            self._forget(error)
+        except KafkaError as error:
+            _pass_over(error)
+        finally:
+            with self._lock:  # a rebalance may have taken some away
+                self._consumer.resume(*(place for place in held if place in self._origins))
 
     def assignment(self) -> Mapping[Partition, Origin]:
         with self._lock:
@@ -209,6 +223,14 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             held = self._consumer.assignment()
             found = held.intersection(named) if isinstance(named, Iterable) else set()
             self._hold(found or held)
+
+
+def _pass_over(error: KafkaError) -> None:
+    """A connection broke: the library finds another. Whether the broker is away for good is noticed
+    by the next question for identities. Raises LogUnavailable for any other error."""
+    if not isinstance(error, RetriableError):
+        raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
+    logger.debug("Kafka was lost while polling: %r", error)
 
 
 def _valid(origin: Origin, stored: int | None, first: int, following: int) -> int:

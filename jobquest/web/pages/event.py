@@ -76,6 +76,7 @@ def show(id: str) -> tuple[str, int]:
         event=life["event"],
         sender=_sender(life["event"]),
         steps=list(_story(life)),
+        handlers=_handlers(life),
         effects=[_effect(effect) for effect in life["effects"]],
         max_follow_ups=MAX_FOLLOW_UPS,
         source=_source(id),
@@ -142,6 +143,20 @@ def _story(life: Life) -> Iterator[Step]:
         yield Step("busy", "On its way again", text="It is redriven, and not processed yet.")
 
 
+def _handlers(life: Life) -> list[tuple[str, str, str]]:
+    """Of an event that failed: each handler, what it did, and how that looks."""
+    failed = life["retry"] or (life["deadLetter"] if life["outcome"] == "dead" else None)
+    if not failed or not life["event"]["type"]:
+        return []
+    names = runtime().consumer.handler_names(life["event"]["type"])
+    done, culprit = failed["handlersDone"], (failed["part"] or "").removeprefix("handler ")
+    states = dict.fromkeys(done, ("has succeeded: it is not called again", "good"))
+    if (failed["part"] or "").startswith("handler "):
+        states[culprit] = ("has failed", "alarm")
+    waits = ("is not called yet", "quiet")
+    return [(name, *states.get(name, waits)) for name in dict.fromkeys([*done, *names, *states])]
+
+
 def _received(life: Life) -> Step:
     at, happened = life["received"], life["event"]["timestamp"]
     again = any(letter["diedAt"] < at for letter in life["deadLetters"])
@@ -175,7 +190,7 @@ def _waiting(retry: Mapping[str, Any] | None) -> Step:
     if retry is None:
         return Step("busy", "It is tried now")
     if retry["nextTry"] is None:
-        text = "An earlier event of the same key is tried again first."
+        text = "An earlier event of the same user is tried again first."
         return Step("busy", "It waits behind another event", text=text)
     title = f"It waits for try {retry['attempts'] + 1}"
     return Step("busy", title, retry["nextTry"], waits=True)

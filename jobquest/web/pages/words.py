@@ -133,6 +133,11 @@ def visible_lines(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
+def without(line: str, name: str) -> str:
+    """What an error's line says beside its class: `KeyError: 'salary'` → `'salary'`."""
+    return "" if line == name else line.removeprefix(f"{name}: ")
+
+
 def number(value: float) -> str:
     """12,345; 0.25."""
     return f"{value:,}"
@@ -189,4 +194,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "user_url": user_url,
     "visible": visible,
     "visible_lines": visible_lines,
+    "without": without,
 }
