@@ -17,10 +17,11 @@ from jobquest.log import EventLog
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
+from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.service_state import ServiceState
 
 SILENT_AFTER_MS = 5_000
-LOG_TOPICS = (*TOPICS, DEAD_LETTERS)
+LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES)
 WORKING = frozenset({"running", "idle"})
 NOBODY_READS = "No process reads a partition yet."
 # Where processes differ, the service is in the worst of their states.

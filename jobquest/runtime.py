@@ -38,6 +38,7 @@ from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
 from jobquest.read.rebuild import Rebuild
+from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.service_state import ServiceState
 from jobquest.report import LOG_TOPICS, WORKING, Report
 
@@ -45,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 CHANGE_SECONDS = 15.0
-DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic takes
+OUR_RECORD_BYTES = 2_097_152  # the original in it may be as large as a topic takes
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
@@ -81,7 +82,7 @@ class Runtime:
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
         self.redrive = Redrive(self.letters, self.read_side, self.log)
-        self.rebuild = Rebuild(self.database, self.letters, self.log, TOPICS)
+        self.rebuild = Rebuild(self.database, self.letters, self.log, TOPICS, config.kafka_group_id)
         self.consumer = Consumer(
             self.log,
             self.read_side,
@@ -91,6 +92,7 @@ class Runtime:
             brake=Brake(config.brake_failures),
             want=self.state.want,
             changed=self._changed,
+            recover=self.rebuild.recover,
         )
         load_handlers(config.handlers, self.consumer)
         self._lag = Lag(self.log, self.read_side, TOPICS)
@@ -334,5 +336,8 @@ def _log(config: Config) -> EventLog:
         replication_factor=config.kafka_replication_factor,
         security=config.kafka_security(),
         topics=LOG_TOPICS,
-        topic_configs={DEAD_LETTERS: {"max.message.bytes": str(DEAD_LETTER_BYTES)}},
+        topic_configs={
+            DEAD_LETTERS: {"max.message.bytes": str(OUR_RECORD_BYTES)},
+            RETRIES: {"max.message.bytes": str(OUR_RECORD_BYTES), "cleanup.policy": "compact"},
+        },
     )

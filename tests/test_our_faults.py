@@ -319,7 +319,7 @@ def test_fifty_thousand_waiting_users_cost_a_step_nothing(patient: Runtime) -> N
     publish(patient, "first", "bob")
     consume(patient)
     with patient.database.writing() as connection:
-        row = parking._row(template)
+        row = parking.row_of(template)
         rows = [
             row | {"event_id": f"e{n}", "user_id": f"user-{n}", "offset": n, "next_ms": 2**50}
             for n in range(50_000)

@@ -182,8 +182,9 @@ def rebuild() -> None:
         runtime.close_log()
     if made.restored is not None:
         click.echo(
-            f"The read side was new: {made.restored} dead letters are made anew, and the consumer"
-            " goes on where the log ends now."
+            f"The read side was new: {made.restored} dead letters and {made.waiting} events that"
+            " wait for another try came back from their topics. The consumer goes on at the offsets"
+            " that its group has committed."
         )
     if made.lost:
         click.echo(f"{made.lost} events are not in the log any more: they are gone.", err=True)

@@ -21,11 +21,19 @@ from jobquest.consumer.outcomes import Outcome, batch_of
 from jobquest.consumer.reactor import Reactor
 from jobquest.consumer.retries import Backoff, Brake, Probes
 from jobquest.consumer.watch import Watch
-from jobquest.errors import IdConflict, InvalidEvent, NotRetryable, PositionMoved, Unavailable
+from jobquest.errors import (
+    IdConflict,
+    InvalidEvent,
+    NotRetryable,
+    PositionMoved,
+    StateConflict,
+    Unavailable,
+)
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
 from jobquest.read import Batch, OrderingKey, ReadSide
 from jobquest.read.effects import concerns
 from jobquest.read.failures import Failure
+from jobquest.read.rebuild import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,7 @@ STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
 LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))
 NEVER = float("inf")
+PROGRESS_SECONDS = 1.0
 STANDBY = "Another process reads every partition; this one takes over when that ends."
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 
@@ -85,15 +94,17 @@ class Consumer:
         brake: Brake,
         want: Callable[[str], None] = lambda wanted: None,
         changed: Callable[[], None] = lambda: None,
+        recover: Callable[[Progress], object] = lambda progress: None,
     ) -> None:
         """`want` stores what the operator wants; `changed` is called after every applied batch
-        and every change of state."""
+        and every change of state; `recover` rebuilds a read side that was lost."""
         self._log = log
         self._read_side = read_side
         self._topics = topics
         self._group = group
         self._want = want
         self._changed = changed
+        self._recover = recover
         self._handlers = Handlers()
         self._backoff = backoff
         self._brake = brake
@@ -108,7 +119,10 @@ class Consumer:
         self._seat: Subscription | None = None
         self._stored: dict[Origin, int | None] = {}
         self._backlog: list[Record] = []
+        self._untold = False  # the log may not have all records about what waits or died
+        self._to_commit: dict[Partition, int] = {}
         self._last_record = 0.0
+        self._last_progress = 0.0
 
     # --- handlers ---
 
@@ -205,6 +219,7 @@ class Consumer:
         self._enter("stopped")
 
     def _consume(self, stop: threading.Event) -> None:
+        self._recover_lost()
         joined = time.monotonic()
         while not stop.is_set():
             began = time.monotonic()
@@ -231,6 +246,7 @@ class Consumer:
         """
         self.watch.begin("Reading the log")
         if self._seat is None:
+            self._recover_lost()
             self._seat = self._log.subscribe(self._topics, self._group, self._start_positions)
         try:
             count = self._step(self._seat, timeout)
@@ -251,6 +267,7 @@ class Consumer:
         return count
 
     def _step(self, seat: Subscription, timeout: float) -> int:
+        self._commit()
         known = set(seat.assignment())
         count, until_next = self._retry(seat)
         if self._brake.pulled:
@@ -302,10 +319,28 @@ class Consumer:
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
         positions = self._read_side.positions(origins)
         self._stored.update({origin: positions.get(origin) for origin in origins})
+        # Others may have told more meanwhile; a process that died, less than it did.
+        self._to_commit |= {Partition(o.topic, o.number): n for o, n in positions.items()}
+        self._untold = True
         # They are read again from there.
         places = {(origin.topic, origin.number) for origin in origins}
         self._backlog = [record for record in self._backlog if record[:2] not in places]
         return positions
+
+    def _recover_lost(self) -> None:
+        try:
+            self._recover(self._recovering)
+        except StateConflict as error:
+            raise Unavailable(f"{error} This process waits for it.") from error
+
+    def _recovering(self, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Unavailable("The rebuild of the read side was stopped.")
+        now = time.monotonic()
+        if now - self._last_progress > PROGRESS_SECONDS:
+            self._last_progress = now
+            line = f"The read side is new: {done:,} of {total:,} records are counted again."
+            self._enter("starting", line)
 
     def _rewind(self) -> None:
         self._backlog = []
@@ -314,6 +349,11 @@ class Consumer:
 
     def _leave(self) -> None:
         self._backlog = []
+        try:
+            self._commit()
+        except Unavailable as error:
+            logger.debug("The group's offsets could not be noted: %s", error)
+        self._to_commit = {}
         seat, self._seat = self._seat, None
         if seat:
             seat.close()
@@ -361,7 +401,8 @@ class Consumer:
             failed = outcome.failed(failure, now_ms(), self._backoff)
             if outcome.event and not outcome.attempts:  # else it is known to fail
                 self._brake.write_failed([outcome.event.id], failure)
-        logger.error("Failed to process event: %s", failure.error)
+        logger.error("Failed to process event: %s", failure.text)
+        logger.info("%s in %s", failure.error_class, failure.part or "the read side")
         self._write([failed])
         return failed
 
@@ -382,8 +423,9 @@ class Consumer:
         for origin, (_, following) in batch.moves.items():
             self._stored[origin] = following
             next_offsets[Partition(origin.topic, origin.number)] = following
-        if self._seat and next_offsets:
-            self._seat.commit(next_offsets)
+        self._to_commit |= next_offsets
+        self._untold = self._untold or bool(batch.parked or batch.dead)
+        self._commit()
         applied, parked, dead = len(batch.applied), len(batch.parked), len(batch.dead)
         was = self._snapshot
         self._snapshot = replace(
@@ -393,6 +435,15 @@ class Consumer:
             dead=was.dead + dead,
             duplicates=was.duplicates + outcomes - applied - parked - dead,
         )
+
+    def _commit(self) -> None:
+        """Tell the log how far we are, once it has the records about what waits or died before
+        that: a database that is lost is rebuilt up to there."""
+        if self._untold and self._to_commit:
+            self._untold = not self._read_side.is_told()
+        if self._seat and self._to_commit and not self._untold:
+            self._seat.commit(self._to_commit)
+            self._to_commit = {}
 
     def _enter(
         self, state: State, reason: str | None = None, assignment: tuple[str, ...] = ()

@@ -161,10 +161,11 @@ class Reactor:
 
     def _tell(self, outcome: Outcome, failure: Failure) -> None:
         self._say()
-        logger.error("Failed to process event: %s", failure.error)
+        logger.error("Failed to process event: %s", failure.text)
         if outcome.verdict == "parked" and outcome.event:
             tries = f"{outcome.attempts} of {self._backoff.max_attempts} tries"
-            logger.info("Event %s waits for another try after %s", outcome.event.id, tries)
+            why = f"{failure.error_class} in {failure.part}"
+            logger.info("Event %s waits for another try after %s: %s", outcome.event.id, tries, why)
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:

@@ -11,11 +11,11 @@ import logging
 import threading
 
 from jobquest.errors import JobQuestError, RecordRefused
+from jobquest.events import TOPICS
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.pending import Pending
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Relay:
         except RecordRefused as error:  # waiting would not help, and would hold up the others
             logger.error("%s for topic %s is not published: %s", id, record.topic, error)
             return False
-        if record.topic != DEAD_LETTERS and record.key:
+        if record.topic in TOPICS and record.key:
             kind = dict(record.headers)["ce_type"].decode()
             user = record.key.decode()
             logger.info("Published event %s to topic %s for user %s", kind, record.topic, user)

@@ -116,7 +116,8 @@ class Subscription(Protocol):
         ...
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
-        """Tell the log how far the group is. For the log's own lag tools only; never raises."""
+        """Tell the log how far the group is: for lag tools, and for a read side that is lost. Never
+        raises."""
         ...
 
     def close(self) -> None:
@@ -159,6 +160,11 @@ class EventLog(Protocol):
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """Every partition of those of `topics` that exist. Raises LogUnavailable."""
+        ...
+
+    def committed(self, group: str, topics: Sequence[str]) -> dict[Origin, int]:
+        """How far the group is, as it told by `commit`: the next offset of each partition that it
+        has told about. Raises LogUnavailable."""
         ...
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:

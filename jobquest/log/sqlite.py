@@ -110,6 +110,19 @@ class SqliteLog:
                     for topic, identity in identities(connection, topics).items()
                 ]
 
+    def committed(self, group: str, topics: Sequence[str]) -> dict[Origin, int]:
+        """See `EventLog.committed`."""
+        with errors_of(self._path, "be read"):
+            self._prepare()
+            with closing(connect(self._path)) as connection:
+                found = dict(
+                    connection.execute(
+                        'SELECT topic, next FROM committed WHERE "group" = ?', (group,)
+                    )
+                )
+                ids = identities(connection, topics)
+                return {Origin(t, 0, ids[t]): n for t, n in found.items() if t in ids}
+
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """A range of one topic; see `EventLog.read`."""
         return self.read_each({partition: offset}, limit)[partition]

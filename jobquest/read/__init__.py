@@ -18,10 +18,11 @@ from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, rescued_headers
-from jobquest.read import effects, history, parking, tables
+from jobquest.read import effects, history, parking, retry_topic, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
+from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import OrderingKey, Parked, Tries
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
@@ -130,6 +131,8 @@ class ReadSide:
             seq = lock_counter(connection)
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
+            told = retry_topic.outgoing_rows(batch.parked, batch.released, self._process_id)
+            add_rows(connection, tables.outgoing, told)
             counted = [effects.event_row(*entry) for entry in batch.applied]
             if effects.write_events(connection, counted, seq) != len(counted):
                 raise PositionMoved("Another consumer has applied some of these events.")
@@ -185,6 +188,13 @@ class ReadSide:
                 (row.id, NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers)))
                 for row in rows
             ]
+
+    def is_told(self) -> bool:
+        """Whether the log has the records about everything that waits or has died."""
+        table = tables.outgoing
+        about = table.c.topic.in_((retry_topic.TOPIC, DEAD_LETTERS))
+        with self._database.reading() as connection:
+            return connection.execute(select(table.c.id).where(about).limit(1)).first() is None
 
     def sent(self, ids: Sequence[str]) -> None:
         """Forget outgoing records that the log has."""

@@ -40,6 +40,11 @@ class Failure:
     part: str | None = None
     trace: str | None = None
 
+    @property
+    def text(self) -> str:
+        """What the exception says beside its class."""
+        return self.error.removeprefix(f"{self.error_class}: ")
+
     @staticmethod
     def of(error: BaseException, part: str | None = None) -> Failure:
         """The failure that an exception tells of."""

@@ -153,12 +153,12 @@ def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Pa
         if connection.execute(delete(table).where(same)).rowcount != 1:
             raise PositionMoved(f"The parked event {one.event_id} was tried by another consumer.")
     if parked:
-        connection.execute(insert(table), [_row(one) for one in parked])
+        connection.execute(insert(table), [row_of(one) for one in parked])
     for key in {one.ordering_key for one in released}:
-        _promote(connection, key)
+        promote(connection, key)
 
 
-def _promote(connection: Connection, key: OrderingKey) -> None:
+def promote(connection: Connection, key: OrderingKey) -> None:
     """The first of a key is its head; one that waited behind another is tried at once."""
     for head in waiting(connection, key, 1):
         if head.next_ms is None:
@@ -170,7 +170,8 @@ def _in(key: OrderingKey) -> ColumnElement[bool]:
     return and_(*(tables.parked.c[name] == value for name, value in key._asdict().items()))
 
 
-def _row(one: Parked) -> dict[str, Any]:
+def row_of(one: Parked) -> dict[str, Any]:
+    """The row of an event that waits."""
     record, failure = one.record, one.failure
     return {
         "event_id": one.event_id,

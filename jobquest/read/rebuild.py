@@ -30,13 +30,14 @@ from sqlalchemy import (
 )
 
 from jobquest.errors import StateConflict
-from jobquest.log import EventLog, Origin
-from jobquest.read import lock_counter, tables
+from jobquest.log import EventLog, Origin, Record
+from jobquest.read import lock_counter, retry_topic, tables
 from jobquest.read.database import Database
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters
 from jobquest.read.past import in_order
 from jobquest.read.refold import SHADOW, Entry, RebuildFailed, Refold, decoded, shadows
+from jobquest.read.retry_topic import TOPIC as RETRIES
 
 BATCH_RECORDS = 5_000
 MAX_ROUNDS = 10  # without the lock, where the consumer is as fast as we are
@@ -51,8 +52,8 @@ class Rebuilt:
     """What a rebuild came to: `records` read in `seconds`, `events` rows made.
 
     `lost` rows of the old tables could not be made again: the log does not have their records any
-    more. `buried` records became dead letters now. `restored` letters were made anew because the
-    read side was new (None: it was not).
+    more. `buried` records became dead letters now. If the read side was new (None: it was not),
+    `restored` letters and `waiting` events came back from their topics.
     """
 
     events: int
@@ -61,18 +62,38 @@ class Rebuilt:
     lost: int
     buried: int
     restored: int | None
+    waiting: int | None
 
 
 class Rebuild:
     """Rebuilds what `topics` of `log` came to. One at a time works on a database."""
 
     def __init__(
-        self, database: Database, letters: Letters, log: EventLog, topics: Sequence[str]
+        self,
+        database: Database,
+        letters: Letters,
+        log: EventLog,
+        topics: Sequence[str],
+        group: str,
     ) -> None:
         self._database = database
-        self._letters = letters
-        self._log = log
-        self._topics = topics
+        self.letters = letters
+        self.log = log
+        self.topics = topics
+        self.group = group
+
+    def recover(self, progress: Progress = lambda done, total: None) -> Rebuilt | None:
+        """Rebuild a read side that is new beside a group with committed offsets, up to these: no
+        handler is called again for what the group has done. None if there is nothing to do.
+
+        Raises as `run` does.
+        """
+        with self._database.reading() as connection:
+            if connection.execute(select(tables.positions.c.topic).limit(1)).first():
+                return None
+        if not self.log.committed(self.group, self.topics):
+            return None
+        return self.run(progress)
 
     def run(self, progress: Progress = lambda done, total: None) -> Rebuilt:
         """Make the derived tables anew. Raises StateConflict where another rebuild runs,
@@ -81,7 +102,7 @@ class Rebuild:
         with self._database.reading() as connection:
             connection.execution_options(write=True)
             with _alone(connection):
-                run = _Run(connection, self._letters, self._log, self._topics, progress)
+                run = _Run(connection, self, progress)
                 try:
                     return run.run()
                 finally:
@@ -118,22 +139,18 @@ def _alone(connection: Connection) -> Iterator[None]:
 class _Run:
     """One rebuild, on one connection."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        letters: Letters,
-        log: EventLog,
-        topics: Sequence[str],
-        progress: Progress,
-    ) -> None:
+    def __init__(self, connection: Connection, settings: Rebuild, progress: Progress) -> None:
         self._connection = connection
-        self._letters = letters
-        self._log = log
-        self._topics = topics
+        self._letters = settings.letters
+        self._log = settings.log
+        self._topics = settings.topics
+        self._group = settings.group
         self._progress = progress
         self._refold = Refold(connection)
         self._done: dict[Origin, int] = {}  # the next offset to fold of each partition
-        self._new: dict[Origin, int] | None = None  # where the read side is new: the log's end
+        # If the read side is new: the group's offsets. What lies behind them is not done yet.
+        self._new: dict[Origin, int] | None = None
+        self._restored: tuple[int | None, int | None] = (None, None)  # letters, waiting events
         self._records = 0
         self._total = 0
 
@@ -142,7 +159,7 @@ class _Run:
         _drop_shadows(self._connection)
         with self._connection.begin():
             shadows.create_all(self._connection)
-        restored = self._begin()
+        self._begin()
         for round in range(MAX_ROUNDS):
             with self._connection.begin():
                 ends = self._ends()
@@ -163,28 +180,38 @@ class _Run:
             seconds=time.monotonic() - began,
             lost=lost,
             buried=len(self._refold.buried),
-            restored=restored,
+            restored=self._restored[0],
+            waiting=self._restored[1],
         )
 
     # --- how far ---
 
-    def _begin(self) -> int | None:
-        """Where nothing is stored about the log, make the letters anew and take all it has; how
-        many letters that were, None where the read side knows the log."""
+    def _begin(self) -> None:
+        """If nothing is stored about the log, take what the group has done, and the letters and
+        what waits from their topics."""
         found = self._log.describe(self._topics)
         self._done = {info.origin: info.first for info in found}
         with self._connection.begin():
             if self._positions():
-                return None
-        self._new = {info.origin: info.next for info in found}
-        for info in self._log.describe([DEAD_LETTERS]):
-            records = in_order(self._log, {info.origin: (info.first, info.next)})
-            while batch := list(islice(records, BATCH_RECORDS)):
-                with self._connection.begin():
-                    for _, record in batch:
-                        self._letters.restore(self._connection, record)
+                return
+        committed = self._log.committed(self._group, self._topics)
+        self._new = {
+            info.origin: max(info.first, min(info.next, committed.get(info.origin, 0)))
+            for info in found
+        }
+        letters = self._all_of(DEAD_LETTERS)
+        while batch := list(islice(letters, BATCH_RECORDS)):
+            with self._connection.begin():
+                for record in batch:
+                    self._letters.restore(self._connection, record)
         with self._connection.begin():
-            return self._count(select(tables.dead_letters.c.id))
+            restored = self._count(select(tables.dead_letters.c.id))
+            self._restored = restored, retry_topic.restore(self._connection, self._all_of(RETRIES))
+
+    def _all_of(self, topic: str) -> Iterator[Record]:
+        for info in self._log.describe([topic]):
+            for _, record in in_order(self._log, {info.origin: (info.first, info.next)}):
+                yield record
 
     def _ends(self) -> dict[Origin, int]:
         """The offsets below which every record's fate is known now; what waits is set aside.

@@ -17,6 +17,7 @@ from jobquest.log import (
     PROMPT_SECONDS,
     Mode,
     NewRecord,
+    Origin,
     Partition,
     PartitionInfo,
     Position,
@@ -86,6 +87,10 @@ class KafkaLog:
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """See `EventLog.describe`."""
         return self._cluster.describe(topics)
+
+    def committed(self, group: str, topics: Sequence[str]) -> dict[Origin, int]:
+        """See `EventLog.committed`."""
+        return self._cluster.committed(group, topics)
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""

@@ -15,7 +15,12 @@ from typing import Any, TypeVar
 
 from kafka import TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+)
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, PartitionInfo, Record
@@ -27,6 +32,8 @@ ANSWER_MS = 2_000
 READ_SECONDS = 1.0
 READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one record gets few more
 READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
+COORDINATOR_SECONDS = 10.0  # for a group's first one
+PAUSE_SECONDS = 0.1
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
 _MAX_RETENTION_MS = "-1"
@@ -60,6 +67,7 @@ class Cluster:
             }
             for topic in topics
         }
+        self._pause = threading.Event()  # never set
         self._lock = threading.Lock()  # over everything below
         self._admin: Any = None
         self._reader: Reader | None = None
@@ -93,6 +101,21 @@ class Cluster:
         }
         bounds = self.bounds(list(origins))
         return [PartitionInfo(origins[place], *bounds[place]) for place in sorted(origins)]
+
+    def committed(self, group: str, topics: Sequence[str]) -> dict[Origin, int]:
+        """See `EventLog.committed`."""
+        self.prepare()
+        ids = self.identities(topics)
+        deadline = time.monotonic() + COORDINATOR_SECONDS
+        while (found := self._ask(lambda: self._group_offsets(group))) is None:
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")
+            self._pause.wait(PAUSE_SECONDS)
+        return {
+            Origin(place.topic, place.partition, ids[place.topic]): one.offset
+            for place, one in found.items()
+            if place.topic in ids and one.offset >= 0
+        }
 
     def bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
         """TopicPartition → first offset kept and the next to come."""
@@ -182,6 +205,14 @@ class Cluster:
                 allow_auto_create_topics=False,
             )
         return self._reader
+
+    def _group_offsets(self, group: str) -> dict[Any, Any] | None:
+        """None while there is no coordinator: a new cluster makes its first when it is asked."""
+        try:
+            found: dict[Any, Any] = self._administering().list_group_offsets([group])[group]
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            return None
+        return found
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
         found = self._ask(lambda: self._administering().describe_topics(list(topics)))
