@@ -267,6 +267,12 @@ def _compare_ledgers(service: Service, clients: Clients) -> list[str]:
     wrong = [f"{len(lost)} lost"] if (lost := clients.taken - kept - dead) else []
     if both := kept & dead:
         wrong.append(f"{len(both)} both processed and dead")
+    return wrong + compare_xp(service, clients, kept)
+
+
+def compare_xp(service: Service, clients: Clients, kept: set[str]) -> list[str]:
+    """Whose XP is not the sum of the events that are kept, a line each."""
+    wrong: list[str] = []
     expected: Counter[str] = Counter()
     for id in kept:
         user, xp = clients.asked[id]

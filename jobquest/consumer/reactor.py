@@ -129,6 +129,8 @@ class Reactor:
         if not handlers:
             return outcome
         self._say()  # before they run: if one hangs, this is the log's last line
+        if outcome.was is None:  # headers are unpacked only for events that somebody handles
+            outcome = outcome._replace(done=_done_before(outcome.record.headers))
         before = outcome.done
         for name, handler in handlers:
             if name in outcome.done:
@@ -170,8 +172,7 @@ class Reactor:
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
     try:
-        event = from_record(record.value, record.timestamp_ms)
-        outcome = Outcome(record, origin, event, done=_done_before(record.headers))
+        outcome = Outcome(record, origin, from_record(record.value, record.timestamp_ms))
     except InvalidEvent as error:
         outcome = Outcome(record, origin).dies(error)
     # Of a damaged record some parts may be sound: it dies as the event that these still tell of.

@@ -81,9 +81,11 @@ class Brake:
         for part, events in self._failing.items():
             if len(events) >= self._limit:
                 who = "The handlers of" if part is None else f"The {part} could not take"
-                end = "failed, " if part is None else ""
-                many = f"{who} {len(events)} events in a row {end}"
-                return f"{many}the last with {self._last}. Fix the cause, then start the consumer."
+                end = " failed" if part is None else ""
+                many = f"{who} {len(events)} events in a row{end}"
+                return (
+                    f"{many}, the last with {self._last}. Fix the cause, then start the consumer."
+                )
         return None
 
     def _add(self, part: str | None, event_id: str, failure: Failure) -> None:
