@@ -103,8 +103,8 @@ class Refold:
         self.buried: dict[Place, Dead] = {}
 
     def fold(self, entries: Sequence[Entry]) -> None:
-        """Count what counted, show what did not: all at once, or one by one where an event is to
-        blame. Raises RebuildFailed."""
+        """Count what counted, show what did not: all at once, or one by one to find the event that
+        can't be counted. That is our own fault, so it costs no event: raises RebuildFailed."""
         try:
             with self._connection.begin_nested():
                 rows, applied = self._judge(entries)
@@ -118,7 +118,7 @@ class Refold:
                 for entry in entries:
                     self.fold([entry])
             else:
-                self._blame(entries[0], error)
+                raise _failed(entries[0], error) from error
 
     def settle(self, done: Mapping[Origin, int]) -> None:
         """Fold what was set aside and waits no more, then set aside what waits now; `done` are
@@ -153,18 +153,6 @@ class Refold:
             self._add([effects.parked_row(parking.parked_of(row)) for row in rows])
 
     # --- what became of each ---
-
-    def _blame(self, entry: Entry, error: Exception) -> None:
-        """An event can't be counted: it dies, unless it could be counted before."""
-        table, id = tables.events, entry.event.id if entry.event else ""
-        counted = select(table.c.id).where(table.c.id == id, table.c.outcome == "processed")
-        if self._connection.execute(counted).first():
-            place = f"{entry.record.topic}/{entry.record.partition}@{entry.record.offset}"
-            raise RebuildFailed(
-                f"Event {id} ({place}) counted before and can't be counted now:"
-                f" {type(error).__name__}: {error}. Nothing was changed."
-            ) from error
-        self._add([self._bury(entry, entry.dies(error))])
 
     def _judge(self, entries: Sequence[Entry]) -> tuple[list[EventRow], list[Event]]:
         """The events' rows, in the records' order, and the events that count."""
@@ -232,6 +220,15 @@ class Refold:
 
     def _rows(self, query: Select[Any]) -> list[Row]:
         return [dict(row) for row in self._connection.execute(query).mappings()]
+
+
+def _failed(entry: Entry, error: Exception) -> RebuildFailed:
+    place = f"{entry.record.topic}/{entry.record.partition}@{entry.record.offset}"
+    failure = Failure.of(error)
+    return RebuildFailed(
+        f"Event {entry.event.id if entry.event else 'unknown'} ({place}) can't be counted:"
+        f" {failure.error} in the {failure.part or 'read side'}. Nothing was changed."
+    )
 
 
 _NO_END = 2**63  # of a partition whose records the log has lost
