@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests import three_handlers
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow, publish, switch_demo, write
 from tests.service import Service, wait_for
@@ -276,3 +277,28 @@ def test_news_do_not_keep_who_is_on_the_way_to_another_page(service: Service, vi
             pass
     held[0].continue_()
     page.wait_for_url("**/users")
+
+
+@pytest.mark.parametrize("handlers", [three_handlers.MODULE])
+def test_each_handler_of_an_event_that_waits_tells_what_it_did(
+    service: Service, visit: Visit
+) -> None:
+    id = publish(service, "user.login", user_id="ada")
+    wait_until(service, id, "retrying")
+    page = visit(f"/events/{id}", 390)
+    expect(page.locator(".handlers li")).to_have_text(
+        [
+            "tests.three_handlers.greet has succeeded: it is not called again",
+            "tests.three_handlers.pay has failed",
+            "tests.three_handlers.log is not called yet",
+        ]
+    )
+    tried = steps(page).filter(has_text="Try 1 failed")
+    expect(tried.locator(".error")).to_have_text("KeyError: 'salary'")
+    expect(tried).to_contain_text("in the handler tests.three_handlers.pay")
+    trace = tried.locator("details")
+    expect(trace.locator("pre")).to_be_hidden()
+    trace.locator("summary").click()
+    expect(trace.locator("pre")).to_contain_text('event.data["salary"]')
+    assert overflow(page) == 0
+    assert faults(page) == []
