@@ -81,6 +81,7 @@ class KafkaLog:
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Seat:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
+        self._cluster.compare()  # here, for one process of the service consumes: one line a start
         return Seat(self._library, self._cluster, self._common, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:

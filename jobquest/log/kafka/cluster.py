@@ -20,6 +20,7 @@ from kafka.errors import KafkaError
 from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, PartitionInfo, Record
 from jobquest.log.kafka.library import Library, Reader
+from jobquest.log.kafka.topics import in_one_line, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one rec
 READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
-_MAX_RETENTION_MS = "-1"
 _T = TypeVar("_T")
 
 
@@ -48,23 +48,12 @@ class Cluster:
         self._library = library
         self._common = dict(common)
         self._topics = topics
-        configs = {
-            "retention.ms": _MAX_RETENTION_MS,  # the log is the truth: it forgets nothing
-            "min.insync.replicas": str(max(1, replication_factor - 1)),
-        }
-        self._new_topics = {
-            topic: {
-                "num_partitions": partitions,
-                "replication_factor": replication_factor,
-                "configs": configs | dict(topic_configs.get(topic, {})),
-            }
-            for topic in topics
-        }
+        self._settings = settings_of(topics, partitions, replication_factor, topic_configs)
         self._lock = threading.Lock()  # over everything below
         self._admin: Any = None
         self._reader: Reader | None = None
         self._prepared = False
-        self._warned: set[str] = set()
+        self._compared = False
         self._away_until = 0.0
         self._why = ""
 
@@ -72,6 +61,11 @@ class Cluster:
         """Make the topics that are missing, once per connection; existing ones stay as they are."""
         if not self._prepared:
             self._ask(self._make_topics)
+
+    def compare(self) -> None:
+        """Say, once, which topics have other settings than those that are made here."""
+        if not self._compared:
+            self._ask(self._compare_topics)
 
     def forget(self) -> None:
         """Look again at the next `prepare`: topics may be gone with a broker that was lost."""
@@ -193,32 +187,43 @@ class Cluster:
         existing = {topic["name"] for topic in found if topic["error_code"] == 0}
         missing = [topic for topic in self._topics if topic not in existing]
         if missing:
-            wanted = {topic: self._new_topics[topic] for topic in missing}
-            answer = admin.create_topics(wanted, raise_errors=False)
-            for topic in answer["topics"]:
-                if topic["error_code"] not in (0, _TOPIC_EXISTS):  # another process was faster
+            wanted = {topic: self._settings[topic].request() for topic in missing}
+            made = []
+            for topic in admin.create_topics(wanted, raise_errors=False)["topics"]:
+                if topic["error_code"] == 0:
+                    made.append(topic["name"])
+                elif topic["error_code"] != _TOPIC_EXISTS:  # another process was faster
                     raise LogUnavailable(
                         f"Topic {topic['name']} can't be made: {topic['error_message']}"
                     )
             admin.wait_for_topics(missing)
-            logger.info("Made the topics %s", ", ".join(missing))
-        self._warn_of_retention(admin, sorted(existing))
+            if made:
+                logger.info("Made the topics %s", ", ".join(made))
         self._prepared = True
 
-    def _warn_of_retention(self, admin: Any, topics: Sequence[str]) -> None:
-        if not topics:
-            return
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    def _compare_topics(self) -> None:
+        """Whoever was faster may have made a topic by the broker's defaults: so all are compared,
+        as they are and not as they were asked for."""
+        admin = self._administering()
+        found = [one for one in admin.describe_topics(list(self._topics)) if not one["error_code"]]
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, one["name"]) for one in found]
         answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
-        for topic, settings in answer[ConfigResourceType.TOPIC.name.lower()].items():
-            kept = settings["retention.ms"]["value"]
-            if kept != _MAX_RETENTION_MS and topic not in self._warned:
-                self._warned.add(topic)
-                logger.warning(
-                    "Topic %s forgets after %s ms: what it forgets can't be read again.",
-                    topic,
-                    kept,
+        configs = answer.get(ConfigResourceType.TOPIC.name.lower(), {})
+        line = in_one_line(
+            {
+                one["name"]: self._settings[one["name"]].differences(
+                    one, configs.get(one["name"], {})
                 )
+                for one in found
+            }
+        )
+        if line:
+            logger.warning(
+                "Topics exist with settings of their own, and stay as they are: %s. What a topic"
+                " forgets can't be read again.",
+                line,
+            )
+        self._compared = True
 
     def _read(self, starts: Mapping[Partition, int], limit: int) -> dict[Partition, list[Record]]:
         reader = self._reading()

@@ -19,7 +19,7 @@ from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, Unsu
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Record
-from jobquest.log.kafka.library import Answers, Entry, damaged
+from jobquest.log.kafka.library import Answers, Entry, creating_nothing, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ class DocumentedLibrary:
 
     def producer(self, answers: Answers, **settings: Any) -> DocumentedProducer:
         """See `Library.producer`."""
-        return DocumentedProducer(KafkaProducer(**settings), answers)
+        return DocumentedProducer(
+            KafkaProducer(**settings, **creating_nothing(KafkaProducer.DEFAULT_CONFIG)), answers
+        )
 
     def reader(self, **settings: Any) -> DocumentedReader:
         """See `Library.reader`."""
@@ -188,8 +190,8 @@ class DocumentedReader:
     """A consumer and its `poll`; see `Reader`."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = settings
-        self.consumer = KafkaConsumer(**settings)
+        self._settings = {**settings, **creating_nothing(KafkaConsumer.DEFAULT_CONFIG)}
+        self.consumer = KafkaConsumer(**self._settings)
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
         """See `Reader.poll`."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jobquest.clock import now_ms
@@ -87,3 +87,25 @@ def damaged(place: Any, offset: int, error: Exception) -> Record:
     """The record at this offset of a TopicPartition, which could not be unpacked."""
     why = f"{type(error).__name__}: {error}"
     return Record(place.topic, place.partition, offset, None, None, (), now_ms(), why)
+
+
+def creating_nothing(defaults: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The setting by which a client of the library's asks for a topic without making it; `defaults`
+    are those of its class.
+
+    The library has `allow_auto_create_topics` for that, and loses it on the way (3.0.12): a broker
+    with Kafka's default settings then makes every topic that is asked for, with one partition and
+    a week's memory. The client's part that asks is made by a callable that may be replaced.
+    """
+    make = defaults.get("kafka_client")
+    if make is None:
+        return {}
+
+    def client(**settings: Any) -> Any:
+        made = make(**settings)
+        config = getattr(getattr(made, "cluster", None), "config", None)
+        if isinstance(config, dict):
+            config["allow_auto_create_topics"] = False
+        return made
+
+    return {"kafka_client": client}

@@ -31,7 +31,7 @@ from kafka.admin import KafkaAdminClient
 from jobquest.log.kafka.fast_path.accumulate import Waiting, accumulate
 from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.fast_path.unpacked import FastReader
-from jobquest.log.kafka.library import Answers, Entry
+from jobquest.log.kafka.library import Answers, Entry, creating_nothing
 
 _ANSWER_MS = 1_000.0
 
@@ -41,7 +41,9 @@ class FastLibrary:
 
     def producer(self, answers: Answers, **settings: Any) -> FastProducer:
         """See `Library.producer`."""
-        producer = KafkaProducer(**settings, selector=LazySelector)
+        producer = KafkaProducer(
+            **settings, **creating_nothing(KafkaProducer.DEFAULT_CONFIG), selector=LazySelector
+        )
         producer._accumulator._batches = Waiting()  # there is nothing in it yet
         client = producer._sender._client
         client.connection_delay = partial(_delay_ms, client, client.connection_delay)
