@@ -12,7 +12,7 @@ import kafka
 import pytest
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from jobquest.log import NewRecord, Partition
+from jobquest.log import Found, NewRecord, Partition
 from jobquest.report import LOG_TOPICS
 from tests.kafka_broker import KafkaBroker, why_not
 from tests.logs import KAFKA_PARTITIONS, UNTRIED, OnKafka, delete_topics
@@ -100,6 +100,7 @@ def test_a_deleted_topic_is_made_by_who_appends_and_by_no_question(
     kafka_broker: KafkaBroker, version: str
 ) -> None:
     bootstrap, topic = kafka_broker.bootstrap, f"t-{uuid.uuid4().hex[:12]}"
+    place = Partition(topic, 0)
     with closing(OnKafka(bootstrap, [topic], version).open()) as log:
         log.append([NewRecord(topic, b"k", b"v")])[0].result(10)
         with closing(log.subscribe([topic], uuid.uuid4().hex, lambda origins: {})) as seat:
@@ -109,7 +110,7 @@ def test_a_deleted_topic_is_made_by_who_appends_and_by_no_question(
             while time.monotonic() < deadline:
                 seat.poll(0.2, 10)
                 assert log.describe([topic]) == []
-                assert log.read(Partition(topic, 0), 0, 1) == []
+                assert log.read_each({place: (0, 1)}, 1) == {place: Found([], 0)}
             assert topic not in settings_of(bootstrap)
             again = [NewRecord(topic, b"k", b"again")]
             wait_for(lambda: log.append(again)[0].exception(3) is None, 20)

@@ -15,6 +15,7 @@ import kafka
 
 from jobquest.log import (
     PROMPT_SECONDS,
+    Found,
     Mode,
     NewRecord,
     Partition,
@@ -93,10 +94,10 @@ class KafkaLog:
         return self._cluster.read(partition, offset, limit)
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._cluster.read_each(starts, limit)
+        return self._cluster.read_each(spans, limit)
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""

@@ -18,7 +18,7 @@ from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import Origin, Partition, PartitionInfo, Record
+from jobquest.log import Found, Origin, Partition, PartitionInfo, Record
 from jobquest.log.kafka.library import Library, Reader
 from jobquest.log.kafka.topics import in_one_line, settings_of
 
@@ -101,13 +101,15 @@ class Cluster:
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
-        return self.read_each({partition: offset}, limit)[partition][:limit]
+        place = TopicPartition(*partition)
+        _, following = self.bounds([place])[place]
+        return self.read_each({partition: (offset, following)}, limit)[partition].records[:limit]
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._ask(lambda: self._read(starts, limit))
+        return self._ask(lambda: self._read(spans, limit))
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
@@ -170,6 +172,7 @@ class Cluster:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed",  # as the seat reads, so that ends mean the same
                 request_timeout_ms=ANSWER_MS,
                 fetch_max_wait_ms=100,
                 max_partition_fetch_bytes=READ_BYTES,
@@ -225,19 +228,37 @@ class Cluster:
             )
         self._compared = True
 
-    def _read(self, starts: Mapping[Partition, int], limit: int) -> dict[Partition, list[Record]]:
+    def _read(
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         reader = self._reading()
-        reader.consumer.assign([TopicPartition(*partition) for partition in starts])
-        for partition, offset in starts.items():  # what is fetched ahead from there is kept
-            reader.consumer.seek(TopicPartition(*partition), offset)
-        found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
-        most, total = len(starts) * max(limit, READ_RECORDS), 0
+        consumer = reader.consumer
+        consumer.assign([TopicPartition(*partition) for partition in spans])
+        for partition, (start, _) in spans.items():  # what is fetched ahead from there is kept
+            consumer.seek(TopicPartition(*partition), start)
+        found: dict[Partition, list[Record]] = {partition: [] for partition in spans}
+        reached = {partition: start for partition, (start, _) in spans.items()}
+        most, total = len(spans) * max(limit, READ_RECORDS), 0
         deadline = time.monotonic() + READ_SECONDS
-        while min(map(len, found.values())) < limit and total < most:
+        while total < most and any(
+            len(found[partition]) < limit and reached[partition] < end
+            for partition, (_, end) in spans.items()
+        ):
             polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
                 total += len(records)
+            # Behind the last record, and behind what follows it and is not for readers.
+            for partition in spans:
+                at = consumer.position(TopicPartition(*partition), timeout_ms=0)
+                reached[partition] = reached[partition] if at is None else at
             if (total and not polled) or time.monotonic() >= deadline:
                 break
-        return found
+        return {one: _within(found[one], reached[one], *span) for one, span in spans.items()}
+
+
+def _within(records: list[Record], reached: int, start: int, end: int) -> Found:
+    """What lies in a span: the library may give more, and begins anew if `start` is gone."""
+    if records and not start <= records[0].offset <= records[-1].offset < end:
+        records = [record for record in records if start <= record.offset < end]
+    return Found(records, min(max(start, reached), end))
