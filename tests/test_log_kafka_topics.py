@@ -60,6 +60,7 @@ def test_topics_come_out_with_our_settings_though_everybody_waits_for_the_broker
 ) -> None:
     """Three instances with two workers each ask for the topics before there is anybody to answer:
     whose question comes first is chance."""
+    services: list[Service] = []
     with ExitStack() as ending:
         for number in range(3):
             folder = tmp_path / str(number)
@@ -67,11 +68,16 @@ def test_topics_come_out_with_our_settings_though_everybody_waits_for_the_broker
             settings = {"KAFKA_BROKER": late_broker.bootstrap, "JOBQUEST_WORKERS": "2"}
             service = Service(folder, **settings)
             ending.callback(service.kill)
+            services.append(service)
             service.start()
             # Its producers wait for the broker before it comes.
             assert service.post("user.login", {}, "u").json["data"]["result"] == "queued"
         late_broker.start()
-        wait_for(lambda: service.status()["consumerRunning"], 60, service.tail)
+
+        def all_have_asked() -> bool:
+            return all(service.status()["outbox"]["events"] == 0 for service in services)
+
+        wait_for(all_have_asked, 60, service.tail)
         found = settings_of(late_broker.bootstrap)
     assert found == dict.fromkeys(LOG_TOPICS, (6, OURS))
 

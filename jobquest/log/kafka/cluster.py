@@ -143,11 +143,25 @@ class Cluster:
         try:
             yield
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
+            self._why = self._reason(error)
             # A client that lost its brokers does not always find them again: begin anew.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
-            self._why = f"Kafka does not answer: {type(error).__name__}: {error}."
             raise LogUnavailable(self._why) from error
+
+    def _reason(self, error: Exception) -> str:
+        """What is wrong, with the addresses that brokers have of their own: the error has none,
+        and they need not be reachable if the one that is configured is."""
+        name, text = type(error).__name__, str(error)
+        reason = f"Kafka does not answer: {text if name in text else f'{name}: {text}'}."
+        known = self._library.addresses.known()
+        if set(known) <= set(self._common["bootstrap_servers"]):
+            return reason
+        return (
+            f"{reason} Its brokers say that they are at {', '.join(known)}: this machine must know"
+            " and reach that address. Set advertised.listeners on the broker, or make the name"
+            " known here."
+        )
 
     def _disconnect(self) -> None:
         for client in (self._admin, self._reader.consumer if self._reader else None):

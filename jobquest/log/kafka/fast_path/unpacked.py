@@ -17,7 +17,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record.util import decode_varint
 
 from jobquest.log import Headers, Record
-from jobquest.log.kafka.library import creating_nothing, damaged
+from jobquest.log.kafka.library import damaged
 
 _LOG_APPEND_TIME = 1
 
@@ -26,7 +26,7 @@ class FastReader:
     """A consumer whose `poll` makes records of ours; see `Reader`."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self.consumer = KafkaConsumer(**settings, **creating_nothing(KafkaConsumer.DEFAULT_CONFIG))
+        self.consumer = KafkaConsumer(**settings)
         self.consumer._fetcher.PartitionRecords = Unpacked
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
