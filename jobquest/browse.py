@@ -7,6 +7,7 @@ stopped. Reads outside any group: nothing moves.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import orjson
 
 from jobquest.errors import InvalidEvent
 from jobquest.events import format_time, from_record
-from jobquest.log import EventLog, Partition, PartitionInfo, Record
+from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
 
@@ -47,38 +48,23 @@ def browse(log: EventLog, info: PartitionInfo, wanted: Wanted) -> dict[str, Any]
     looked at) or `time` (2 s have passed); `next` is the offset to go on from. Raises
     LogUnavailable.
     """
+    deadline = time.monotonic() + MAX_SECONDS
     place = Partition(info.origin.topic, info.origin.number)
     start = min(max(_start(log, place, info, wanted), info.first), info.next)
-    deadline = time.monotonic() + MAX_SECONDS
-    found: list[dict[str, Any]] = []
-    scanned, following, stopped, room = 0, start, "end", wanted.room
-    for record in _records(log, place, start, info.next):
-        if len(found) == wanted.limit:
-            stopped = "limit"
-            break
-        if scanned == MAX_SCANNED or time.monotonic() > deadline:
-            stopped = "scanned" if scanned == MAX_SCANNED else "time"
-            break
-        if not wanted.text or _contains(record, wanted.text):
-            one = _fitted(_shown(record), wanted.room)
-            room -= len(orjson.dumps(one))
-            if found and room < 0:
-                stopped = "size"
-                break
-            found.append(one)
-        scanned, following = scanned + 1, record.offset + 1
-    else:
-        if following < info.next:
-            stopped = "time"  # the log gave no more in its own
+    look = _look(log, place, start, info.next, wanted, deadline)
+    of_the_end = wanted.offset is None and wanted.moment_ms is None and not wanted.text
+    if of_the_end and len(look.found) < wanted.limit and start > info.first:
+        start = _further_back(log, place, info, wanted.limit, deadline)
+        look = _look(log, place, start, info.next, wanted, deadline)
     return {
         "topic": place.topic,
         "partition": place.number,
         "first": info.first,
         "end": info.next,
-        "records": found,
-        "scanned": {"from": start, "to": following, "records": scanned},
-        "stopped": stopped,
-        "next": following,
+        "records": look.found,
+        "scanned": {"from": start, "to": look.next, "records": look.scanned},
+        "stopped": look.stopped,
+        "next": look.next,
     }
 
 
@@ -91,16 +77,85 @@ def _start(log: EventLog, place: Partition, info: PartitionInfo, wanted: Wanted)
     return info.next - (MAX_SCANNED if wanted.text else wanted.limit)
 
 
-def _records(log: EventLog, place: Partition, start: int, end: int) -> Iterator[Record]:
+def _further_back(
+    log: EventLog, place: Partition, info: PartitionInfo, limit: int, deadline: float
+) -> int:
+    """Where the last `limit` records begin, if many of the last offsets have none."""
+    span = limit
+    while True:
+        span = min(span * 8, MAX_SCANNED)
+        start = max(info.first, info.next - span)
+        batches = _batches(log, place, start, info.next)
+        offsets = deque((one.offset for batch in batches for one in batch.records), limit)
+        is_far = start == info.first or span == MAX_SCANNED or time.monotonic() > deadline
+        if is_far or len(offsets) == limit:
+            return offsets[0] if offsets else start
+
+
+def _look(
+    log: EventLog, place: Partition, start: int, end: int, wanted: Wanted, deadline: float
+) -> _Look:
+    look = _Look(wanted, start, deadline)
+    for batch in _batches(log, place, start, end):
+        look.take(batch)
+        if look.stopped:
+            return look
+    look.stopped = "end" if look.next == end else "time"  # the log gave no more in its own
+    return look
+
+
+def _batches(log: EventLog, place: Partition, start: int, end: int) -> Iterator[Found]:
     count = FIRST_RECORDS
     while start < end:
-        batch = log.read(place, start, min(count, end - start))
-        yield from batch
-        if not batch:
+        batch = log.read_each({place: (start, end)}, count)[place]
+        if batch.next == start:
             return
-        start = batch[-1].offset + 1
-        if sum(len(record.value or b"") for record in batch) < MAX_READ_BYTES:
+        yield batch
+        start = batch.next
+        if sum(len(record.value or b"") for record in batch.records) < MAX_READ_BYTES:
             count = min(count * 5, READ_RECORDS)
+
+
+class _Look:
+    """What a look has found so far; `stopped` once there is to be no more."""
+
+    def __init__(self, wanted: Wanted, start: int, deadline: float) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.scanned = 0
+        self.next = start
+        self.stopped = ""
+        self._wanted = wanted
+        self._deadline = deadline
+        self._room = wanted.room
+
+    def take(self, batch: Found) -> None:
+        """Look at these records, and go on behind them."""
+        for record in batch.records:
+            if self._is_over() or not self._fits(record):
+                return
+            self.scanned, self.next = self.scanned + 1, record.offset + 1
+        self.next = batch.next
+
+    def _is_over(self) -> bool:
+        if len(self.found) == self._wanted.limit:
+            self.stopped = "limit"
+        elif self.scanned == MAX_SCANNED:
+            self.stopped = "scanned"
+        elif time.monotonic() > self._deadline:
+            self.stopped = "time"
+        return bool(self.stopped)
+
+    def _fits(self, record: Record) -> bool:
+        """Add a record if it is wanted; whether there was room."""
+        if self._wanted.text and not _contains(record, self._wanted.text):
+            return True
+        one = _fitted(_shown(record), self._wanted.room)
+        self._room -= len(orjson.dumps(one))
+        if self.found and self._room < 0:
+            self.stopped = "size"
+            return False
+        self.found.append(one)
+        return True
 
 
 def _contains(record: Record, text: str) -> bool:

@@ -83,11 +83,10 @@ class Lag:
 
     def _measure(self) -> Progress:
         offsets = self._offsets()
-        behind = {Partition(o.topic, o.number): at for o, (end, at) in offsets.items() if end > at}
-        heads = self._log.read_each(behind, 1).values() if behind else ()
-        oldest_ms = min((records[0].timestamp_ms for records in heads if records), default=None)
-        age_ms = 0 if oldest_ms is None else max(0, now_ms() - oldest_ms)
-        messages = sum(end - at for end, at in offsets.values())
+        left = left_of(self._log, offsets)
+        times = [since_ms for _, since_ms in left.values() if since_ms is not None]
+        age_ms = max(0, now_ms() - min(times)) if times else 0
+        messages = sum(count for count, _ in left.values())
         taken, processed, topics = self._rates()
         gain = (processed or 0.0) - (taken or 0.0)
         return Progress(
@@ -127,6 +126,24 @@ class Lag:
             processed += (at - was_at) / seconds
         rounded = {topic: round(rate, 2) for topic, rate in topics.items()}
         return round(taken, 2), round(processed, 2), rounded
+
+
+def left_of(
+    log: EventLog, offsets: Mapping[Origin, tuple[int, int]]
+) -> dict[Origin, tuple[int, int | None]]:
+    """Of each partition that is behind: how many offsets are left from the first on that has a
+    record (there may be none: behind a transaction, some have no record), and when that one was
+    appended. `offsets` are the log's next offset and the group's. Raises LogUnavailable."""
+    spans = {Partition(o.topic, o.number): (at, end) for o, (end, at) in offsets.items()}
+    behind = {place: span for place, span in spans.items() if span[0] < span[1]}
+    found = log.read_each(behind, 1) if behind else {}
+    left: dict[Origin, tuple[int, int | None]] = {}
+    for origin, (end, _) in offsets.items():
+        if head := found.get(Partition(origin.topic, origin.number)):
+            first = head.records[0] if head.records else None
+            at = first.offset if first else head.next
+            left[origin] = (end - at, first.timestamp_ms if first else None)
+    return left
 
 
 def _unknown(error: str | None) -> Progress:

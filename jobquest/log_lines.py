@@ -1,4 +1,5 @@
-"""The log's lines, cheaply: many as one record, and written on a thread of their own.
+"""The log's lines, cheaply: many as one record, and written on a thread of their own; those that
+a library repeats, seldom.
 
 The consumer and the producer log the lines of a batch as one record; `server.py` gives each line
 its prefix and has them written behind.
@@ -7,12 +8,17 @@ its prefix and has them written behind.
 from __future__ import annotations
 
 import logging
+import re
 import threading
+import time
 from collections.abc import Sequence
 from logging.handlers import QueueHandler, QueueListener
 from queue import SimpleQueue
 
 MAX_WAITING = 10_000  # records; a batch's lines are one
+SELDOM_SECONDS = 10.0
+MAX_KINDS = 1_000  # of lines that are told apart
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 class Lines:
@@ -29,6 +35,41 @@ def log_lines(logger: logging.Logger, level: int, lines: Sequence[str]) -> None:
     """Log these lines, in their order; nothing where there are none. They must not change after."""
     if lines:
         logger.log(level, Lines(lines))
+
+
+class Seldom(logging.Filter):
+    """For a handler: lets a line of the logger `name`, or of one below it, pass once in `seconds`,
+    and says then how often it was left out. Lines that differ in their numbers alone are one."""
+
+    def __init__(self, name: str, seconds: float = SELDOM_SECONDS) -> None:
+        super().__init__(name)
+        self._seconds = seconds
+        self._lock = threading.Lock()  # over the one below
+        self._shown: dict[tuple[str, str], tuple[float, int]] = {}  # when, and left out since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter.filter`."""
+        if not super().filter(record):
+            return True  # not of that logger
+        message = record.getMessage()
+        left_out = self._left_out((record.name, _NUMBER.sub("0", message)))
+        if left_out:
+            record.msg, record.args = f"{message} ({left_out} more since the last one)", None
+        return left_out is not None
+
+    def _left_out(self, kind: tuple[str, str]) -> int | None:
+        """How many of this kind were left out since one was shown; None: so is this one."""
+        now = time.monotonic()
+        with self._lock:
+            shown, left_out = self._shown.get(kind, (float("-inf"), 0))
+            if now - shown < self._seconds:
+                self._shown[kind] = shown, left_out + 1
+                return None
+            self._shown.pop(kind, None)
+            if len(self._shown) >= MAX_KINDS:  # the one that was shown first
+                del self._shown[next(iter(self._shown))]
+            self._shown[kind] = now, 0
+            return left_out
 
 
 class _Front(QueueHandler):

@@ -12,7 +12,7 @@ from jobquest.browse import Wanted, browse
 from jobquest.clock import now_ms
 from jobquest.errors import LogUnavailable, ReadSideUnavailable
 from jobquest.events import TOPICS, format_time
-from jobquest.lag import Lag, next_to_read
+from jobquest.lag import Lag, left_of, next_to_read
 from jobquest.log import EventLog
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
@@ -90,6 +90,8 @@ class Report:
         the process that reads each partition. Raises Unavailable."""
         found = self._log.describe(TOPICS)
         stored = self._read_side.positions([info.origin for info in found])
+        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
+        left = left_of(self._log, offsets)
         rates = self._lag.now().topics
         readers = {
             place: process["id"] for process in self.processes() for place in process["assignment"]
@@ -106,7 +108,7 @@ class Report:
                     "partitions": [],
                 },
             )
-            lag = info.next - next_to_read(info, stored)
+            lag, _ = left.get(info.origin, (0, None))
             topic["lag"] += lag
             topic["partitions"].append(
                 {

@@ -24,7 +24,7 @@ from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
-from jobquest.log_lines import Lines, finish, write_behind
+from jobquest.log_lines import Lines, Seldom, finish, write_behind
 from jobquest.web.live import MAX_VIEWERS
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,7 @@ def main() -> None:
     except ImportError:
         print("gunicorn does not run here: this is Flask's own server.", flush=True)
         listening.close()
+        handler.addFilter(Seldom("kafka"))
         create_app().run(host, port, threaded=True)
         return
     serve(listening, config)
@@ -247,6 +248,7 @@ def _start_worker(worker: Any) -> None:
     worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # this process's copy; the server keeps 4
     root = logging.getLogger()
     worker.log_listener = write_behind(root, root.handlers[0])
+    root.handlers[0].addFilter(Seldom("kafka"))  # a library in trouble says so all the time
     runtime.start(consumes=worker.is_consumer or not runtime.config.has_consumer_process)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _then(runtime.begin_stop, signal.getsignal(number)))

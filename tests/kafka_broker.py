@@ -78,6 +78,9 @@ def free_port() -> int:
 class KafkaBroker:
     """One broker with its data in a folder of its own. Its port stays over kill and start.
 
+    Its settings are Kafka's own defaults, but for what one node forces: what is proved here holds
+    for a broker that nobody has set up for us.
+
     `advertise` is the port of a proxy: clients that come through it (it passes on to `behind`) are
     told that address, so that they stay on it; those that come to `bootstrap` go around it.
     """
@@ -95,13 +98,12 @@ class KafkaBroker:
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.folder / "data"),
-            "auto.create.topics.enable": "false",
+            # One node can't have the three copies that Kafka's own topics have by default.
             "offsets.topic.replication.factor": "1",
-            "offsets.topic.num.partitions": "4",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
-            "group.initial.rebalance.delay.ms": "0",
-            "group.min.session.timeout.ms": "1000",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
         }
         if advertise:
             self._properties["listeners"] += f",PROXIED://127.0.0.1:{self.behind}"
@@ -206,7 +208,16 @@ class KafkaCluster:
     """Three brokers, the first of which alone is the controller, so that another may die."""
 
     def __init__(self) -> None:
-        shared = {"offsets.topic.replication.factor": "3", "offsets.topic.num.partitions": "4"}
+        shared = {
+            name: str(copies)
+            for name, copies in {
+                "offsets.topic.replication.factor": 3,
+                "transaction.state.log.replication.factor": 3,
+                "transaction.state.log.min.isr": 2,
+                "share.coordinator.state.topic.replication.factor": 3,
+                "share.coordinator.state.topic.min.isr": 2,
+            }.items()
+        }
         first = KafkaBroker(**shared)
         others = [KafkaBroker(**shared, **first.membership(number)) for number in (2, 3)]
         self.brokers = [first, *others]

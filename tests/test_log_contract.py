@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from jobquest.errors import LogUnavailable, RecordRefused
-from jobquest.log import EventLog, NewRecord, Origin, Partition, Position, Record, Subscription
+from jobquest.log import (
+    EventLog,
+    Found,
+    NewRecord,
+    Origin,
+    Partition,
+    Position,
+    Record,
+    Subscription,
+)
 from jobquest.log.sqlite import SqliteLog
 from jobquest.read.past import in_order
 from tests.logs import UNTRIED, Embedded, OnKafka
@@ -142,6 +151,8 @@ def test_rewinding_brings_back_what_was_not_applied(
         assert len(read(taken, 3)) == 3
         taken.rewind()
         assert [record.offset for record in read(taken, 3)] == [0, 1, 2]
+        assert max(taken.reached().values()) == 3
+        assert sum(taken.reached().values()) == 3
 
 
 def test_new_records_are_seen_soon(log: EventLog, place: Embedded | OnKafka) -> None:
@@ -199,13 +210,16 @@ def test_ranges_of_several_partitions_are_read_at_once(
         [*_, last] = append(log, *numbered(topic, *range(10)))
         ends[Partition(topic, last.partition)] = last.offset + 1
     for _ in range(2):  # again from where it was begun, then to the end
-        found = log.read_each(dict.fromkeys(ends, 3), 2)
+        found = log.read_each({one: (3, end) for one, end in ends.items()}, 2)
         assert found.keys() == ends.keys()
-        for records in found.values():
+        for records, following in found.values():
             offsets = [record.offset for record in records]
-            assert offsets == list(range(3, 3 + len(offsets)))
+            assert offsets == list(range(3, following))
             assert len(offsets) >= 2
-    assert log.read_each(ends, 2) == {partition: [] for partition in ends}
+    found = log.read_each(dict.fromkeys(ends, (3, 5)), 100)
+    assert {(len(records), following) for records, following in found.values()} == {(2, 5)}
+    nothing = {one: Found([], end) for one, end in ends.items()}
+    assert log.read_each({one: (end, end) for one, end in ends.items()}, 2) == nothing
 
 
 def test_the_past_is_one_stream_by_time_and_in_order_within_each_partition(

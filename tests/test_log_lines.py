@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jobquest.log_lines import MAX_WAITING, finish, log_lines, write_behind
+from jobquest.log_lines import MAX_KINDS, MAX_WAITING, Seldom, finish, log_lines, write_behind
 from jobquest.runtime import Runtime
 from jobquest.server import LOG_FORMAT, OneLine
 from tests.service import Service, wait_for
@@ -145,3 +145,33 @@ def test_lines_of_a_service_that_is_told_to_end_are_all_there(tmp_path: Path) ->
     assert service.stop() == 0
     told = [line for line in service.output if "Published event user.login" in line]
     assert len(told) == 3_000
+
+
+def test_a_line_that_a_library_repeats_is_shown_seldom_with_how_often_it_was_left_out() -> None:
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.addFilter(Seldom("tests.library", seconds=0.3))
+    ours, theirs = logging.getLogger("tests.libraryish"), logging.getLogger("tests.library.net")
+    for one in (ours, theirs):
+        one.addHandler(handler)
+        one.propagate = False
+    for n in range(5):
+        ours.warning("ours")
+        theirs.warning("not ready; waiting %.2f s", n / 7)
+        theirs.warning("another line")
+    until = time.monotonic() + 0.3
+    wait_for(lambda: time.monotonic() > until, 5)
+    theirs.warning("not ready; waiting 9 s")
+    theirs.warning("not ready; waiting 9 s")
+    assert written.getvalue().splitlines() == [
+        "ours",
+        "not ready; waiting 0.00 s",
+        "another line",
+        *["ours"] * 4,
+        "not ready; waiting 9 s (4 more since the last one)",
+    ]
+    for n in range(MAX_KINDS * 2):  # what is remembered is bounded: the first may come again
+        theirs.warning("line " + chr(0x4E00 + n))
+    assert len(written.getvalue().splitlines()) == 8 + MAX_KINDS * 2
+    theirs.warning("another line")
+    assert written.getvalue().endswith("another line\n")

@@ -48,6 +48,7 @@ IDLE_AFTER_SECONDS = 1.0
 # without a pause took half a core, and requests waited for them.
 PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
+PASS_SECONDS = 1.0  # while there are records; otherwise at once
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
 STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
@@ -123,6 +124,7 @@ class Consumer:
         self._to_commit: dict[Partition, int] = {}
         self._last_record = 0.0
         self._last_progress = 0.0
+        self._passed = 0.0
 
     # --- handlers ---
 
@@ -286,7 +288,25 @@ class Consumer:
             self._backlog = records[len(outcomes) :]
             self._apply(outcomes)
             count += len(outcomes)
+        now = time.monotonic()
+        if not self._backlog and (not records or now - self._passed > PASS_SECONDS):
+            self._passed = now
+            self._pass_gaps(seat, assigned)
         return count
+
+    def _pass_gaps(self, seat: Subscription, assigned: Mapping[Partition, Origin]) -> None:
+        """Move behind offsets that have no record for us (aborted ones, a transaction's marker):
+        the group would be behind for ever. What has a record was applied before."""
+        reached = {assigned[place]: at for place, at in seat.reached().items() if place in assigned}
+        moves = {
+            origin: (self._stored.get(origin), at)
+            for origin, at in reached.items()
+            if at > (self._stored.get(origin) or 0)
+        }
+        if moves:
+            batch = Batch(moves=moves)
+            self._read_side.apply(batch)
+            self._took(batch, 0)
 
     def _retry(self, seat: Subscription) -> tuple[int, float]:
         """Try what is due again; how many events that were, and in how many seconds the next is

@@ -75,10 +75,19 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """One partition as it stands now: `first` is the oldest offset kept, `next` the one to come."""
+    """One partition as it is now: `first` is the oldest offset kept, `next` the one to come, or the
+    first one of a transaction that is still open. Offsets are no counts: some have no record."""
 
     origin: Origin
     first: int
+    next: int
+
+
+class Found(NamedTuple):
+    """What was read of a partition. `next` is where to read on: offsets before it that have no
+    record here have none for anybody (a transaction's marker, an aborted record, compaction)."""
+
+    records: list[Record]
     next: int
 
 
@@ -109,6 +118,11 @@ class Subscription(Protocol):
 
     def assignment(self) -> Mapping[Partition, Origin]:
         """The partitions this seat reads now. Empty while another process holds them."""
+        ...
+
+    def reached(self) -> Mapping[Partition, int]:
+        """Where each partition is read on: behind what was polled, and behind offsets that follow
+        it and have no record."""
         ...
 
     def rewind(self) -> None:
@@ -175,9 +189,10 @@ class EventLog(Protocol):
         ...
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
-        """Read about `limit` records of each partition from its offset on, outside any group.
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
+        """Read about `limit` records of each partition, from one offset up to another (which is not
+        read any more), outside any group.
 
         Bounded in time, so that a partition may give fewer than it has. Raises LogUnavailable.
         """

@@ -24,6 +24,7 @@ from jobquest.clock import now_ms
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import (
     PROMPT_SECONDS,
+    Found,
     Mode,
     NewRecord,
     Origin,
@@ -125,18 +126,21 @@ class SqliteLog:
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """A range of one topic; see `EventLog.read`."""
-        return self.read_each({partition: offset}, limit)[partition]
+        with errors_of(self._path, "be read"):
+            self._prepare()
+            with closing(connect(self._path)) as connection:
+                return select(connection, partition.topic, offset, limit)
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
         with errors_of(self._path, "be read"):
             self._prepare()
             with closing(connect(self._path)) as connection:
                 return {
-                    partition: select(connection, partition.topic, offset, limit)
-                    for partition, offset in starts.items()
+                    partition: _within(select(connection, partition.topic, start, limit), end)
+                    for partition, (start, end) in spans.items()
                 }
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
@@ -355,6 +359,9 @@ class _Seat:
     def assignment(self) -> Mapping[Partition, Origin]:
         return {Partition(origin.topic, 0): origin for origin in self._next}
 
+    def reached(self) -> Mapping[Partition, int]:
+        return {Partition(origin.topic, 0): offset for origin, offset in self._next.items()}
+
     def rewind(self) -> None:
         self._next = {}
 
@@ -418,6 +425,11 @@ class _Seat:
                 offset,
             )
         return first
+
+
+def _within(records: list[Record], end: int) -> Found:
+    following = min(records[-1].offset + 1, end) if records else end
+    return Found([record for record in records if record.offset < end], following)
 
 
 def _fail(batch: Sequence[Appended], error: Exception) -> None:

@@ -11,7 +11,7 @@ from itertools import accumulate
 from operator import attrgetter, itemgetter
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import EventLog, Origin, Partition, Record
+from jobquest.log import EventLog, Found, Origin, Partition, Record
 
 READ_RECORDS = 1_000  # of one partition at one go
 EMPTY_READS = 10  # of a partition that should have more, until that is an error
@@ -53,16 +53,14 @@ class _Stream:
     def partition(self) -> Partition:
         return Partition(self.origin.topic, self.origin.number)
 
-    def add(self, records: list[Record]) -> None:
+    def add(self, found: Found) -> None:
         """Take what was read from `start` on."""
-        self.empty_reads = 0 if records else self.empty_reads + 1
+        self.empty_reads = 0 if found.next > self.start else self.empty_reads + 1
         if self.empty_reads == EMPTY_READS:
             place = f"{self.origin.topic}/{self.origin.number}"
             raise LogUnavailable(f"The log gives nothing of {place} from {self.start} on.")
-        if not records:
-            return
-        self.start = records[-1].offset + 1
-        self.records += [record for record in records if record.offset < self.end]
+        self.start = found.next
+        self.records += found.records
         self.moments = list(accumulate(map(_time_of, self.records), max))
 
     def taken(self, until: int | None) -> Iterator[tuple[int, Origin, Record]]:
@@ -77,7 +75,7 @@ def _read_on(log: EventLog, streams: list[_Stream]) -> None:
     """Read until each has something that waits, or is at its end."""
     low = [one for one in streams if one.start < one.end and len(one.records) < READ_RECORDS // 2]
     while low:
-        found = log.read_each({one.partition: one.start for one in low}, READ_RECORDS)
+        found = log.read_each({one.partition: (one.start, one.end) for one in low}, READ_RECORDS)
         for one in low:
             one.add(found[one.partition])
         low = [one for one in low if not one.records and one.start < one.end]

@@ -251,6 +251,8 @@ class _Run:
             self._done |= {origin: record.offset + 1 for origin, record in batch}
             self._records += len(batch)
             self._progress(self._records, self._total)
+        # Offsets may end in some that have no record: they are read, too.
+        self._done |= {origin: max(self._done[origin], end) for origin, end in ends.items()}
 
     # --- the end, all in one transaction ---
 

@@ -15,6 +15,7 @@ import kafka
 
 from jobquest.log import (
     PROMPT_SECONDS,
+    Found,
     Mode,
     NewRecord,
     Origin,
@@ -82,6 +83,7 @@ class KafkaLog:
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Seat:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
+        self._cluster.compare()  # here, for one process of the service consumes: one line a start
         return Seat(self._library, self._cluster, self._common, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
@@ -97,10 +99,10 @@ class KafkaLog:
         return self._cluster.read(partition, offset, limit)
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._cluster.read_each(starts, limit)
+        return self._cluster.read_each(spans, limit)
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""

@@ -23,8 +23,9 @@ from kafka.errors import (
 )
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import Origin, Partition, PartitionInfo, Record
+from jobquest.log import Found, Origin, Partition, PartitionInfo, Record
 from jobquest.log.kafka.library import Library, Reader
+from jobquest.log.kafka.topics import in_one_line, settings_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ COORDINATOR_SECONDS = 10.0  # for a group's first one
 PAUSE_SECONDS = 0.1
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
-_MAX_RETENTION_MS = "-1"
 _T = TypeVar("_T")
 
 
@@ -55,24 +55,13 @@ class Cluster:
         self._library = library
         self._common = dict(common)
         self._topics = topics
-        configs = {
-            "retention.ms": _MAX_RETENTION_MS,  # the log is the truth: it forgets nothing
-            "min.insync.replicas": str(max(1, replication_factor - 1)),
-        }
-        self._new_topics = {
-            topic: {
-                "num_partitions": partitions,
-                "replication_factor": replication_factor,
-                "configs": configs | dict(topic_configs.get(topic, {})),
-            }
-            for topic in topics
-        }
+        self._settings = settings_of(topics, partitions, replication_factor, topic_configs)
         self._pause = threading.Event()  # never set
         self._lock = threading.Lock()  # over everything below
         self._admin: Any = None
         self._reader: Reader | None = None
         self._prepared = False
-        self._warned: set[str] = set()
+        self._compared = False
         self._away_until = 0.0
         self._why = ""
 
@@ -80,6 +69,11 @@ class Cluster:
         """Make the topics that are missing, once per connection; existing ones stay as they are."""
         if not self._prepared:
             self._ask(self._make_topics)
+
+    def compare(self) -> None:
+        """Say, once, which topics have other settings than those that are made here."""
+        if not self._compared:
+            self._ask(self._compare_topics)
 
     def forget(self) -> None:
         """Look again at the next `prepare`: topics may be gone with a broker that was lost."""
@@ -130,13 +124,15 @@ class Cluster:
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
-        return self.read_each({partition: offset}, limit)[partition][:limit]
+        place = TopicPartition(*partition)
+        _, following = self.bounds([place])[place]
+        return self.read_each({partition: (offset, following)}, limit)[partition].records[:limit]
 
     def read_each(
-        self, starts: Mapping[Partition, int], limit: int
-    ) -> dict[Partition, list[Record]]:
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._ask(lambda: self._read(starts, limit))
+        return self._ask(lambda: self._read(spans, limit))
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
@@ -170,11 +166,25 @@ class Cluster:
         try:
             yield
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
+            self._why = self._reason(error)
             # A client that lost its brokers does not always find them again: begin anew.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
-            self._why = f"Kafka does not answer: {type(error).__name__}: {error}."
             raise LogUnavailable(self._why) from error
+
+    def _reason(self, error: Exception) -> str:
+        """What is wrong, with the addresses that brokers have of their own: the error has none,
+        and they need not be reachable if the one that is configured is."""
+        name, text = type(error).__name__, str(error)
+        reason = f"Kafka does not answer: {text if name in text else f'{name}: {text}'}."
+        known = self._library.addresses.known()
+        if set(known) <= set(self._common["bootstrap_servers"]):
+            return reason
+        return (
+            f"{reason} Its brokers say that they are at {', '.join(known)}: this machine must know"
+            " and reach that address. Set advertised.listeners on the broker, or make the name"
+            " known here."
+        )
 
     def _disconnect(self) -> None:
         for client in (self._admin, self._reader.consumer if self._reader else None):
@@ -199,6 +209,7 @@ class Cluster:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
+                isolation_level="read_committed",  # as the seat reads, so that ends mean the same
                 request_timeout_ms=ANSWER_MS,
                 fetch_max_wait_ms=100,
                 max_partition_fetch_bytes=READ_BYTES,
@@ -224,46 +235,75 @@ class Cluster:
         existing = {topic["name"] for topic in found if topic["error_code"] == 0}
         missing = [topic for topic in self._topics if topic not in existing]
         if missing:
-            wanted = {topic: self._new_topics[topic] for topic in missing}
-            answer = admin.create_topics(wanted, raise_errors=False)
-            for topic in answer["topics"]:
-                if topic["error_code"] not in (0, _TOPIC_EXISTS):  # another process was faster
+            wanted = {topic: self._settings[topic].request() for topic in missing}
+            made = []
+            for topic in admin.create_topics(wanted, raise_errors=False)["topics"]:
+                if topic["error_code"] == 0:
+                    made.append(topic["name"])
+                elif topic["error_code"] != _TOPIC_EXISTS:  # another process was faster
                     raise LogUnavailable(
                         f"Topic {topic['name']} can't be made: {topic['error_message']}"
                     )
             admin.wait_for_topics(missing)
-            logger.info("Made the topics %s", ", ".join(missing))
-        self._warn_of_retention(admin, sorted(existing))
+            if made:
+                logger.info("Made the topics %s", ", ".join(made))
         self._prepared = True
 
-    def _warn_of_retention(self, admin: Any, topics: Sequence[str]) -> None:
-        if not topics:
-            return
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    def _compare_topics(self) -> None:
+        """Whoever was faster may have made a topic by the broker's defaults: so all are compared,
+        as they are and not as they were asked for."""
+        admin = self._administering()
+        found = [one for one in admin.describe_topics(list(self._topics)) if not one["error_code"]]
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, one["name"]) for one in found]
         answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
-        for topic, settings in answer[ConfigResourceType.TOPIC.name.lower()].items():
-            kept = settings["retention.ms"]["value"]
-            if kept != _MAX_RETENTION_MS and topic not in self._warned:
-                self._warned.add(topic)
-                logger.warning(
-                    "Topic %s forgets after %s ms: what it forgets can't be read again.",
-                    topic,
-                    kept,
+        configs = answer.get(ConfigResourceType.TOPIC.name.lower(), {})
+        line = in_one_line(
+            {
+                one["name"]: self._settings[one["name"]].differences(
+                    one, configs.get(one["name"], {})
                 )
+                for one in found
+            }
+        )
+        if line:
+            logger.warning(
+                "Topics exist with settings of their own, and stay as they are: %s. What a topic"
+                " forgets can't be read again.",
+                line,
+            )
+        self._compared = True
 
-    def _read(self, starts: Mapping[Partition, int], limit: int) -> dict[Partition, list[Record]]:
+    def _read(
+        self, spans: Mapping[Partition, tuple[int, int]], limit: int
+    ) -> dict[Partition, Found]:
         reader = self._reading()
-        reader.consumer.assign([TopicPartition(*partition) for partition in starts])
-        for partition, offset in starts.items():  # what is fetched ahead from there is kept
-            reader.consumer.seek(TopicPartition(*partition), offset)
-        found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
-        most, total = len(starts) * max(limit, READ_RECORDS), 0
+        consumer = reader.consumer
+        consumer.assign([TopicPartition(*partition) for partition in spans])
+        for partition, (start, _) in spans.items():  # what is fetched ahead from there is kept
+            consumer.seek(TopicPartition(*partition), start)
+        found: dict[Partition, list[Record]] = {partition: [] for partition in spans}
+        reached = {partition: start for partition, (start, _) in spans.items()}
+        most, total = len(spans) * max(limit, READ_RECORDS), 0
         deadline = time.monotonic() + READ_SECONDS
-        while min(map(len, found.values())) < limit and total < most:
+        while total < most and any(
+            len(found[partition]) < limit and reached[partition] < end
+            for partition, (_, end) in spans.items()
+        ):
             polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
                 total += len(records)
+            # Behind the last record, and behind what follows it and is not for readers.
+            for partition in spans:
+                at = consumer.position(TopicPartition(*partition), timeout_ms=0)
+                reached[partition] = reached[partition] if at is None else at
             if (total and not polled) or time.monotonic() >= deadline:
                 break
-        return found
+        return {one: _within(found[one], reached[one], *span) for one, span in spans.items()}
+
+
+def _within(records: list[Record], reached: int, start: int, end: int) -> Found:
+    """What lies in a span: the library may give more, and begins anew if `start` is gone."""
+    if records and not start <= records[0].offset <= records[-1].offset < end:
+        records = [record for record in records if start <= record.offset < end]
+    return Found(records, min(max(start, reached), end))

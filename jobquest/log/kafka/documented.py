@@ -19,7 +19,7 @@ from kafka.errors import CorruptRecordError, KafkaError, KafkaTimeoutError, Unsu
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import Record
-from jobquest.log.kafka.library import Answers, Entry, damaged
+from jobquest.log.kafka.library import Addresses, Answers, Entry, damaged
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +34,17 @@ class DocumentedLibrary:
     """See `Library`."""
 
     def __init__(self) -> None:
+        self.addresses = Addresses()
         self._connecting: Future[Any] | None = None
 
     def producer(self, answers: Answers, **settings: Any) -> DocumentedProducer:
         """See `Library.producer`."""
+        settings |= self.addresses.settings(KafkaProducer)
         return DocumentedProducer(KafkaProducer(**settings), answers)
 
     def reader(self, **settings: Any) -> DocumentedReader:
         """See `Library.reader`."""
-        return DocumentedReader(settings)
+        return DocumentedReader(settings | self.addresses.settings(KafkaConsumer))
 
     def admin(self, timeout_ms: int, **settings: Any) -> Any:
         """See `Library.admin`. A client that could not connect leaves a thread and open files
@@ -52,7 +54,7 @@ class DocumentedLibrary:
             self._connecting = Future()
             threading.Thread(
                 target=_connect,
-                args=(self._connecting, settings),
+                args=(self._connecting, settings | self.addresses.settings(KafkaAdminClient)),
                 name="kafka-admin-connect",
                 daemon=True,
             ).start()
@@ -60,7 +62,8 @@ class DocumentedLibrary:
         try:
             return connecting.result(timeout_ms / 1000)
         except TimeoutError:
-            raise KafkaTimeoutError("no broker answers") from None
+            places = ", ".join(settings["bootstrap_servers"])
+            raise KafkaTimeoutError(f"no broker answers at {places}") from None
         finally:
             if connecting.done():
                 self._connecting = None

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from jobquest.clock import now_ms
@@ -78,6 +79,11 @@ class Library(Protocol):
         time, always with the same settings."""
         ...
 
+    @property
+    def addresses(self) -> Addresses:
+        """What its clients know of the brokers."""
+        ...
+
     def close(self) -> None:
         """Wait no more for what `admin` may still be connecting."""
         ...
@@ -87,3 +93,38 @@ def damaged(place: Any, offset: int, error: Exception) -> Record:
     """The record at this offset of a TopicPartition, which could not be unpacked."""
     why = f"{type(error).__name__}: {error}"
     return Record(place.topic, place.partition, offset, None, None, (), now_ms(), why)
+
+
+class Addresses:
+    """Has the library's clients ask for topics without making any, and knows what addresses the
+    brokers have given them."""
+
+    def __init__(self) -> None:
+        self._clusters: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def known(self) -> list[str]:
+        """The addresses (host:port) that brokers advertise, as far as a client that lives knows."""
+        brokers = [broker for cluster in list(self._clusters) for broker in cluster.brokers()]
+        return sorted({f"{broker.host}:{broker.port}" for broker in brokers})
+
+    def settings(self, client_class: Any) -> dict[str, Callable[..., Any]]:
+        """The setting that does both for a client of this class.
+
+        The library has `allow_auto_create_topics` for the first, and loses it on the way (3.0.12):
+        a broker with Kafka's default settings then makes every topic that is asked for, with one
+        partition and a week's memory. But a client's part that asks, which knows the brokers, is
+        made by a callable that may be replaced.
+        """
+        make = client_class.DEFAULT_CONFIG.get("kafka_client")
+        if make is None:
+            return {}
+
+        def client(**settings: Any) -> Any:
+            made = make(**settings)
+            cluster = getattr(made, "cluster", None)
+            if cluster is not None:
+                cluster.config["allow_auto_create_topics"] = False
+                self._clusters.add(cluster)
+            return made
+
+        return {"kafka_client": client}

@@ -139,6 +139,22 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         with self._lock:
             return {Partition(*place): origin for place, origin in self._origins.items()}
 
+    def reached(self) -> Mapping[Partition, int]:
+        with self._lock:
+            held = list(self._origins)
+        # Without the lock: the I/O thread takes it, too, and the library may wait for that one.
+        try:
+            offsets = {place: self._consumer.position(place, timeout_ms=0) for place in held}
+        except (KafkaError, AssertionError) as error:
+            logger.debug("The library does not know where it is: %r", error)
+            return {}
+        with self._lock:  # what was taken away meanwhile is sought anew by this thread alone
+            return {
+                Partition(*place): offset
+                for place, offset in offsets.items()
+                if place in self._origins and offset is not None
+            }
+
     def rewind(self) -> None:
         with self._lock:
             self._hold(self._consumer.assignment())
@@ -239,7 +255,7 @@ def _valid(origin: Origin, stored: int | None, first: int, following: int) -> in
         return first if stored is None else stored
     name = f"{origin.topic}/{origin.number}"
     if stored < first:
-        logger.warning("%d records of partition %s are gone.", first - stored, name)
+        logger.warning("Up to %d records of partition %s are gone.", first - stored, name)
     else:
         logger.warning(
             "Partition %s ends at %d, before the stored position %d: reading it from its start.",

@@ -114,6 +114,7 @@ class Sender:
         self._sent: dict[_Sent, object] = {}  # in the order of their append
         self._bytes = 0
         self._watchdog: threading.Thread | None = None
+        self._topics_were_made = False  # the connecting thread's own
         self._closed = threading.Event()
         self._away_until = 0.0
         self._why = ""
@@ -318,8 +319,13 @@ class Sender:
         while not self._closed.is_set() and time.monotonic() < deadline:
             try:
                 self._prepare()
+                self._topics_were_made = True
             except LogUnavailable as error:
-                why = str(error)  # its patience is short: on a slow broker the next step works
+                why = str(error)
+                if not self._topics_were_made:  # no other client may name a topic before
+                    self._closed.wait(LOOK_SECONDS)
+                    continue
+                # Its patience is short: on a slow broker the next step works.
             try:
                 producer.know(self._topics)
                 return ""

@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from jobquest.log.kafka.fast_path.accumulate import Waiting, accumulate
 from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.fast_path.unpacked import FastReader
-from jobquest.log.kafka.library import Answers, Entry
+from jobquest.log.kafka.library import Addresses, Answers, Entry
 
 _ANSWER_MS = 1_000.0
 
@@ -39,8 +39,12 @@ _ANSWER_MS = 1_000.0
 class FastLibrary:
     """See `Library`."""
 
+    def __init__(self) -> None:
+        self.addresses = Addresses()
+
     def producer(self, answers: Answers, **settings: Any) -> FastProducer:
         """See `Library.producer`."""
+        settings |= self.addresses.settings(KafkaProducer)
         producer = KafkaProducer(**settings, selector=LazySelector)
         producer._accumulator._batches = Waiting()  # there is nothing in it yet
         client = producer._sender._client
@@ -49,10 +53,11 @@ class FastLibrary:
 
     def reader(self, **settings: Any) -> FastReader:
         """See `Library.reader`."""
-        return FastReader(settings)
+        return FastReader(settings | self.addresses.settings(KafkaConsumer))
 
     def admin(self, timeout_ms: int, **settings: Any) -> Any:
         """See `Library.admin`."""
+        settings |= self.addresses.settings(KafkaAdminClient)
         return _Admin(**settings, bootstrap_timeout_ms=timeout_ms)
 
     def close(self) -> None:
