@@ -24,6 +24,7 @@ from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
 from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import Lane, Parked
+from jobquest.read.shared_clock import database_ms
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
 
 __all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
@@ -149,7 +150,9 @@ class ReadSide:
     # --- records of our own: kept here until the log has them ---
 
     def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
-        now = now_ms()
+        if not caused:
+            return
+        now = database_ms(connection)
         rows = [
             (
                 event.id,
@@ -167,8 +170,8 @@ class ReadSide:
     def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
         """Id and record of what the log has not confirmed: ours, and what others left."""
         table = tables.outgoing
-        left = table.c.created_ms < now_ms() - RELAY_OTHERS_AFTER_MS
         with self._database.reading() as connection:
+            left = table.c.created_ms < database_ms(connection) - RELAY_OTHERS_AFTER_MS
             rows = connection.execute(
                 select(table)
                 .where((table.c.process == self._process_id) | left)

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, LargeBinary, Select, case, func, select
 from jobquest.read import tables
 from jobquest.read.answers import bytes_of
 
-MAX_EVENT = 100_000  # characters of an event's JSON: our own door takes none that is longer
+MAX_EVENT = 100_000  # characters of an event's JSON; what is published alone is shorter
 MAX_VALUE = 10_000  # characters of a dead letter's value
 
 
