@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
@@ -30,6 +31,7 @@ from jobquest.read.statements import add_rows, rows_by_key, write_rows
 __all__ = ["Applied", "Batch", "Dead", "Lane", "Parked", "ReadSide"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
+OUTGOING_BYTES = 8 * 1024 * 1024  # of records that are read at a time
 _ORIGIN = ("topic", "partition", "identity")  # in the order of Origin's members
 
 
@@ -168,20 +170,29 @@ class ReadSide:
         add_rows(connection, tables.outgoing, rows)
 
     def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
-        """Id and record of what the log has not confirmed: ours, and what others left."""
+        """Id and record of what the log has not confirmed, ours and what others left: the oldest
+        that come to some megabytes."""
         table = tables.outgoing
+        sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
+        size = sum(sizes, func.length(table.c.headers)).label("size")
         with self._database.reading() as connection:
             left = table.c.created_ms < database_ms(connection) - RELAY_OTHERS_AFTER_MS
-            rows = connection.execute(
-                select(table)
+            found = connection.execute(
+                select(table.c.id, size)
                 .where((table.c.process == self._process_id) | left)
                 .order_by(table.c.created_ms)
                 .limit(limit)
+            ).all()
+            fitting = sum(
+                total <= OUTGOING_BYTES for total in accumulate(row.size for row in found)
             )
-            return [
-                (row.id, NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers)))
+            ids = [row.id for row in found[: max(1, fitting)]]  # one may be larger than that
+            rows = connection.execute(select(table).where(table.c.id.in_(padded(ids))))
+            records = {
+                row.id: NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers))
                 for row in rows
-            ]
+            }
+        return [(id, records[id]) for id in ids if id in records]  # another may have sent one
 
     def sent(self, ids: Sequence[str]) -> None:
         """Forget outgoing records that the log has."""

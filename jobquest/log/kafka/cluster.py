@@ -27,6 +27,7 @@ ANSWER_MS = 2_000
 READ_SECONDS = 1.0
 READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one record gets few more
 READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
+MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
 _MAX_RETENTION_MS = "-1"
@@ -226,13 +227,14 @@ class Cluster:
         for partition, offset in starts.items():  # what is fetched ahead from there is kept
             reader.consumer.seek(TopicPartition(*partition), offset)
         found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
-        most, total = len(starts) * max(limit, READ_RECORDS), 0
+        most, total, size = len(starts) * max(limit, READ_RECORDS), 0, 0
         deadline = time.monotonic() + READ_SECONDS
-        while min(map(len, found.values())) < limit and total < most:
+        while min(map(len, found.values())) < limit and total < most and size < MAX_READ_BYTES:
             polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
                 total += len(records)
+                size += sum(len(record.value or b"") for record in records)
             if (total and not polled) or time.monotonic() >= deadline:
                 break
         return found
