@@ -8,14 +8,17 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from jobquest.config import load
 from jobquest.events import Event
 from jobquest.log import Partition
+from jobquest.log.sqlite import SqliteLog
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import LetterFilter
+from jobquest.read.past import in_order
 from jobquest.runtime import Runtime
 from tests.load import forget_peak, peak_memory_of
 from tests.test_portions import append, spelled
@@ -103,3 +106,19 @@ def test_letters_of_a_megabyte_are_listed_and_relayed_within_bounds(runtime: Run
     ]
     numbers = [int((record.value or b"").split(b" ", 1)[0]) for record in records]
     assert numbers == list(range(COUNT))
+
+
+def test_a_rebuild_reads_large_records_of_one_partition_while_it_waits_for_another_within_bounds(
+    tmp_path: Path,
+) -> None:
+    """Those of the second partition come later than all of the first."""
+    log = SqliteLog(tmp_path / "log.db", ("small", "large"))
+    for _ in range(100):
+        append(log, "small", [b"small"] * 50, b"ada")
+    for _ in range(COUNT):
+        append(log, "large", [b"x" * MEGABYTE], b"ada")
+    spans = {info.origin: (info.first, info.next) for info in log.describe(("small", "large"))}
+    with grows_by_less_than(50_000_000):
+        topics = [record.topic for _, record in in_order(log, spans)]
+    assert topics == ["small"] * 5_000 + ["large"] * COUNT
+    log.close()

@@ -229,7 +229,9 @@ class Cluster:
         found: dict[Partition, list[Record]] = {partition: [] for partition in starts}
         most, total, size = len(starts) * max(limit, READ_RECORDS), 0, 0
         deadline = time.monotonic() + READ_SECONDS
-        while min(map(len, found.values())) < limit and total < most and size < MAX_READ_BYTES:
+        while min(map(len, found.values())) < limit and total < most:
+            if size >= MAX_READ_BYTES and all(found.values()):
+                break
             polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
