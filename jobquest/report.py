@@ -149,16 +149,15 @@ class Report:
 
     def processes(self) -> list[dict[str, Any]]:
         """Each process that lives, as its last heartbeat told. Raises ReadSideUnavailable."""
-        now = now_ms()
         processes = []
         for row in self._state.processes():
-            consumer = row["consumer"]
+            consumer, silent_ms = row["consumer"], row["silent_ms"]
             if row["id"] == self._state.process_id:  # known here, and the database may be read-only
-                row["heartbeat_ms"], consumer = now, self._how_we_are()
-            silent = now - row["heartbeat_ms"] > SILENT_AFTER_MS
-            if silent and consumer["state"] != "stopped":
-                seconds = (now - row["heartbeat_ms"]) // 1000
-                consumer |= {"state": "stalled", "reason": f"no heartbeat for {seconds} s"}
+                row["heartbeat_ms"] += silent_ms
+                consumer, silent_ms = self._how_we_are(), 0
+            if silent_ms > SILENT_AFTER_MS and consumer["state"] != "stopped":
+                reason = f"no heartbeat for {silent_ms // 1000} s"
+                consumer |= {"state": "stalled", "reason": reason}
             processes.append(
                 {
                     "id": row["id"],

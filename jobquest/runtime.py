@@ -109,9 +109,10 @@ class Runtime:
         self._lock = threading.Lock()
         self._started = False
         self._consumes = True
-        self._woken = threading.Event()
+        self._woken, self._news = threading.Event(), threading.Event()
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._reporter = threading.Thread(target=self._tell, name="reporter", daemon=True)
         self._shown: object = None
         self._was: object = None  # the consumer, when it woke the supervisor last
         self._wanted = "stopped"  # the operator's wish that was followed last
@@ -129,12 +130,13 @@ class Runtime:
         self.feed.start()
         self.relay.start()
         self._supervisor.start()
+        self._reporter.start()
 
     def begin_stop(self) -> None:
         """Have the consumer and the viewers' connections end, while requests do. Safe in a signal
         handler; `stop` does the rest."""
         self._stop.set()
-        self._woken.set()
+        self._wake()
         self.feed.begin_stop()
 
     def stop(self) -> None:
@@ -148,7 +150,7 @@ class Runtime:
             return max(0.1, deadline - time.monotonic())
 
         self._stop.set()
-        self._woken.set()
+        self._wake()
         if not self.consumer.halt(HALT_SECONDS):
             logger.warning("The consumer did not stop in time: it is left behind.")
         self.relay.stop(left())
@@ -158,6 +160,7 @@ class Runtime:
             leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
             leaving.start()  # a database that is locked makes its callers wait for longer
             leaving.join(left())
+            self._reporter.join(left())
         self.close_log(left())
         self.database.close()
 
@@ -226,28 +229,34 @@ class Runtime:
         how = (now.state, now.reason, now.assignment)
         if how != self._was:  # figures alone change with every batch: they wait for the next beat
             self._was = how
-            self._woken.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self._news.set()
 
     def _supervise(self) -> None:
-        """Follow what the operator wants, say that we live, show the status to the viewers."""
+        """Follow what the operator wants, say that we live."""
+        self._repeat(self._woken, self._follow, self._beat)
+        self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
+
+    def _tell(self) -> None:
+        """Show the status to the viewers, note the lag: what may have to wait for the log."""
+        self._repeat(self._news, self._show_status, self._note_lag, self._sample_lag)
+
+    def _repeat(self, woken: threading.Event, *tasks: Callable[[], None]) -> None:
+        name = threading.current_thread().name
         while not self._stop.is_set():
-            for task in (
-                self._follow,
-                self._beat,
-                self._show_status,
-                self._note_lag,
-                self._sample_lag,
-            ):
+            for task in tasks:
                 try:
                     task()
                 except Unavailable as error:
-                    logger.warning("The supervisor waits: %s", error)
+                    logger.warning("The %s waits: %s", name, error)
                 except Exception:
-                    logger.exception("The supervisor failed and goes on")
-            self._woken.wait(BEAT_SECONDS)
-            self._woken.clear()
+                    logger.exception("The %s failed and goes on", name)
+            woken.wait(BEAT_SECONDS)
+            woken.clear()
             self._stop.wait(0.1)  # a consumer in trouble may change all the time
-        self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
 
     def _beat(self) -> None:
         self.state.beat(orjson.dumps(self._how_we_are()))

@@ -202,6 +202,29 @@ def test_a_range_is_read_outside_the_group(log: EventLog, place: Embedded | OnKa
     assert log.read(partition, 10, 4) == []
 
 
+def test_of_large_records_a_few_are_read_at_a_time(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
+    most, partitions = 20_000_000, []
+    for topic in place.topics:
+        for n in range(22):
+            [position] = append(log, NewRecord(topic, b"ada", b"%d" % n + b"x" * 1_000_000))
+        partitions.append(Partition(topic, position.partition))
+    offsets: list[int] = []
+    log.describe(place.topics)
+    while len(offsets) < 22:
+        found = log.read(partitions[0], len(offsets), 500)
+        assert sum(len(record.value or b"") for record in found) < most
+        offsets += [record.offset for record in found]
+    assert offsets == list(range(22))
+    with seat(log, place.topics) as taken:
+        seen = 0
+        while seen < 44:
+            found = taken.poll(1.0, 3_000)
+            assert sum(len(record.value or b"") for record in found) < most
+            seen += len(found)
+
+
 def test_ranges_of_several_partitions_are_read_at_once(
     log: EventLog, place: Embedded | OnKafka
 ) -> None:

@@ -37,6 +37,7 @@ from jobquest.log import (
 )
 from jobquest.log.pending import Pending
 from jobquest.log.sqlite_file import (
+    MAX_READ_BYTES,
     SCHEMA,
     bounds,
     connect,
@@ -387,12 +388,14 @@ class _Seat:
     def _read(self, max_records: int) -> list[Record]:
         self._assign()
         records: list[Record] = []
+        size = 0
         for origin, offset in self._next.items():
             found = select(self._connection, origin.topic, offset, max_records - len(records))
             if found:
                 self._next[origin] = found[-1].offset + 1
                 records += found
-            if len(records) >= max_records:
+                size += sum(len(record.value or b"") for record in found)
+            if len(records) >= max_records or size >= MAX_READ_BYTES:
                 break
         # The topic that filled this batch goes last next time: none starves behind another.
         if records:

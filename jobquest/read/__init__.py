@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
@@ -25,11 +26,13 @@ from jobquest.read.id_lookup import IdLookup
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import OrderingKey, Parked, Tries
+from jobquest.read.shared_clock import database_ms
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
 
 __all__ = ["Applied", "Batch", "Dead", "OrderingKey", "Parked", "ReadSide", "Tries"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
+OUTGOING_BYTES = 8 * 1024 * 1024  # of records that are read at a time
 _ORIGIN = ("topic", "partition", "identity")  # in the order of Origin's members
 
 
@@ -131,7 +134,9 @@ class ReadSide:
             seq = lock_counter(connection)
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
-            told = retry_topic.outgoing_rows(batch.parked, batch.released, self._process_id)
+            told = retry_topic.outgoing_rows(
+                connection, batch.parked, batch.released, self._process_id
+            )
             add_rows(connection, tables.outgoing, told)
             counted = [effects.event_row(*entry) for entry in batch.applied]
             if effects.write_events(connection, counted, seq) != len(counted):
@@ -158,7 +163,9 @@ class ReadSide:
     # --- records of our own: kept here until the log has them ---
 
     def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
-        now = now_ms()
+        if not caused:
+            return
+        now = database_ms(connection)
         rows = [
             (
                 event.id,
@@ -174,20 +181,29 @@ class ReadSide:
         add_rows(connection, tables.outgoing, rows)
 
     def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
-        """Id and record of what the log has not confirmed: ours, and what others left."""
+        """Id and record of what the log has not confirmed, ours and what others left: the oldest
+        that come to some megabytes."""
         table = tables.outgoing
-        left = table.c.created_ms < now_ms() - RELAY_OTHERS_AFTER_MS
+        sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
+        size = sum(sizes, func.length(table.c.headers)).label("size")
         with self._database.reading() as connection:
-            rows = connection.execute(
-                select(table)
+            left = table.c.created_ms < database_ms(connection) - RELAY_OTHERS_AFTER_MS
+            found = connection.execute(
+                select(table.c.id, size)
                 .where((table.c.process == self._process_id) | left)
                 .order_by(table.c.created_ms)
                 .limit(limit)
+            ).all()
+            fitting = sum(
+                total <= OUTGOING_BYTES for total in accumulate(row.size for row in found)
             )
-            return [
-                (row.id, NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers)))
+            ids = [row.id for row in found[: max(1, fitting)]]  # one may be larger than that
+            rows = connection.execute(select(table).where(table.c.id.in_(padded(ids))))
+            records = {
+                row.id: NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers))
                 for row in rows
-            ]
+            }
+        return [(id, records[id]) for id in ids if id in records]  # another may have sent one
 
     def is_told(self) -> bool:
         """Whether the log has the records about everything that waits or has died."""

@@ -24,8 +24,8 @@ def place_of(row: Mapping[str, Any]) -> Answer:
 
 
 def item_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
-    """An event's row as lists tell it. One whose JSON has more than `longest` bytes, or can't be
-    read, is `truncated`: its metadata and data are left out."""
+    """An event's row as lists tell it. One whose JSON has more than `longest` bytes, was not read
+    for its length (None), or can't be, is `truncated`: its metadata and data are left out."""
     event = _event_of(row["body"], longest)
     if event is not None:
         return {**place_of(row), "event": event}
@@ -35,8 +35,8 @@ def item_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
     return {**place_of(row), "event": event, "truncated": True}
 
 
-def _event_of(body: str, longest: int | None) -> Answer | None:
-    if longest is not None and len(body) > longest:
+def _event_of(body: str | None, longest: int | None) -> Answer | None:
+    if body is None or (longest is not None and len(body) > longest):
         return None
     try:
         event = orjson.loads(body)

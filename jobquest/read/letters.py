@@ -27,6 +27,7 @@ from jobquest.read.database import Database, inserting
 from jobquest.read.failures import COLUMNS as FAILURE_COLUMNS
 from jobquest.read.failures import Failure
 from jobquest.read.parking import done_of, failure_of, stored_record
+from jobquest.read.shared_clock import database_ms
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class Letters:
             {
                 "id": f"{action}:{place}{unique}"[-200:],
                 "process": self._process_id,
-                "created_ms": now_ms(),
+                "created_ms": database_ms(connection),
                 "topic": TOPIC,
                 "key": row["event_id"].encode() if nothing else row["key"],
                 "value": value,

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, Select, func, select
+from sqlalchemy import Connection, Select, select
 
 from jobquest.errors import InvalidEvent
 from jobquest.events import Event, format_time, from_record
-from jobquest.read import tables
-from jobquest.read.answers import Answer, bytes_of, camel, item_of, letter_of, retry_of
+from jobquest.read import listed, tables
+from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of
 from jobquest.read.parking import with_heads
 from jobquest.read.portions import Row, each, fill
 from jobquest.read.projections import Effect, effects_of
@@ -23,7 +23,6 @@ MAX_FOLLOW_UPS = 100
 MAX_ATTEMPTS = 500
 MAX_LETTERS = 50
 MAX_PART = 400_000  # bytes of each of these lists
-MAX_LISTED_VALUE = 10_000  # characters of a dead letter's value
 
 
 def life(connection: Connection, id: str) -> Answer | None:
@@ -73,24 +72,13 @@ def _retry(connection: Connection, id: str) -> Answer | None:
 
 def _letters(connection: Connection, id: str) -> list[Answer]:
     """Newest first, cut as in lists."""
-    query = listed_letters().where(tables.dead_letters.c.event_id == id)
-    return _filled(connection, query.limit(MAX_LETTERS), lambda r: letter_of(r, MAX_LISTED_VALUE))
-
-
-def listed_letters() -> Select[Any]:
-    """Letters, newest first; of values only as much as lists tell of them."""
-    table = tables.dead_letters
-    cut = {
-        name: func.substr(table.c[name], 1, bytes_of(MAX_LISTED_VALUE), type_=LargeBinary)
-        for name in ("value", "mended")
-    }
-    columns = [cut[c.name].label(c.name) if c.name in cut else c for c in table.columns]
-    return select(*columns).order_by(table.c.id.desc())
+    query = listed.letters().where(tables.dead_letters.c.event_id == id)
+    return _filled(connection, query.limit(MAX_LETTERS), lambda r: letter_of(r, listed.MAX_VALUE))
 
 
 def _follow_ups(connection: Connection, id: str) -> list[Answer]:
     table = tables.events
-    query = select(table).where(table.c.caused_by == id).order_by(table.c.seq)
+    query = select(*listed.event_columns()).where(table.c.caused_by == id).order_by(table.c.seq)
     return _filled(connection, query.limit(MAX_FOLLOW_UPS), lambda row: item_of(row, MAX_PART))
 
 

@@ -9,6 +9,7 @@ of `ReadSide`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +35,9 @@ from jobquest.read.database import padded
 from jobquest.read.failures import COLUMNS as FAILURE_COLUMNS
 from jobquest.read.failures import Failure
 from jobquest.read.statements import rows_by_key
+
+ROWS_AT_A_TIME = 10  # each may have a megabyte
+WAITING_BYTES = 8 * 1024 * 1024  # of records that are read at one go
 
 
 class OrderingKey(NamedTuple):
@@ -128,18 +132,28 @@ def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey
 
 
 def waiting(connection: Connection, key: OrderingKey, limit: int) -> list[Parked]:
-    """The first events of a key, in the log's order."""
-    table = tables.parked
+    """The first events of a key, in the log's order: few if they are large."""
+    table, found, size = tables.parked, [], 0
     query = select(table).where(_in(key)).order_by(table.c.offset)
-    return [parked_of(dict(row)) for row in connection.execute(query.limit(limit)).mappings()]
+    if limit > ROWS_AT_A_TIME:
+        query = query.execution_options(yield_per=ROWS_AT_A_TIME)
+    with closing(connection.execute(query.limit(limit))) as rows:
+        for row in rows.mappings():
+            found.append(parked_of(dict(row)))
+            size += len(row["value"] or b"")
+            if size >= WAITING_BYTES:
+                break
+    return found
 
 
 def with_heads() -> Select[Any]:
-    """Every parked event's row, and as `head` the id of the one that it waits behind."""
+    """Every parked event's row without its record, and as `head` the id of the one that it waits
+    behind."""
     table, head = tables.parked, tables.parked.alias()
     same = [head.c[name] == table.c[name] for name in OrderingKey._fields]
     its = select(head.c.event_id).where(*same, head.c.next_ms.is_not(None)).limit(1)
-    return select(table, its.scalar_subquery().label("head"))
+    told = [c for c in table.columns if c.name not in ("key", "value", "headers")]
+    return select(*told, its.scalar_subquery().label("head"))
 
 
 def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Parked]) -> None:

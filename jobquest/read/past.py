@@ -14,6 +14,7 @@ from jobquest.errors import LogUnavailable
 from jobquest.log import EventLog, Found, Origin, Partition, Record
 
 READ_RECORDS = 1_000  # of one partition at one go
+LOW_BYTES = 4_000_000  # of values that wait: with more it is not read on
 EMPTY_READS = 10  # of a partition that should have more, until that is an error
 _time_of = attrgetter("timestamp_ms")
 
@@ -53,6 +54,12 @@ class _Stream:
     def partition(self) -> Partition:
         return Partition(self.origin.topic, self.origin.number)
 
+    @property
+    def is_low(self) -> bool:
+        """Whether little of it waits."""
+        few = len(self.records) < READ_RECORDS // 2
+        return few and sum(len(record.value or b"") for record in self.records) < LOW_BYTES
+
     def add(self, found: Found) -> None:
         """Take what was read from `start` on."""
         self.empty_reads = 0 if found.next > self.start else self.empty_reads + 1
@@ -73,7 +80,7 @@ class _Stream:
 
 def _read_on(log: EventLog, streams: list[_Stream]) -> None:
     """Read until each has something that waits, or is at its end."""
-    low = [one for one in streams if one.start < one.end and len(one.records) < READ_RECORDS // 2]
+    low = [one for one in streams if one.start < one.end and one.is_low]
     while low:
         found = log.read_each({one.partition: (one.start, one.end) for one in low}, READ_RECORDS)
         for one in low:

@@ -16,13 +16,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, insert
 
-from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.events import from_record
 from jobquest.log import Headers, Origin, Record, dump_headers
 from jobquest.read import parking, tables
 from jobquest.read.failures import COLUMNS, Failure
 from jobquest.read.parking import Parked
+from jobquest.read.shared_clock import database_ms
 from jobquest.read.statements import Values
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,16 @@ _FIRST = f"{_OURS}topic"  # of our headers
 
 
 def outgoing_rows(
-    parked: Sequence[Parked], released: Sequence[Parked], process_id: str
+    connection: Connection,
+    parked: Sequence[Parked],
+    released: Sequence[Parked],
+    process_id: str,
 ) -> list[Values]:
     """Rows of `outgoing`: a record for each event that waits now, a tombstone for each that waits
     no more."""
-    now, waits = now_ms(), {_place(one) for one in parked}
+    if not parked and not released:
+        return []
+    now, waits = database_ms(connection), {_place(one) for one in parked}
     rows: list[Values] = []
 
     def add(place: str, value: bytes | None, headers: Headers) -> None:

@@ -1,7 +1,8 @@
 """The service's own state in the database: what the operator wants, and which processes live.
 
 Every process writes its heartbeat here and reads the others', so that any of them can speak for
-the whole service. Called by the supervisor.
+the whole service. Heartbeats are written and judged by the database's clock: those of machines
+differ. Called by the supervisor.
 """
 
 from __future__ import annotations
@@ -9,24 +10,31 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import orjson
 from sqlalchemy import delete, select, update
 
-from jobquest.clock import now_ms
 from jobquest.read import tables
 from jobquest.read.database import Database, replacing
+from jobquest.read.shared_clock import database_ms
 
 FORGET_AFTER_MS = 60_000
+NOWHERE = "-"  # where no process can tell whether another one's pid lives
 
 
 class ServiceState:
-    """Wanted state and heartbeats. `process_id` names this process, across machines too."""
+    """Wanted state and heartbeats. `process_id` names this process, across machines and containers
+    too: `host:pid:place:unique`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.process_id = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"[-100:]
+        self.process_id = ":".join(
+            (socket.gethostname()[-60:], str(os.getpid()), _place(), uuid.uuid4().hex[:8])
+        )
 
     def wanted(self) -> tuple[str | None, int]:
         """What the operator wants of the consumer (running, stopped; None: nobody said yet), and
@@ -48,10 +56,10 @@ class ServiceState:
             "id": self.process_id,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "heartbeat_ms": now_ms(),
             "consumer": consumer.decode(),
         }
         with self._database.writing() as connection:
+            row["heartbeat_ms"] = database_ms(connection)
             connection.execute(replacing(connection.dialect.name, tables.processes), row)
 
     def leave(self) -> None:
@@ -61,25 +69,46 @@ class ServiceState:
             connection.execute(delete(table).where(table.c.id == self.process_id))
 
     def processes(self) -> list[dict[str, Any]]:
-        """Every process: id, host, pid, heartbeat_ms and its consumer's snapshot."""
+        """Every process: id, host, pid, heartbeat_ms, the silent_ms since then, and its consumer's
+        snapshot."""
         with self._database.reading() as connection:
+            now = database_ms(connection)
             rows = connection.execute(select(tables.processes)).mappings()
-            found = [{**row, "consumer": _snapshot(row["consumer"])} for row in rows]
+            found = [{**row, "silent_ms": now - row["heartbeat_ms"]} for row in rows]
+        for row in found:
+            row["consumer"] = _snapshot(row["consumer"])
         return [row for row in found if row["consumer"]]
 
     def forget_dead_processes(self) -> None:
-        """Drop processes of this host that have ended, and others' that are silent for long."""
-        host, now = socket.gethostname(), now_ms()
-        gone = [
-            row["id"]
-            for row in self.processes()
-            if (row["host"] == host and not _lives(row["pid"]))
-            or row["heartbeat_ms"] < now - FORGET_AFTER_MS
-        ]
+        """Drop processes that have certainly ended: their pid is gone where this process can tell,
+        or they are silent for long."""
+        gone = [row["id"] for row in self.processes() if _has_ended(row)]
         if gone:
             with self._database.writing() as connection:
                 table = tables.processes
                 connection.execute(delete(table).where(table.c.id.in_(gone)))
+
+
+def _has_ended(row: dict[str, Any]) -> bool:
+    # A heartbeat from the future was written before the database's clock was set back.
+    if abs(row["silent_ms"]) > FORGET_AFTER_MS:
+        return True
+    _, place, _ = ("::" + row["id"]).rsplit(":", 2)
+    is_here = row["host"] == socket.gethostname() and place == _place() != NOWHERE
+    return is_here and not _lives(row["pid"])
+
+
+@cache
+def _place() -> str:
+    """Names the processes that can look up each other's pid: those of one namespace of one boot.
+    Containers have a namespace each, whatever their host names are. NOWHERE if that is not known
+    (outside of Linux)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        namespace = os.readlink(b"/proc/self/ns/pid")
+    except OSError:
+        return NOWHERE
+    return sha256(boot + namespace).hexdigest()[:12]
 
 
 def _snapshot(stored: str) -> dict[str, Any] | None:

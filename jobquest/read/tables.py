@@ -327,9 +327,9 @@ service = Table(  # one row: what the operator wants of the consumer
 processes = Table(
     "processes",
     metadata,
-    Column("id", String(100), primary_key=True),
+    Column("id", String(100), primary_key=True),  # says where its pid means something
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("heartbeat_ms", BigInteger, nullable=False),
+    Column("heartbeat_ms", BigInteger, nullable=False),  # by the database's clock
     Column("consumer", Text, nullable=False),  # its snapshot as JSON
 )

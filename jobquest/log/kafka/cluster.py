@@ -35,6 +35,7 @@ READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one rec
 READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
 COORDINATOR_SECONDS = 10.0  # for a group's first one
 PAUSE_SECONDS = 0.1
+MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
 _TOPIC_EXISTS = 36
 _T = TypeVar("_T")
@@ -283,16 +284,19 @@ class Cluster:
             consumer.seek(TopicPartition(*partition), start)
         found: dict[Partition, list[Record]] = {partition: [] for partition in spans}
         reached = {partition: start for partition, (start, _) in spans.items()}
-        most, total = len(spans) * max(limit, READ_RECORDS), 0
+        most, total, size = len(spans) * max(limit, READ_RECORDS), 0, 0
         deadline = time.monotonic() + READ_SECONDS
         while total < most and any(
             len(found[partition]) < limit and reached[partition] < end
             for partition, (_, end) in spans.items()
         ):
+            if size >= MAX_READ_BYTES and all(found.values()):
+                break
             polled = reader.poll(100, most)
             for place, records in polled.items():
                 found[Partition(*place)] += records
                 total += len(records)
+                size += sum(len(record.value or b"") for record in records)
             # Behind the last record, and behind what follows it and is not for readers.
             for partition in spans:
                 at = consumer.position(TopicPartition(*partition), timeout_ms=0)
