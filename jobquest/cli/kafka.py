@@ -94,7 +94,7 @@ def groups() -> None:
     for process in status["processes"]:
         click.echo(
             f"  {process['host']}:{process['pid']}  {process['state']}"
-            f"  {process['partitions']} partitions  {process['processed']} processed"
+            f"  {len(process['assignment'])} partitions  {process['processed']} processed"
         )
 
 
