@@ -29,7 +29,7 @@ class Progress:
     lag: dict[str, Any]
     rate: dict[str, float | None]
     topics: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
+    error: Unavailable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,12 @@ class Lag:
                 self._lock.release()
         return self._last
 
+    @property
+    def partitions(self) -> frozenset[str]:
+        """The partitions that there were at the last look: `topic/number`."""
+        offsets = self._samples[-1].offsets if self._samples else ()
+        return frozenset(f"{origin.topic}/{origin.number}" for origin in offsets)
+
     def sample(self) -> None:
         """Note where log and group are, for the rates that somebody may ask for; nobody waits."""
         if self._lock.acquire(blocking=False):
@@ -79,11 +85,16 @@ class Lag:
         try:
             return self._measure()
         except Unavailable as error:
-            return _unknown(str(error))
+            return _unknown(error)
 
     def _measure(self) -> Progress:
         offsets = self._offsets()
-        behind = {Partition(o.topic, o.number): at for o, (end, at) in offsets.items() if end > at}
+        unreadable = {t for t, rights in self._log.missing_rights().items() if "READ" in rights}
+        behind = {
+            Partition(origin.topic, origin.number): at
+            for origin, (end, at) in offsets.items()
+            if end > at and origin.topic not in unreadable
+        }
         heads = self._log.read_each(behind, 1).values() if behind else ()
         oldest_ms = min((records[0].timestamp_ms for records in heads if records), default=None)
         age_ms = 0 if oldest_ms is None else max(0, now_ms() - oldest_ms)
@@ -129,7 +140,7 @@ class Lag:
         return round(taken, 2), round(processed, 2), rounded
 
 
-def _unknown(error: str | None) -> Progress:
+def _unknown(error: Unavailable | None) -> Progress:
     nothing = {"messages": None, "seconds": None, "caughtUpIn": None}
     return Progress(nothing, {"taken": None, "processed": None}, error=error)
 

@@ -28,7 +28,15 @@ from jobquest.read import Batch, Lane, ReadSide
 logger = logging.getLogger(__name__)
 
 State = Literal[
-    "stopped", "starting", "running", "idle", "paused", "stalled", "crashed", "disconnected"
+    "stopped",
+    "starting",
+    "running",
+    "idle",
+    "degraded",  # of the whole service alone: events are processed, but not all of them
+    "paused",
+    "stalled",
+    "crashed",
+    "disconnected",
 ]
 
 MAX_RECORDS = 3_000
@@ -39,6 +47,7 @@ IDLE_AFTER_SECONDS = 1.0
 PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
+REBALANCE_SECONDS = 5.0  # without partitions for less than that, nothing has changed
 STOP_SECONDS = 10.0
 DUE_LANES = 100  # of those that are due, at one go
 LONGEST_WAIT_MS = 1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER)
@@ -196,15 +205,19 @@ class Consumer:
 
     def _consume(self, stop: threading.Event) -> None:
         joined = time.monotonic()
+        had = 0.0  # partitions
         while not stop.is_set():
             began = time.monotonic()
             count = self.step(POLL_SECONDS)
             now = time.monotonic()
             assert self._seat is not None
             assignment = _named(self._seat.assignment())
+            had = now if assignment else had
             if count:
                 self._last_record = now
                 self._enter("running", assignment=assignment)
+            elif not assignment and had and now - had < REBALANCE_SECONDS:
+                pass
             elif not assignment and now - joined < JOINING_SECONDS:
                 self._enter("starting")
             elif now - self._last_record > IDLE_AFTER_SECONDS:

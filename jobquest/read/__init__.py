@@ -164,14 +164,18 @@ class ReadSide:
         ]
         add_rows(connection, tables.outgoing, rows)
 
-    def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
-        """Id and record of what the log has not confirmed: ours, and what others left."""
+    def outgoing(
+        self, limit: int = 500, without: Collection[str] = ()
+    ) -> list[tuple[str, NewRecord]]:
+        """Id and record of what the log has not confirmed: ours, and what others left; but of no
+        topic in `without`."""
         table = tables.outgoing
         left = table.c.created_ms < now_ms() - RELAY_OTHERS_AFTER_MS
         with self._database.reading() as connection:
             rows = connection.execute(
                 select(table)
                 .where((table.c.process == self._process_id) | left)
+                .where(table.c.topic.not_in(without))
                 .order_by(table.c.created_ms)
                 .limit(limit)
             )

@@ -15,11 +15,16 @@ from typing import Any, TypeVar
 
 from kafka import TopicPartition
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 
-from jobquest.errors import LogUnavailable
-from jobquest.log import Origin, Partition, PartitionInfo, Record
+from jobquest.errors import LogUnavailable, TopicUnavailable
+from jobquest.log import Member, Origin, Partition, PartitionInfo, Record
 from jobquest.log.kafka.library import Library, Reader
+from jobquest.log.kafka.rights import FORBIDDEN, member_of, missing_right, missing_rights
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +33,7 @@ READ_SECONDS = 1.0
 READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one record gets few more
 READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
+RIGHTS_SECONDS = 1.0  # for which the rights are known that were asked for
 _TOPIC_EXISTS = 36
 _MAX_RETENTION_MS = "-1"
 _T = TypeVar("_T")
@@ -65,13 +71,19 @@ class Cluster:
         self._reader: Reader | None = None
         self._prepared = False
         self._warned: set[str] = set()
+        self._unusable: dict[str, str] = {}  # topic: the right without which it is not there for us
+        self._missing: dict[str, tuple[str, ...]] = {}  # topic: rights on it that are missing
+        self._looked = 0.0  # for all of these
         self._away_until = 0.0
         self._why = ""
 
-    def prepare(self) -> None:
-        """Make the topics that are missing, once per connection; existing ones stay as they are."""
-        if not self._prepared:
+    def prepare(self) -> Mapping[str, str]:
+        """Make the topics that are missing, once per connection; existing ones stay as they are.
+        Returns those that can't be used, each with the reason."""
+        is_over = time.monotonic() - self._looked > RIGHTS_SECONDS
+        if not self._prepared or (self._unusable and is_over):
             self._ask(self._make_topics)
+        return {topic: missing_right(right, topic) for topic, right in self._unusable.items()}
 
     def forget(self) -> None:
         """Look again at the next `prepare`: topics may be gone with a broker that was lost."""
@@ -94,16 +106,49 @@ class Cluster:
         bounds = self.bounds(list(origins))
         return [PartitionInfo(origins[place], *bounds[place]) for place in sorted(origins)]
 
+    def missing_rights(self) -> Mapping[str, tuple[str, ...]]:
+        """See `EventLog.missing_rights`."""
+        self.prepare()
+        if time.monotonic() - self._looked > RIGHTS_SECONDS:
+            self._found(self._topics)
+            self._looked = time.monotonic()
+        unusable = {topic: (right,) for topic, right in self._unusable.items()}
+        return unusable | {topic: rights for topic, rights in self._missing.items() if rights}
+
+    def members(self, group: str) -> Sequence[Member]:
+        """See `EventLog.members`."""
+
+        def ask() -> Sequence[Member]:
+            try:
+                found = self._administering().describe_groups([group])[group]
+            except GroupAuthorizationFailedError:
+                return ()
+            return [member_of(one) for one in found["members"]]
+
+        return self._ask(ask)
+
+    def unreadable(self) -> frozenset[str]:
+        """The topics that may not be read, as the last answer about each said."""
+        return frozenset(topic for topic, rights in self._missing.items() if "READ" in rights)
+
+    def hidden(self) -> frozenset[str]:
+        """The topics that are not there for us, as the last answer about each said. A client of the
+        library's that asks for one connects no more."""
+        forbidden = (topic for topic, rights in self._missing.items() if "DESCRIBE" in rights)
+        return frozenset([*forbidden, *self._unusable])
+
     def bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
         """TopicPartition → first offset kept and the next to come."""
-
-        def ask() -> dict[Any, tuple[int, int]]:
-            reader = self._reading().consumer
-            first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
-            following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
-            return {place: (first[place], following[place]) for place in places}
-
-        return self._ask(ask) if places else {}
+        if not places:
+            return {}
+        try:
+            return self._ask(lambda: self._bounds(places))
+        except KeyError:  # new partitions: the library knows those of when it connected
+            self._ask(self._disconnect)
+        try:
+            return self._ask(lambda: self._bounds(places))
+        except KeyError as error:
+            raise LogUnavailable(f"Kafka does not tell how long {error} is.") from error
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
@@ -146,12 +191,22 @@ class Cluster:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except TopicAuthorizationFailedError as error:  # nothing is wrong with the connection
+            topics = error.args[0] if error.args else ()
+            topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
+            raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
             # A client that lost its brokers does not always find them again: begin anew.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
             self._why = f"Kafka does not answer: {type(error).__name__}: {error}."
             raise LogUnavailable(self._why) from error
+
+    def _bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
+        reader = self._reading().consumer
+        first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
+        following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
+        return {place: (first[place], following[place]) for place in places}
 
     def _disconnect(self) -> None:
         for client in (self._admin, self._reader.consumer if self._reader else None):
@@ -185,33 +240,53 @@ class Cluster:
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
         found = self._ask(lambda: self._administering().describe_topics(list(topics)))
-        return [topic for topic in found if topic["error_code"] == 0]
+        self._missing = self._missing | {topic["name"]: missing_rights(topic) for topic in found}
+        there = [topic for topic in found if topic["error_code"] == 0]
+        names = {topic["name"] for topic in there}
+        self._unusable = {t: right for t, right in self._unusable.items() if t not in names}
+        return there
 
     def _make_topics(self) -> None:
         admin = self._administering()
-        found = admin.describe_topics(list(self._topics))
-        existing = {topic["name"] for topic in found if topic["error_code"] == 0}
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(self._topics))}
+        existing = {name for name, topic in found.items() if topic["error_code"] == 0}
         missing = [topic for topic in self._topics if topic not in existing]
+        unusable = {}
         if missing:
             wanted = {topic: self._new_topics[topic] for topic in missing}
             answer = admin.create_topics(wanted, raise_errors=False)
             for topic in answer["topics"]:
-                if topic["error_code"] not in (0, _TOPIC_EXISTS):  # another process was faster
-                    raise LogUnavailable(
-                        f"Topic {topic['name']} can't be made: {topic['error_message']}"
-                    )
-            admin.wait_for_topics(missing)
-            logger.info("Made the topics %s", ", ".join(missing))
-        self._warn_of_retention(admin, sorted(existing))
-        self._prepared = True
+                name, code = topic["name"], topic["error_code"]
+                is_hidden = found[name]["error_code"] == FORBIDDEN
+                if code == FORBIDDEN or (is_hidden and code == _TOPIC_EXISTS):
+                    unusable[name] = "DESCRIBE" if is_hidden else "CREATE"
+                elif code not in (0, _TOPIC_EXISTS):  # another process was faster
+                    raise LogUnavailable(f"Topic {name} can't be made: {topic['error_message']}")
+            made = [topic for topic in missing if topic not in unusable]
+            if made:
+                admin.wait_for_topics(made)
+                logger.info("Made the topics %s", ", ".join(made))
+        if not self._prepared:
+            self._warn_of_retention(admin, sorted(existing))
+        self._missing = {name: missing_rights(topic) for name, topic in found.items()}
+        self._unusable, self._looked, self._prepared = unusable, time.monotonic(), True
 
     def _warn_of_retention(self, admin: Any, topics: Sequence[str]) -> None:
         if not topics:
             return
         wanted = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
         answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
-        for topic, settings in answer[ConfigResourceType.TOPIC.name.lower()].items():
-            kept = settings["retention.ms"]["value"]
+        found = answer[ConfigResourceType.TOPIC.name.lower()]
+        unknown = sorted(topic for topic in topics if "retention.ms" not in found.get(topic, {}))
+        if set(unknown) - self._warned:
+            self._warned.update(unknown)
+            logger.warning(
+                "How long Kafka keeps records is unknown for %s: the right DESCRIBE_CONFIGS is"
+                " missing.",
+                ", ".join(unknown),
+            )
+        for topic in sorted(found.keys() - set(unknown)):
+            kept = found[topic]["retention.ms"]["value"]
             if kept != _MAX_RETENTION_MS and topic not in self._warned:
                 self._warned.add(topic)
                 logger.warning(
