@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import EventLog, Member
+from jobquest.log import EventLog, Member, missing_right
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 
 LOOK_SECONDS = 2.0  # from one look to the next
@@ -43,10 +43,9 @@ class Obstacles:
         be read (`topic/number`)."""
         self._look()
         missing = {t: r for t, rights in self._missing.items() if (r := _needed(t, rights))}
-        strangers = self._strangers(processes, partitions)
-        unread = set(partitions).difference(
-            *(process["assignment"] for process in processes), *strangers.values()
-        )
+        unread = set(partitions).difference(*(one["assignment"] for one in processes))
+        strangers = self._strangers(processes, unread)
+        unread.difference_update(*strangers.values())
         unread = {place for place in unread if place.rpartition("/")[0] not in missing}
         doubtful = {client for client in strangers if client.startswith(_OURS)}
         lasting = self._lasting(unread | doubtful)
@@ -73,14 +72,15 @@ class Obstacles:
             self._look_at = time.monotonic() + LOOK_SECONDS
 
     def _strangers(
-        self, processes: Iterable[Mapping[str, Any]], partitions: Collection[str]
+        self, processes: Iterable[Mapping[str, Any]], unread: Collection[str]
     ) -> dict[str, list[str]]:
-        """Members that are no process of ours, each with the partitions of ours that it reads."""
+        """Members that are no process of ours, each with those that it reads of the partitions that
+        none of ours does."""
         ours = {member_name(process["id"]) for process in processes}
         found: dict[str, list[str]] = {}
         for client, host, assigned in self._members:
             places = [f"{topic}/{number}" for topic, number in assigned]
-            taken = [place for place in places if place in partitions]
+            taken = [place for place in places if place in unread]
             if client not in ours and taken:
                 found.setdefault(f"{client} at {host.lstrip('/')}", []).extend(taken)
         return found
@@ -99,7 +99,7 @@ def _needed(topic: str, rights: Sequence[str]) -> list[str]:
 
 def _of_rights(missing: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for topic, rights in sorted(missing.items()):
-        yield from (f"The right {right} on topic {topic} is missing." for right in rights)
+        yield from (missing_right(right, topic) for right in rights)
 
 
 def _of_outboxes(processes: Iterable[Mapping[str, Any]], missing: Collection[str]) -> Iterator[str]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from jobquest.browse import Wanted, browse
 from jobquest.clock import now_ms
-from jobquest.errors import LogUnavailable, ReadSideUnavailable
+from jobquest.errors import LogUnavailable, ReadSideUnavailable, TopicUnavailable
 from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, next_to_read
-from jobquest.log import EventLog
+from jobquest.log import EventLog, missing_right
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
@@ -126,9 +126,13 @@ class Report:
         return [topics[name] for name in TOPICS if name in topics]
 
     def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
-        """Records of a partition; None where there is no such one. Raises LogUnavailable."""
+        """Records of a partition; None where there is no such one. Raises LogUnavailable, and
+        TopicUnavailable if this topic may not be read."""
         if topic not in LOG_TOPICS:
             return None
+        for right in self._log.missing_rights().get(topic, ()):
+            if right != "WRITE":
+                raise TopicUnavailable(topic, missing_right(right, topic))
         for info in self._log.describe([topic]):
             if info.origin.number == partition:
                 return browse(self._log, info, wanted)

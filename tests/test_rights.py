@@ -7,13 +7,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import kafka
 import pytest
 
-from jobquest.errors import TopicUnavailable
+from jobquest.errors import LogUnavailable, TopicUnavailable
 from jobquest.events import CATALOGUE
 from jobquest.log import EventLog, NewRecord, Origin, Partition, Record
 from jobquest.log.kafka import KafkaLog
@@ -156,6 +156,22 @@ def test_a_look_at_a_topic_that_may_not_be_read_fails_alone(
     assert sum(map(len, log.read_each(starts, 10).values())) == 3
 
 
+def test_a_group_that_may_not_be_joined_is_named(log: EventLog, topics: list[str]) -> None:
+    with closing(log.subscribe(topics, "theirs", lambda origins: {})) as seat:
+
+        def is_named() -> bool:
+            with suppress(LogUnavailable):
+                seat.poll(0.2, 10)
+                return False
+            return True
+
+        wait_for(is_named, 10)
+        with pytest.raises(LogUnavailable, match="The right READ on the group theirs is missing"):
+            seat.poll(5, 10)
+    assert log.members("theirs") == ()
+    assert {info.origin.topic for info in log.describe(topics)} == {topics[0]}
+
+
 def test_a_topic_that_may_not_be_made_keeps_no_other_from_being_used(
     broker: GuardedBroker, topics: list[str], log: EventLog
 ) -> None:
@@ -277,6 +293,10 @@ def test_missions_are_processed_while_notifications_may_not_be_read(
     wait_for(lambda: processed(service, "mission.started") == before + 4, 20, service.tail)
     assert processed(service, "notification.sent") == 0
     assert service.status()["state"] == "degraded"
+    page = service.get(f"/topics/{FORBIDDEN}")
+    told = service.get(f"/api/kafka/topics/{FORBIDDEN}/records")
+    assert (page.code, told.code) == (200, 503)
+    assert told.json["message"] == f"The right READ on topic {FORBIDDEN} is missing."
     broker.grant([FORBIDDEN], "READ")
     wait_for(lambda: processed(service, "notification.sent") == 4, 20, service.tail)
     wait_for(is_well(service), 10, service.tail)

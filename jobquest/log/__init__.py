@@ -196,6 +196,11 @@ class EventLog(Protocol):
         ...
 
 
+def missing_right(right: str, topic: str) -> str:
+    """Which right on a topic is missing, as a person is told."""
+    return f"The right {right} on topic {topic} is missing."
+
+
 def dump_headers(headers: Headers) -> bytes:
     """Headers as bytes to store: JSON, in which latin-1 maps every byte to one character."""
     return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])

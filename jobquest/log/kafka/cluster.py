@@ -22,9 +22,9 @@ from kafka.errors import (
 )
 
 from jobquest.errors import LogUnavailable, TopicUnavailable
-from jobquest.log import Member, Origin, Partition, PartitionInfo, Record
+from jobquest.log import Member, Origin, Partition, PartitionInfo, Record, missing_right
 from jobquest.log.kafka.library import Library, Reader
-from jobquest.log.kafka.rights import FORBIDDEN, member_of, missing_right, missing_rights
+from jobquest.log.kafka.rights import FORBIDDEN, member_of, missing_rights
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,6 @@ def missing_rights(topic: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(right for right in _NEEDED if right not in allowed)
 
 
-def missing_right(right: str, topic: str) -> str:
-    """Which right on a topic is missing, as a person is told."""
-    return f"The right {right} on topic {topic} is missing."
-
-
 def member_of(found: Mapping[str, Any]) -> Member:
     """A member of a group, by an answer about the group."""
     assignment = found["member_assignment"]

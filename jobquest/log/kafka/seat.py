@@ -23,10 +23,9 @@ from kafka.errors import (
 )
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import Origin, Partition, Record, StartPositions
+from jobquest.log import Origin, Partition, Record, StartPositions, missing_right
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.library import Library
-from jobquest.log.kafka.rights import missing_right
 
 logger = logging.getLogger(__name__)
 

@@ -26,10 +26,9 @@ from kafka.errors import (
 )
 
 from jobquest.errors import LogUnavailable, RecordRefused, TopicUnavailable
-from jobquest.log import NewRecord, Position
+from jobquest.log import NewRecord, Position, missing_right
 from jobquest.log.kafka.encoding import encode
 from jobquest.log.kafka.library import Library, Outgoing
-from jobquest.log.kafka.rights import missing_right
 from jobquest.log.pending import Pending
 
 logger = logging.getLogger(__name__)
