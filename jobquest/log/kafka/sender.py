@@ -358,12 +358,12 @@ class Sender:
         return {}, why or "The log is closed."
 
     def _look_again(self, producer: Outgoing) -> None:
-        """Have the producer learn about topics that could not be used, and now can. Raises
-        LogUnavailable."""
+        """Have the producer learn about topics that could not be used, and now can."""
         self._looked = time.monotonic()
-        unusable = self._prepare()
         try:
+            unusable = self._prepare()
             producer.know(self._unusable.keys() - unusable.keys())
-        except KafkaError as error:
-            raise LogUnavailable(f"Kafka does not answer: {error}.") from error
-        self._unusable = unusable
+        except (KafkaError, LogUnavailable) as error:  # the other topics are in no danger
+            logger.debug("Whether more topics can be used is not known: %s", error)
+        else:
+            self._unusable = unusable
