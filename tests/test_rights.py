@@ -318,3 +318,20 @@ def test_missions_pass_while_notifications_may_not_be_written(
     wait_for(is_well(service), 10, service.tail)
     wait_for(lambda: publish(service, "notification.read", 1) == [201], 5)
     assert sum("log.outbox: Events of topic" in line for line in service.output) <= 2
+
+
+def test_follow_ups_pass_while_dead_letters_may_not_be_written(
+    service: Service, broker: GuardedBroker
+) -> None:
+    broker.withdraw(["dead-letters"], "WRITE")
+    with closing(OnKafka(broker.bootstrap, ["system-events"]).open()) as writer:
+        writer.append([NewRecord("system-events", b"eve", b"no JSON")])[0].result(10)
+    wait_for(lambda: service.status()["followUpsWaiting"] == 1, 20, service.tail)
+    before = processed(service, "level.up")
+    assert publish(service, "mission.completed", 8) == [201] * 8
+    wait_for(lambda: processed(service, "level.up") > before, 20, service.tail)
+    wait_for(lambda: service.status()["followUpsWaiting"] == 1, 20, service.tail)
+    wait_for(lambda: "WRITE on topic dead-letters" in (service.status()["reason"] or ""), 10)
+    broker.grant(["dead-letters"], "WRITE")
+    wait_for(lambda: service.status()["followUpsWaiting"] == 0, 20, service.tail)
+    wait_for(is_well(service), 10, service.tail)
