@@ -32,12 +32,22 @@ def down(*, volumes: bool = False) -> None:
 
 def run(*arguments: str) -> None:
     """Run a compose command on our file, its output where ours goes. Raises ComposeFailed."""
-    command = [*_compose(), "-f", str(COMPOSE_FILE), *arguments]
-    done = subprocess.run(command, check=False)
+    command = [*_compose(), "-f", str(COMPOSE_FILE)]
+    _check_engine(command)
+    if subprocess.run([*command, *arguments], check=False).returncode:
+        raise ComposeFailed(f"`{' '.join([*command, *arguments])}` failed.")
+
+
+def _check_engine(command: list[str]) -> None:
+    """Ask something that needs Docker's engine: some versions of compose show a traceback of their
+    own where there is none. Raises ComposeFailed."""
+    question = [*command, "ps", "-q"]
+    done = subprocess.run(question, check=False, capture_output=True, text=True, errors="replace")
     if done.returncode:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ComposeFailed(
-            f"`{' '.join(command)}` ended with {done.returncode}: is Docker's engine running?"
-            " `docker info` tells."
+            "Docker's engine does not answer: start it, or set KAFKA_BROKER to a Kafka that runs"
+            f" elsewhere. `{command[0]}` says: {said[-1] if said else done.returncode}"
         )
 
 

@@ -49,6 +49,14 @@ class LogUnavailable(Unavailable):
     """The event log did not confirm the record. It may still have been written."""
 
 
+class TopicUnavailable(LogUnavailable):
+    """The log takes or gives nothing of this one topic; the others go on."""
+
+    def __init__(self, topic: str, message: str) -> None:
+        super().__init__(message)
+        self.topic = topic
+
+
 class LogDamaged(LogUnavailable):
     """A file of the log's is damaged: somebody must look. Names the file and what to do."""
 

@@ -29,7 +29,7 @@ class Progress:
     lag: dict[str, Any]
     rate: dict[str, float | None]
     topics: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
+    error: Unavailable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,12 @@ class Lag:
                 self._lock.release()
         return self._last
 
+    @property
+    def partitions(self) -> frozenset[str]:
+        """The partitions that there were at the last look: `topic/number`."""
+        offsets = self._samples[-1].offsets if self._samples else ()
+        return frozenset(f"{origin.topic}/{origin.number}" for origin in offsets)
+
     def sample(self) -> None:
         """Note where log and group are, for the rates that somebody may ask for; nobody waits."""
         if self._lock.acquire(blocking=False):
@@ -79,7 +85,7 @@ class Lag:
         try:
             return self._measure()
         except Unavailable as error:
-            return _unknown(str(error))
+            return _unknown(error)
 
     def _measure(self) -> Progress:
         offsets = self._offsets()
@@ -133,12 +139,19 @@ def left_of(
 ) -> dict[Origin, tuple[int, int | None]]:
     """Of each partition that is behind: how many offsets are left from the first on that has a
     record (there may be none: behind a transaction, some have no record), and when that one was
-    appended. `offsets` are the log's next offset and the group's. Raises LogUnavailable."""
-    spans = {Partition(o.topic, o.number): (at, end) for o, (end, at) in offsets.items()}
-    behind = {place: span for place, span in spans.items() if span[0] < span[1]}
+    appended. `offsets` are the log's next offset and the group's. Of a topic that may not be read,
+    all offsets are left. Raises LogUnavailable."""
+    unreadable = {topic for topic, rights in log.missing_rights().items() if "READ" in rights}
+    behind = {
+        Partition(origin.topic, origin.number): (at, end)
+        for origin, (end, at) in offsets.items()
+        if at < end and origin.topic not in unreadable
+    }
     found = log.read_each(behind, 1) if behind else {}
     left: dict[Origin, tuple[int, int | None]] = {}
-    for origin, (end, _) in offsets.items():
+    for origin, (end, at) in offsets.items():
+        if origin.topic in unreadable:
+            left[origin] = (end - at, None)
         if head := found.get(Partition(origin.topic, origin.number)):
             first = head.records[0] if head.records else None
             at = first.offset if first else head.next
@@ -146,7 +159,7 @@ def left_of(
     return left
 
 
-def _unknown(error: str | None) -> Progress:
+def _unknown(error: Unavailable | None) -> Progress:
     nothing = {"messages": None, "seconds": None, "caughtUpIn": None}
     return Progress(nothing, {"taken": None, "processed": None}, error=error)
 

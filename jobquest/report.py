@@ -5,15 +5,15 @@ Made by the runtime, asked by it and by the web side; changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobquest.browse import Wanted, browse
 from jobquest.clock import now_ms
-from jobquest.errors import LogUnavailable, ReadSideUnavailable
+from jobquest.errors import LogUnavailable, ReadSideUnavailable, TopicUnavailable
 from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, left_of, next_to_read
-from jobquest.log import EventLog
+from jobquest.log import EventLog, missing_right
 from jobquest.read import ReadSide
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
@@ -22,7 +22,8 @@ from jobquest.read.service_state import ServiceState
 
 SILENT_AFTER_MS = 5_000
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES)
-WORKING = frozenset({"running", "idle"})
+WELL = frozenset({"running", "idle"})
+WORKING = WELL | {"degraded"}
 NOBODY_READS = "No process reads a partition yet."
 # Where processes differ, the service is in the worst of their states.
 WORST_FIRST = (
@@ -31,6 +32,7 @@ WORST_FIRST = (
     "disconnected",
     "paused",
     "starting",
+    "degraded",
     "running",
     "idle",
     "stopped",
@@ -70,7 +72,11 @@ class Report:
             state, reason = "disconnected", str(error)
         progress = self._lag.now()
         if progress.error and state in WORKING:
-            state, reason = "disconnected", progress.error
+            state, reason = "disconnected", str(progress.error)
+        elif state in WORKING or reason == NOBODY_READS:
+            lines = dict.fromkeys(line for one in processes for line in one.get("obstacles", ()))
+            state = "degraded" if lines and state in WORKING else state
+            reason = " ".join(lines) or reason
         return {
             "consumerRunning": state in WORKING,
             "state": state,
@@ -123,26 +129,29 @@ class Report:
         return [topics[name] for name in TOPICS if name in topics]
 
     def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
-        """Records of a partition; None where there is no such one. Raises LogUnavailable."""
+        """Records of a partition; None where there is no such one. Raises LogUnavailable, and
+        TopicUnavailable if this topic may not be read."""
         if topic not in LOG_TOPICS:
             return None
+        for right in self._log.missing_rights().get(topic, ()):
+            if right != "WRITE":
+                raise TopicUnavailable(topic, missing_right(right, topic))
         for info in self._log.describe([topic]):
             if info.origin.number == partition:
                 return browse(self._log, info, wanted)
         return None
 
-    def readiness(self) -> dict[str, str | None]:
-        """What it needs to work, and what is wrong with each (None: nothing)."""
+    def readiness(self, status: Mapping[str, Any]) -> dict[str, str | None]:
+        """What it needs to work, and what is wrong with each (None: nothing), if this is its
+        status."""
         wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
         try:
             self._queries.last_seq()
         except ReadSideUnavailable as error:
             wrong["readSide"] = str(error)
-        try:
-            self._log.describe(TOPICS)
-        except LogUnavailable as error:
-            wrong["log"] = str(error)
-        status = self.status()
+        away = self._lag.now().error
+        if isinstance(away, LogUnavailable):
+            wrong["log"] = str(away)
         if status["state"] not in WORKING | {"stopped"}:  # stopped is what the operator wants
             wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
         return wrong
@@ -171,7 +180,10 @@ class Report:
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
-    found = sorted(processes, key=lambda process: WORST_FIRST.index(process["state"]))
+    is_read = any(process["assignment"] for process in processes if process["state"] in WELL)
+    # One that joins beside one that reads changes nothing yet.
+    counted = [one for one in processes if not (is_read and one["state"] == "starting")]
+    found = sorted(counted, key=lambda process: WORST_FIRST.index(process["state"]))
     if not found:
         return "stopped", None
     state = found[0]["state"]

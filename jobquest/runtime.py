@@ -31,6 +31,7 @@ from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox, Waiting
 from jobquest.log.sqlite import SqliteLog
 from jobquest.notifications import Notifications
+from jobquest.obstacles import Obstacles, member_name
 from jobquest.producer import Producer
 from jobquest.read import Batch, ReadSide
 from jobquest.read.database import Database
@@ -74,7 +75,7 @@ class Runtime:
         self.letters = Letters(self.database, process_id, config.kafka_group_id)
         self.read_side = ReadSide(self.database, self.letters, process_id)
         self.queries = Queries(self.database)
-        self.log = _log(config)
+        self.log = _log(config, member_name(process_id))
         self.outbox = _outbox(config, self.log, self.read_side)
         self.producer = Producer(self.log, self.read_side, self.outbox)
         self.activity = Activity(self.producer)
@@ -105,6 +106,8 @@ class Runtime:
             group=config.kafka_group_id,
             how_we_are=self._how_we_are,
         )
+        self._obstacles = Obstacles(self.log, config.kafka_group_id)
+        self._found: list[str] = []  # obstacles
         self._lag_noted = self._lag_sampled = 0.0
         self._lock = threading.Lock()
         self._started = False
@@ -242,7 +245,7 @@ class Runtime:
 
     def _tell(self) -> None:
         """Show the status to the viewers, note the lag: what may have to wait for the log."""
-        self._repeat(self._news, self._show_status, self._note_lag, self._sample_lag)
+        self._repeat(self._news, self._look, self._show_status, self._note_lag, self._sample_lag)
 
     def _repeat(self, woken: threading.Event, *tasks: Callable[[], None]) -> None:
         name = threading.current_thread().name
@@ -258,13 +261,26 @@ class Runtime:
             woken.clear()
             self._stop.wait(0.1)  # a consumer in trouble may change all the time
 
+    def _look(self) -> None:
+        is_to_read = self._consumes and self._wanted == "running"
+        processes = self.report.processes() if is_to_read else []
+        found = self._obstacles.lines(processes, self._lag.partitions) if is_to_read else []
+        for line in set(found) - set(self._found):
+            logger.warning("Not everything is processed: %s", line)
+        self._found = found
+
     def _beat(self) -> None:
         self.state.beat(orjson.dumps(self._how_we_are()))
         self.consumer.watch.note()
 
     def _how_we_are(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
-        return {**asdict(self._snapshot()), "outbox": waiting._asdict()}
+        barred = dict(self.outbox.barred) if self.outbox else {}
+        return {
+            **asdict(self._snapshot()),
+            "outbox": {**waiting._asdict(), "barred": barred},
+            "obstacles": self._found,
+        }
 
     def _snapshot(self) -> Snapshot:
         """This process's consumer; one that leaves consuming to another stands by."""
@@ -333,7 +349,7 @@ def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None
     return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, bury)
 
 
-def _log(config: Config) -> EventLog:
+def _log(config: Config, member: str) -> EventLog:
     if not config.kafka_broker:
         return SqliteLog(config.data_dir.absolute() / "log.db", LOG_TOPICS)
     from jobquest.log.kafka import KafkaLog  # not needed, and slow to import, where there is none
@@ -341,6 +357,7 @@ def _log(config: Config) -> EventLog:
     return KafkaLog(
         bootstrap=config.kafka_broker,
         client_id="jobquest",
+        member_name=member,
         partitions=config.kafka_partitions,
         replication_factor=config.kafka_replication_factor,
         security=config.kafka_security(),

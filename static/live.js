@@ -97,7 +97,7 @@ const consumer = {
   showButtons() {
     const { state } = this.status;
     const useless = {
-      start: ["running", "idle", "starting"].includes(state),
+      start: ["running", "idle", "degraded", "starting"].includes(state),
       stop: state === "stopped",
     };
     for (const button of this.buttons) {

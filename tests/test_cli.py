@@ -106,6 +106,27 @@ def test_without_docker_the_containers_commands_say_what_to_install(
         assert len(result.output.splitlines()) == 1
 
 
+def test_without_docker_s_engine_a_traceback_of_compose_is_one_line_of_ours(
+    cli: FlaskCliRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    compose = tmp_path / "docker-compose"  # as Debian's does
+    compose.write_text(
+        f"#!{sys.executable}\nraise OSError('Error while fetching server API version')\n"
+    )
+    compose.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in (["up"], ["down"], ["ps"], ["logs"], ["logs", "job-quest-kafka"]):
+        result = cli.invoke(args=["kafka", *command])
+        assert result.exit_code == 1
+        [line] = result.output.splitlines()
+        assert line.startswith("Error: Docker's engine does not answer")
+        assert line.endswith("OSError: Error while fetching server API version")
+    assert capfd.readouterr() == ("", "")  # what a child writes passes click by
+
+
 def test_every_command_has_help(cli: FlaskCliRunner) -> None:
     for group in ("kafka", "events"):
         listed = cli.invoke(args=[group, "--help"]).output

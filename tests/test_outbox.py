@@ -19,6 +19,7 @@ from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.events import TOPICS
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
+from jobquest.log.sqlite import SqliteLog
 from tests.kafka_broker import KafkaBroker, free_port, why_not
 from tests.logs import OnKafka, everything
 from tests.proxy import Proxy
@@ -278,6 +279,23 @@ def test_a_damaged_slot_is_put_aside_and_the_door_goes_on(
     wait_for(accepts(outbox, bench.record(1)), 10)
     wait_for(drained(outbox), WITHIN)
     assert sum(line.startswith("The outbox ") for line in caplog.messages) == 2
+
+
+def test_what_an_earlier_version_left_in_one_sequence_is_delivered_in_order(bench: Bench) -> None:
+    with closing(SqliteLog(bench.folder / "outbox-0.db", ["outbox"])) as mixed:
+        for n in range(1_200):
+            record = bench.record(n)
+            headers = (("jq-topic", record.topic.encode()), *record.headers)
+            [kept] = mixed.append([record._replace(topic="outbox", headers=headers)])
+        kept.result(5)
+    outbox = bench.outbox(bench.log(), max_events=2_000)
+    outbox.start()
+    assert outbox.waiting().events == 1_200
+    assert outbox.append([bench.record(1_200)])[0].result(5) is None, "it overtook what waits"
+    wait_for(drained(outbox), WITHIN)
+    assert bench.arrived() == numbers(*range(1_201))
+    headers = {r.headers for r in everything(bench.broker.bootstrap, [bench.topic])}
+    assert headers == {(("h", b"\xff"),)}
 
 
 def test_each_process_has_a_slot_and_a_script_takes_an_empty_one(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from jobquest import compose
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import Unavailable
 from jobquest.events import TOPICS
-from jobquest.report import WORKING
+from jobquest.report import WELL
 from jobquest.runtime import Runtime
 
 kafka = AppGroup("kafka", short_help="The log: Kafka's containers, topics, groups, health.")
@@ -94,7 +94,7 @@ def groups() -> None:
     for process in status["processes"]:
         click.echo(
             f"  {process['host']}:{process['pid']}  {process['state']}"
-            f"  {process['partitions']} partitions  {process['processed']} processed"
+            f"  {len(process['assignment'])} partitions  {process['processed']} processed"
         )
 
 
@@ -135,7 +135,7 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
     status = runtime.report.status()
     state = status["state"]
     hint = status["reason"] or "no process consumes; start the service, or its consumer"
-    yield f"the consumer is {state}", None if state in WORKING else hint
+    yield f"the consumer is {state}", None if state in WELL else hint
     yield _free_space(runtime)
 
 

@@ -38,7 +38,15 @@ from jobquest.read.rebuild import Progress
 logger = logging.getLogger(__name__)
 
 State = Literal[
-    "stopped", "starting", "running", "idle", "paused", "stalled", "crashed", "disconnected"
+    "stopped",
+    "starting",
+    "running",
+    "idle",
+    "degraded",  # of the whole service alone: events are processed, but not all of them
+    "paused",
+    "stalled",
+    "crashed",
+    "disconnected",
 ]
 
 MAX_RECORDS = 3_000
@@ -50,6 +58,7 @@ PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
 PASS_SECONDS = 1.0  # while there are records; otherwise at once
 JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
+REBALANCE_SECONDS = 5.0  # without partitions for less than that, nothing has changed
 STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
 LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))
@@ -223,15 +232,19 @@ class Consumer:
     def _consume(self, stop: threading.Event) -> None:
         self._recover_lost()
         joined = time.monotonic()
+        had = 0.0  # partitions
         while not stop.is_set():
             began = time.monotonic()
             count = self.step(POLL_SECONDS)
             now = time.monotonic()
             assert self._seat is not None
             assignment = _named(self._seat.assignment())
+            had = now if assignment else had
             if count:
                 self._last_record = now
                 self._enter("running", assignment=assignment)
+            elif not assignment and had and now - had < REBALANCE_SECONDS:
+                pass
             elif not assignment and now - joined < JOINING_SECONDS:
                 self._enter("starting")
             elif now - self._last_record > IDLE_AFTER_SECONDS:

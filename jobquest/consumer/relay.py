@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
-from jobquest.errors import JobQuestError, RecordRefused
+from jobquest.errors import JobQuestError, RecordRefused, TopicUnavailable
 from jobquest.events import TOPICS
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.pending import Pending
@@ -30,6 +31,7 @@ class Relay:
     def __init__(self, read_side: ReadSide, log: EventLog) -> None:
         self._read_side = read_side
         self._log = log
+        self._barred: dict[str, float] = {}  # topics that the log does not take; until when
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -52,17 +54,30 @@ class Relay:
 
     def step(self) -> int:
         """Publish what waits, once; how many records the log has taken."""
-        waiting = self._read_side.outgoing()
+        now = time.monotonic()
+        without = [topic for topic, until in self._barred.items() if until > now]
+        waiting = self._read_side.outgoing(without=without)
         futures = self._log.append([record for _, record in waiting], PATIENT_SECONDS)
         done, taken = [], 0
         try:
             for (id, record), future in zip(waiting, futures, strict=True):
-                taken += self._is_taken(id, record, future)
-                done.append(id)
+                try:
+                    taken += self._is_taken(id, record, future)
+                except TopicUnavailable as error:  # the others go on
+                    self._bar(error)
+                else:
+                    self._barred.pop(record.topic, None)
+                    done.append(id)
         finally:
             if done:
                 self._read_side.sent(done)
         return taken
+
+    def _bar(self, error: TopicUnavailable) -> None:
+        """Let the records of a topic wait for a while."""
+        if error.topic not in self._barred:
+            logger.warning("Records for topic %s wait: %s", error.topic, error)
+        self._barred[error.topic] = time.monotonic() + WAIT_AFTER_FAILURE_SECONDS
 
     def _is_taken(self, id: str, record: NewRecord, future: Pending[Position]) -> bool:
         try:

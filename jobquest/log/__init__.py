@@ -65,6 +65,14 @@ class Record(NamedTuple):
     damage: str | None = None
 
 
+class Member(NamedTuple):
+    """A member of a consumer group, where it comes from, and what it was given to read."""
+
+    client: str
+    host: str
+    partitions: tuple[Partition, ...]
+
+
 class Origin(NamedTuple):
     """A partition of one life of a topic: `identity` changes when a topic is made anew."""
 
@@ -203,9 +211,23 @@ class EventLog(Protocol):
         where there is none. Raises LogUnavailable."""
         ...
 
+    def missing_rights(self) -> Mapping[str, Sequence[str]]:
+        """Topic → the rights on it, such as READ, that are missing. Raises LogUnavailable."""
+        ...
+
+    def members(self, group: str) -> Sequence[Member]:
+        """Who reads as a member of `group`; nobody, if the log does not say. Raises
+        LogUnavailable."""
+        ...
+
     def close(self, timeout: float = 5.0) -> None:
         """Flush what was appended, within `timeout` seconds, then resolve what is left."""
         ...
+
+
+def missing_right(right: str, topic: str) -> str:
+    """Which right on a topic is missing, as a person is told."""
+    return f"The right {right} on topic {topic} is missing."
 
 
 def dump_headers(headers: Headers) -> bytes:

@@ -5,6 +5,7 @@ straight to the log. The first that the log does not confirm opens it: whatever 
 written to a file in the order in which it came, new records go behind it at once, and a forwarder
 tries the log until the file is empty; only then the circuit closes, so that nothing overtakes.
 Under load it never would be: so while the last few go, new records are held in memory.
+If the log does not take one topic, this is done for that topic alone: the others pass.
 "Not confirmed" is not "not written": second copies are harmless, the consumer drops them by id.
 It knows records and futures, no events.
 """
@@ -14,14 +15,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
+from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused, TopicUnavailable
 from jobquest.log import PATIENT_SECONDS, PROMPT_SECONDS, EventLog, NewRecord, Position
-from jobquest.log.outbox_slot import Kept, Refusal, Slot, claim, orphans
+from jobquest.log.outbox_slot import Kept, Slot, claim, orphans
 from jobquest.log.pending import Pending, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,13 @@ class Waiting(NamedTuple):
     seconds: float
 
 
+class _Bar(NamedTuple):
+    """Why the log takes nothing of a topic, and until when it is not tried again (monotonic)."""
+
+    why: str
+    until: float
+
+
 class Outbox:
     """Appends to `log`, or to a slot in `folder`. Any thread may call it.
 
@@ -57,16 +65,19 @@ class Outbox:
         self._folder = folder
         self._max_events = max_events
         self._refused = refused
-        self._lock = threading.Lock()  # over the next nine
+        self._lock = threading.Lock()  # over the next eleven
         self._slot: Slot | None = None
-        self._open = False
-        self._holding = False  # only while open
+        self._open = False  # for every topic
+        self._shut: set[str] = set()  # topics for which it is open, too
+        self._barred: dict[str, _Bar] = {}  # of these, those of which the log takes nothing
+        self._holding = False  # only while open for some topic
         self._hold_at, self._hold_until = 0.0, 0.0
         self._held: list[tuple[Taken, NewRecord]] = []  # unconfirmed, not given to the log yet
         self._unconfirmed: dict[Taken, NewRecord] = {}  # given to the log, in the order they came
         self._thread: threading.Thread | None = None
         self._closed = False
         self._why = ""  # there is no slot
+        self._said: dict[str, str] = {}  # of barred topics, in the service's log
         self._woken = threading.Event()
         self._stop = threading.Event()
         # The forwarder's own; others may read:
@@ -91,14 +102,11 @@ class Outbox:
         entries = list(zip(futures, records, strict=True))
         with self._lock:
             self._begin()
-            if self._closed or (self._open and not self._holding):
-                self._keep(entries)
-                return futures
+            if self._open or self._shut or self._closed:
+                entries = self._divert(entries)
             self._unconfirmed.update(entries)
-            if self._holding:
-                self._held += entries
-                return futures
-        self._send(entries)
+        if entries:
+            self._send(entries)
         return futures
 
     @property
@@ -112,6 +120,12 @@ class Outbox:
         sent = self._log.append([record for _, record in entries])
         for (future, _), answer in zip(entries, sent, strict=True):
             answer.add_done_callback(partial(self._answered, future))
+
+    @property
+    def barred(self) -> Mapping[str, str]:
+        """The topics of which the log takes nothing while it takes others; why."""
+        with self._lock:
+            return {topic: bar.why for topic, bar in self._barred.items()}
 
     def waiting(self) -> Waiting:
         """What waits here. Cheap."""
@@ -147,7 +161,7 @@ class Outbox:
         if self._slot is None:
             try:
                 self._slot = claim(self._folder, with_records=self._adopts)
-                self._open = self._slot.count > 0  # nothing may overtake what is in it
+                self._shut = self._slot.topics  # nothing may overtake what is in it
             except LogUnavailable as error:
                 if self._why != str(error):
                     logger.error("There is no outbox: %s", error)
@@ -156,10 +170,36 @@ class Outbox:
             self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
             self._thread.start()
 
-    def _taken_back(self) -> list[tuple[Taken, NewRecord]]:
-        entries = list(self._unconfirmed.items())
-        self._unconfirmed.clear()
-        self._held, self._holding = [], False
+    def _divert(self, entries: Sequence[tuple[Taken, NewRecord]]) -> list[tuple[Taken, NewRecord]]:
+        """Keep or hold the records that would overtake others, or that the log does not take; the
+        rest may go straight to it."""
+        straight: list[tuple[Taken, NewRecord]] = []
+        held: list[tuple[Taken, NewRecord]] = []
+        kept: list[tuple[Taken, NewRecord]] = []
+        for entry in entries:
+            topic = entry[1].topic
+            if self._closed or topic in self._barred:
+                kept.append(entry)
+            elif not (self._open or topic in self._shut):
+                straight.append(entry)
+            else:
+                (held if self._holding else kept).append(entry)
+        self._keep(kept)
+        self._unconfirmed.update(held)
+        self._held += held
+        return straight
+
+    def _taken_back(self, topic: str | None = None) -> list[tuple[Taken, NewRecord]]:
+        """What is unconfirmed, of one topic or of all: it is so no longer."""
+        if topic is None:
+            entries = list(self._unconfirmed.items())
+            self._unconfirmed.clear()
+            self._held, self._holding = [], False
+            return entries
+        entries = [entry for entry in self._unconfirmed.items() if entry[1].topic == topic]
+        for future, _ in entries:
+            del self._unconfirmed[future]
+        self._held = [entry for entry in self._held if entry[1].topic != topic]
         return entries
 
     def _open_circuit(self, error: LogUnavailable) -> None:
@@ -170,7 +210,21 @@ class Outbox:
         self._keep(self._taken_back())
         self._woken.set()
 
+    def _bar(self, error: TopicUnavailable) -> None:
+        """Keep what is unconfirmed of a topic, and from now on everything of it, here."""
+        topic, line = error.topic, str(error)
+        if self._slot:
+            if self._said.get(topic) != line:
+                logger.warning("Events of topic %s wait in %s: %s", topic, self._slot.path, error)
+            self._said[topic] = line
+            self._shut.add(topic)
+            self._barred[topic] = _Bar(line, time.monotonic() + TRY_SECONDS)
+        self._keep(self._taken_back(topic))
+        self._woken.set()
+
     def _keep(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
+        if not entries:
+            return
         slot = self._slot
         if slot is None:
             self._refuse_all(
@@ -197,7 +251,11 @@ class Outbox:
         error = sent.exception()
         if isinstance(error, LogUnavailable):
             with self._lock:
-                if future in self._unconfirmed:  # else it is kept already
+                if future not in self._unconfirmed:  # it is kept already
+                    return
+                if isinstance(error, TopicUnavailable):
+                    self._bar(error)
+                else:
                     self._open_circuit(error)
             return
         with self._lock:
@@ -255,7 +313,7 @@ class Outbox:
                 self._release(0.0)
         for orphan in tuple(self._adopted):
             self._deliver(orphan)
-            if orphan.is_drained and not orphan.aside:
+            if not orphan.count:
                 self._adopted.remove(orphan)
                 orphan.close()
 
@@ -271,8 +329,9 @@ class Outbox:
         """Have new records wait for the last few here, unless the log is slow: then every request
         would wait in vain, and its producer go again and again."""
         with self._lock:
-            if self._open and slot is self._slot and self._prompt and not self._holding:
-                few = slot.count - len(slot.aside) <= HOLD_RECORDS
+            is_open = self._open or self._shut - self._barred.keys()
+            if is_open and slot is self._slot and self._prompt and not self._holding:
+                few = slot.deliverable(self._barred) <= HOLD_RECORDS
                 if few and time.monotonic() > self._hold_at:
                     self._holding = True
                     self._hold_until = time.monotonic() + HOLD_SECONDS
@@ -285,26 +344,36 @@ class Outbox:
                 self._keep(self._taken_back())
 
     def _close_circuit(self, slot: Slot) -> None:
-        """Give what was held to the log, and close, where the slot is empty."""
+        """Give what was held to the log, and close, where nothing is left that the log takes."""
         while True:
             with self._lock:
-                if not self._holding or slot is not self._slot or not slot.is_drained:
+                is_drained = not slot.deliverable(self._barred)
+                if not self._holding or slot is not self._slot or not is_drained:
                     return
                 held, self._held = self._held, []
                 if not held:
                     self._holding = self._open = False
+                    self._shut = set(self._barred)
+                    for topic in self._said.keys() - self._barred:
+                        del self._said[topic]
                     break
             self._send(held)
-        logger.info("Kafka takes events again; the outbox is empty.")
+        if self._shut:
+            logger.info(
+                "Kafka takes events again, but for topic %s.", ", ".join(sorted(self._shut))
+            )
+        else:
+            logger.info("Kafka takes events again; the outbox is empty.")
 
     def _deliver(self, slot: Slot) -> None:
         try:
             self._hand_over(slot)
+            self._try_barred(slot)
             while not self._stop.is_set():
                 self._hold(slot)
-                if batch := slot.first(BATCH_RECORDS, BATCH_BYTES):
+                if batch := slot.first(BATCH_RECORDS, BATCH_BYTES, self.barred):
                     self._deliver_batch(slot, batch)
-                elif self._holding and not slot.is_drained:  # on its way into the file
+                elif self._holding and slot.deliverable(self.barred):  # on its way into the file
                     self._stop.wait(0.01)
                     self._release(self._hold_until)
                 else:
@@ -312,6 +381,18 @@ class Outbox:
         except LogDamaged as damage:
             slot.damage = damage
             self._replace(slot)
+
+    def _try_barred(self, slot: Slot) -> None:
+        """Try the first record of each topic of which the log took nothing a while ago: if it does
+        now, the others follow."""
+        now = time.monotonic()
+        with self._lock:
+            due = [topic for topic, bar in self._barred.items() if now >= bar.until]
+            for topic in due:
+                del self._barred[topic]
+        for topic in due:
+            if first := slot.first_of(topic, 1, BATCH_BYTES):
+                self._deliver_batch(slot, first)
 
     def _deliver_batch(self, slot: Slot, batch: Sequence[Kept]) -> None:
         began = time.monotonic()
@@ -321,33 +402,39 @@ class Outbox:
             if self._stop.is_set():
                 return  # they stay here: a second copy does no harm
         self._prompt = time.monotonic() - began < PROMPT_SECONDS * 2 / 3
-        done, failed = [], None
+        done, failed = [], []
         for kept, future in zip(batch, sent, strict=True):
             error = future.exception()
             if isinstance(error, RecordRefused):
-                slot.aside[kept.offset] = Refusal(kept.record, error)
+                slot.put_aside(kept, error)
             elif isinstance(error, LogUnavailable):
-                failed = failed or error
+                failed.append(error)
             else:
-                done.append(kept.offset)
+                done.append(kept)
         slot.discard(done)
         self._hand_over(slot)
-        if failed:
-            raise failed
+        forbidden: dict[str, TopicUnavailable] = {}
+        for error in failed:
+            if not isinstance(error, TopicUnavailable):
+                raise error
+            forbidden[error.topic] = error
+        with self._lock:
+            for error in forbidden.values():
+                self._bar(error)
 
     def _hand_over(self, slot: Slot) -> None:
         """Give away what the log refused; what nobody takes yet stays aside and blocks nothing."""
         if time.monotonic() < self._hand_over_at:
             return
         taken = []
-        for offset, refusal in slot.aside.items():
+        for kept, refusal in slot.aside:
             try:
-                self._refused(refusal.record, refusal.error)
+                self._refused(kept.record, refusal)
             except Exception as error:  # whoever takes it may have lost its database
                 logger.warning("A refused event stays in the outbox: %s", error)
                 self._hand_over_at = time.monotonic() + REFUSED_SECONDS
                 break
-            taken.append(offset)
+            taken.append(kept)
         slot.discard(taken)
 
     def _replace(self, slot: Slot) -> None:

@@ -1,6 +1,7 @@
 """A slot of the outbox: one file in the format of the embedded log, held by one process at a time.
 
-Used by `outbox.py` alone. The hold is an flock, which the kernel frees at `kill -9`: so what a
+Used by `outbox.py` alone. Each topic has a sequence of its own, so that one that the log does not
+take is in nobody's way. The hold is an flock, which the kernel frees at `kill -9`: so what a
 process left behind is found by the next. It knows nothing of Kafka or of when to deliver.
 """
 
@@ -11,7 +12,10 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +29,13 @@ from jobquest.log.sqlite import SqliteLog
 
 logger = logging.getLogger(__name__)
 
-TOPIC = "outbox"
-TOPIC_HEADER = "jq-topic"  # first of the headers here: the topic that the record is for
+MIXED = "outbox"  # every topic's records in one sequence: what earlier versions wrote
+TOPIC_HEADER = "jq-topic"  # first of the headers there: the topic that the record is for
 READ_RECORDS = 500
 
 
 class Kept(NamedTuple):
-    """A record that waits, and where it stands in the slot."""
+    """A record that waits, and its offset in the slot."""
 
     offset: int
     record: NewRecord
@@ -42,101 +46,164 @@ class Kept(NamedTuple):
 class Refusal(NamedTuple):
     """A record that the log refused and that nobody has taken over yet."""
 
-    record: NewRecord
+    kept: Kept
     error: RecordRefused
 
 
-class Slot:
-    """The slot in `path`, held by `lock`. `append` may be called by any thread, the rest by one.
+@dataclass(slots=True)
+class _Queue:
+    """What waits of one topic. `aside` has, by offset, the refusals that nobody took over."""
 
-    `aside` has, by offset, the refusals that nobody took over: they are kept, and block nothing.
-    """
+    written: int = 0  # how many the file has; at first as its bounds tell, which may be more
+    on_their_way: int = 0
+    appends: int = 0
+    oldest_ms: int | None = None
+    aside: dict[int, Refusal] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return self.written + self.on_their_way
+
+    @property
+    def deliverable(self) -> int:
+        return self.count - len(self.aside)
+
+
+class Slot:
+    """The slot in `path`, held by `lock`. `append` may be called by any thread, the rest by one."""
 
     def __init__(self, path: Path, lock: FileLock) -> None:
         """Raises LogUnavailable; LogDamaged where the file can't be used."""
         self.path = path
-        self.aside: dict[int, Refusal] = {}
         self.damage: LogDamaged | None = None  # set by whoever comes upon it
         self._hold = lock
-        self._log = SqliteLog(path, [TOPIC])
-        self._lock = threading.Lock()  # over the next four
-        self._written = 0  # how many the file has; at first as its bounds tell, which may be more
-        self._on_their_way = 0
-        self._appends = 0
-        self._oldest_ms: int | None = None
+        self._log = SqliteLog(path)
+        self._lock = threading.Lock()  # over what is in the next one
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
         self._log.reach()
-        [info] = self._log.describe([TOPIC])
-        self._written = info.next - info.first
-        oldest = self._log.read(Partition(TOPIC, 0), 0, 1)
-        self._oldest_ms = oldest[0].timestamp_ms if oldest else None
+        for topic, (first, following) in self._log.bounds().items():
+            oldest = self._log.read(Partition(topic, 0), first, 1)
+            since_ms = oldest[0].timestamp_ms if oldest else None
+            self._queues[topic] = _Queue(following - first, oldest_ms=since_ms)
+        self._sort_in()
 
     @property
     def count(self) -> int:
         """How many records wait here, those on their way into the file included."""
         with self._lock:
-            return self._written + self._on_their_way
+            return sum(one.count for one in self._queues.values())
 
     @property
-    def is_drained(self) -> bool:
-        """Whether nothing is left to deliver."""
-        return self.count == len(self.aside)
+    def topics(self) -> set[str]:
+        """The topics of which records wait here."""
+        with self._lock:
+            return {topic for topic, one in self._queues.items() if one.count}
+
+    def deliverable(self, barred: Collection[str] = ()) -> int:
+        """How many records can be delivered, if the log takes none of the topics in `barred`."""
+        with self._lock:
+            found = (one for topic, one in self._queues.items() if topic not in barred)
+            return sum(one.deliverable for one in found)
 
     @property
     def oldest_ms(self) -> int | None:
         """When the oldest came that waits, Unix milliseconds."""
-        return self._oldest_ms if self.count else None
+        with self._lock:
+            waiting = [one.oldest_ms for one in self._queues.values() if one.count]
+        return min((at for at in waiting if at is not None), default=None)
 
     def append(self, records: Sequence[NewRecord]) -> list[Pending[Position]]:
         """Keep records; each future resolves once its record is durable, or has failed."""
         with self._lock:
-            if not self._written + self._on_their_way:
-                self._oldest_ms = now_ms()
-            self._on_their_way += len(records)
-            self._appends += 1
-        futures = self._log.append([_addressed(record) for record in records])
-        for future in futures:
-            future.add_done_callback(self._wrote)
+            for record in records:
+                queue = self._queues[record.topic]
+                if not queue.count:
+                    queue.oldest_ms = now_ms()
+                queue.on_their_way += 1
+                queue.appends += 1
+        futures = self._log.append(records)
+        for record, future in zip(records, futures, strict=True):
+            future.add_done_callback(partial(self._wrote, record.topic))
         return futures
 
-    def _wrote(self, future: Pending[Position]) -> None:
+    def _wrote(self, topic: str, future: Pending[Position]) -> None:
         error = future.exception()
         with self._lock:
-            self._on_their_way -= 1
-            self._written += error is None
+            queue = self._queues[topic]
+            queue.on_their_way -= 1
+            queue.written += error is None
         if isinstance(error, LogDamaged):
             self.damage = error
 
-    def first(self, most_records: int, most_bytes: int) -> list[Kept]:
-        """What is to be delivered first, in order. Raises LogUnavailable."""
+    def first(self, most_records: int, most_bytes: int, barred: Collection[str] = ()) -> list[Kept]:
+        """What is to be delivered first, of each topic in order, but of none in `barred`. Raises
+        LogUnavailable."""
         with self._lock:
-            appends, idle = self._appends, not self._on_their_way
+            topics = [
+                topic
+                for topic, one in self._queues.items()
+                if one.deliverable and topic not in barred
+            ]
+        share = max(1, most_records // max(1, len(topics)))
         batch: list[Kept] = []
-        size = offset = 0
+        for topic in topics:
+            batch += self.first_of(topic, share, most_bytes // len(topics))
+        return batch
+
+    def first_of(self, topic: str, most_records: int, most_bytes: int) -> list[Kept]:
+        """What is to be delivered first of a topic, in order. Raises LogUnavailable."""
+        with self._lock:
+            queue = self._queues[topic]
+            appends, idle = queue.appends, not queue.on_their_way
+        batch: list[Kept] = []
+        size, offset, count = 0, 0, min(most_records, READ_RECORDS)
         while len(batch) < most_records and size < most_bytes:
-            found = self._log.read(Partition(TOPIC, 0), offset, READ_RECORDS)
+            found = self._log.read(Partition(topic, 0), offset, count)
             for record in found:
-                if record.offset not in self.aside:
+                if record.offset not in queue.aside:
                     batch.append(self._kept(record))
                     size += batch[-1].size
-            if len(found) < READ_RECORDS:
+            if len(found) < count:
                 break
             offset = found[-1].offset + 1
         with self._lock:
             if batch:
-                self._oldest_ms = batch[0].since_ms
-            elif idle and appends == self._appends:
-                self._written = len(self.aside)  # bounds count gaps, too
+                queue.oldest_ms = batch[0].since_ms
+            elif idle and appends == queue.appends:
+                queue.written = len(queue.aside)  # bounds count gaps, too
         return batch
 
-    def discard(self, offsets: Sequence[int]) -> None:
-        """Forget records that another has durably. Raises LogUnavailable."""
-        if not offsets:
-            return
-        self._log.discard(TOPIC, offsets)
-        for offset in offsets:
-            self.aside.pop(offset, None)
+    def put_aside(self, kept: Kept, error: RecordRefused) -> None:
+        """Keep what the log refuses, in nobody's way."""
         with self._lock:
-            self._written -= len(offsets)
+            self._queues[kept.record.topic].aside[kept.offset] = Refusal(kept, error)
+
+    @property
+    def aside(self) -> list[Refusal]:
+        """What the log refused and nobody has taken over yet."""
+        with self._lock:
+            return [one for each in self._queues.values() for one in each.aside.values()]
+
+    def discard(self, several: Sequence[Kept]) -> None:
+        """Forget records that another has durably. Raises LogUnavailable."""
+        if not several:
+            return
+        self._log.discard([(kept.record.topic, kept.offset) for kept in several])
+        with self._lock:
+            for kept in several:
+                queue = self._queues[kept.record.topic]
+                queue.written -= 1
+                queue.aside.pop(kept.offset, None)
+
+    def _sort_in(self) -> None:
+        """Give each topic its own of what an earlier version wrote in one queue. Should this end
+        halfway, some records are there twice, which does no harm."""
+        while mixed := self._log.read(Partition(MIXED, 0), 0, READ_RECORDS):
+            futures = self.append([_unmixed(self._kept(record)) for record in mixed])
+            for future in futures:
+                future.result()
+            self._log.discard([(MIXED, record.offset) for record in mixed])
+        self._queues.pop(MIXED, None)
 
     def close(self, timeout: float = 0.5) -> None:
         """Write what is on its way, within `timeout` seconds, and give the slot back."""
@@ -151,11 +218,10 @@ class Slot:
         return Slot(self.path, self._hold)
 
     def _kept(self, record: Record) -> Kept:
-        if record.damage or not record.headers or record.headers[0][0] != TOPIC_HEADER:
+        if record.damage:
             self.damage = LogDamaged(f"Record {record.offset} of {self.path} can't be read.")
             raise self.damage
-        topic = record.headers[0][1].decode()
-        new = NewRecord(topic, record.key, record.value, record.headers[1:])
+        new = NewRecord(record.topic, record.key, record.value, record.headers)
         size = len(record.key or b"") + len(record.value or b"")
         return Kept(record.offset, new, record.timestamp_ms, size)
 
@@ -237,7 +303,9 @@ def _move_aside(path: Path, damage: LogDamaged | None) -> None:
     )
 
 
-def _addressed(record: NewRecord) -> NewRecord:
-    """The record as it is kept: every one in the slot's one topic."""
-    headers = ((TOPIC_HEADER, record.topic.encode()), *record.headers)
-    return record._replace(topic=TOPIC, headers=headers)
+def _unmixed(kept: Kept) -> NewRecord:
+    """A record of the mixed sequence as its own topic has it. Raises LogDamaged."""
+    record = kept.record
+    if not record.headers or record.headers[0][0] != TOPIC_HEADER:
+        raise LogDamaged(f"Record {kept.offset} does not say for which topic it is.")
+    return record._replace(topic=record.headers[0][1].decode(), headers=record.headers[1:])

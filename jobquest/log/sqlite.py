@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
 from jobquest.log import (
     PROMPT_SECONDS,
     Found,
+    Member,
     Mode,
     NewRecord,
     Origin,
@@ -46,6 +47,7 @@ from jobquest.log.sqlite_file import (
     first_since,
     identities,
     select,
+    topics_with_records,
 )
 
 logger = logging.getLogger(__name__)
@@ -57,12 +59,12 @@ CROSS_PROCESS_POLL_SECONDS = 0.2
 
 
 class SqliteLog:
-    """The embedded log in `path`; `topics` are made when missing. Safe to build before a fork:
-    files and threads are opened at the first use."""
+    """The embedded log in `path`; `topics` are made when missing. Without any, it takes records of
+    every topic. Safe to build before a fork: files and threads are opened at the first use."""
 
     mode: Mode = "embedded"
 
-    def __init__(self, path: Path, topics: Sequence[str]) -> None:
+    def __init__(self, path: Path, topics: Sequence[str] = ()) -> None:
         self._path = path
         self._topics = tuple(topics)
         self._lock = threading.Lock()
@@ -151,12 +153,20 @@ class SqliteLog:
             with closing(connect(self._path)) as connection:
                 return first_since(connection, partition.topic, moment_ms)
 
-    def discard(self, topic: str, offsets: Sequence[int]) -> None:
-        """Delete these records, for good. For a log that only keeps what goes on to another."""
+    def missing_rights(self) -> Mapping[str, Sequence[str]]:
+        """See `EventLog.missing_rights`: whoever may use the file may use every topic."""
+        return {}
+
+    def members(self, group: str) -> Sequence[Member]:
+        """See `EventLog.members`: a lock makes sure that only a process of ours reads."""
+        return ()
+
+    def discard(self, records: Iterable[tuple[str, int]]) -> None:
+        """Delete records, given by topic and offset, for good. For a log that only keeps what goes
+        on to another."""
         with errors_of(self._path, "delete"), closing(connect(self._path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            rows = [(topic, offset) for offset in offsets]
-            connection.executemany("DELETE FROM records WHERE topic = ? AND offset = ?", rows)
+            connection.executemany("DELETE FROM records WHERE topic = ? AND offset = ?", records)
             connection.execute("COMMIT")
 
     def count(self, topic: str) -> int:
@@ -167,6 +177,15 @@ class SqliteLog:
                 query = "SELECT count(*) FROM records WHERE topic = ?"
                 found: int = connection.execute(query, (topic,)).fetchone()[0]
                 return found
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Of each topic that has records: the first offset kept and the next to come."""
+        self._raise_damage()
+        with errors_of(self._path, "be read"):
+            self._prepare()
+            with closing(connect(self._path)) as connection:
+                topics = list(topics_with_records(connection))
+                return {topic: bounds(connection, topic) for topic in topics}
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, within `timeout` seconds; later appends fail."""
@@ -286,7 +305,7 @@ class _Writer:
             future.resolve(position)
 
     def _refused(self, record: NewRecord, future: Pending[Position]) -> bool:
-        if record.topic not in self._topics:
+        if self._topics and record.topic not in self._topics:
             future.fail(RecordRefused(f"There is no topic {record.topic}."))
         elif record.key is None and record.value is None:
             future.fail(RecordRefused("A record needs a key or a value."))

@@ -81,6 +81,14 @@ def bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
     return first or 0, following or 0
 
 
+def topics_with_records(connection: sqlite3.Connection) -> Iterator[str]:
+    """Every topic that has records; one step in the index for each."""
+    query = "SELECT min(topic) FROM records WHERE topic > ?"
+    topic = ""
+    while topic := connection.execute(query, (topic,)).fetchone()[0] or "":
+        yield topic
+
+
 def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> int | None:
     """The first offset whose record was appended at `moment_ms` or later. Halves the range, as
     times rise with offsets: no index is written for what is seldom asked."""

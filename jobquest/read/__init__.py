@@ -180,9 +180,11 @@ class ReadSide:
         ]
         add_rows(connection, tables.outgoing, rows)
 
-    def outgoing(self, limit: int = 500) -> list[tuple[str, NewRecord]]:
-        """Id and record of what the log has not confirmed, ours and what others left: the oldest
-        that come to some megabytes."""
+    def outgoing(
+        self, limit: int = 500, without: Collection[str] = ()
+    ) -> list[tuple[str, NewRecord]]:
+        """Id and record of what the log has not confirmed, ours and what others left, but of no
+        topic in `without`: the oldest that come to some megabytes."""
         table = tables.outgoing
         sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
         size = sum(sizes, func.length(table.c.headers)).label("size")
@@ -191,6 +193,7 @@ class ReadSide:
             found = connection.execute(
                 select(table.c.id, size)
                 .where((table.c.process == self._process_id) | left)
+                .where(table.c.topic.not_in(without))
                 .order_by(table.c.created_ms)
                 .limit(limit)
             ).all()

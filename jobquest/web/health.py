@@ -18,7 +18,9 @@ def healthz() -> tuple[Response, int]:
 @health.get("/readyz")
 def readyz() -> tuple[Response, int]:
     """Log, read side and consumer can work; 503 with what is wrong otherwise."""
-    wrong = {name: [line] for name, line in runtime().report.readiness().items() if line}
+    report = runtime().report
+    status = report.status()
+    wrong = {name: [line] for name, line in report.readiness(status).items() if line}
     if wrong:
         return jsonify(failure("Not ready.", wrong)), 503
-    return success({"ready": True})
+    return success({"ready": True, "state": status["state"], "reason": status["reason"]})

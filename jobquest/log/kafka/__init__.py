@@ -16,6 +16,7 @@ import kafka
 from jobquest.log import (
     PROMPT_SECONDS,
     Found,
+    Member,
     Mode,
     NewRecord,
     Origin,
@@ -42,6 +43,7 @@ class KafkaLog:
         *,
         bootstrap: Sequence[str],
         client_id: str,
+        member_name: str | None = None,
         partitions: int,
         replication_factor: int,
         security: Mapping[str, Any],
@@ -49,7 +51,8 @@ class KafkaLog:
         topic_configs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         version: str = kafka.__version__,
     ) -> None:
-        """`topic_configs`: topic → configs that it gets on top, where this log makes it.
+        """`member_name`: the `client_id` of a member of a group, if it has one of its own.
+        `topic_configs`: topic → configs that it gets on top, where this log makes it.
         `version`: kafka-python's, which decides how it is used (see `library_of`)."""
         self._common = {
             "bootstrap_servers": list(bootstrap),
@@ -57,6 +60,7 @@ class KafkaLog:
             "api_version": (4, 0),  # given, so that making a client needs no broker
             **security,
         }
+        self._member = self._common | {"client_id": member_name or client_id}
         self._library = library_of(version)
         self._cluster = Cluster(
             self._library, self._common, topics, partitions, replication_factor, topic_configs
@@ -84,7 +88,7 @@ class KafkaLog:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
         self._cluster.compare()  # here, for one process of the service consumes: one line a start
-        return Seat(self._library, self._cluster, self._common, topics, group, start)
+        return Seat(self._library, self._cluster, self._member, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """See `EventLog.describe`."""
@@ -107,6 +111,14 @@ class KafkaLog:
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
         return self._cluster.offset_at(partition, moment_ms)
+
+    def missing_rights(self) -> Mapping[str, Sequence[str]]:
+        """See `EventLog.missing_rights`."""
+        return self._cluster.missing_rights()
+
+    def members(self, group: str) -> Sequence[Member]:
+        """See `EventLog.members`."""
+        return self._cluster.members(group)
 
     def close(self, timeout: float = 5.0) -> None:
         """See `EventLog.close`."""

@@ -18,13 +18,16 @@ from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
     KafkaError,
     NotCoordinatorError,
+    TopicAuthorizationFailedError,
 )
 
-from jobquest.errors import LogUnavailable
-from jobquest.log import Found, Origin, Partition, PartitionInfo, Record
+from jobquest.errors import LogUnavailable, TopicUnavailable
+from jobquest.log import Found, Member, Origin, Partition, PartitionInfo, Record, missing_right
 from jobquest.log.kafka.library import Library, Reader
+from jobquest.log.kafka.rights import FORBIDDEN, member_of, missing_rights
 from jobquest.log.kafka.topics import in_one_line, settings_of
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ COORDINATOR_SECONDS = 10.0  # for a group's first one
 PAUSE_SECONDS = 0.1
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go
 AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
+RIGHTS_SECONDS = 1.0  # for which the rights are known that were asked for
 _TOPIC_EXISTS = 36
 _T = TypeVar("_T")
 
@@ -63,13 +67,19 @@ class Cluster:
         self._reader: Reader | None = None
         self._prepared = False
         self._compared = False
+        self._unusable: dict[str, str] = {}  # topic: the right without which it is not there for us
+        self._missing: dict[str, tuple[str, ...]] = {}  # topic: rights on it that are missing
+        self._looked = 0.0  # for all of these
         self._away_until = 0.0
         self._why = ""
 
-    def prepare(self) -> None:
-        """Make the topics that are missing, once per connection; existing ones stay as they are."""
-        if not self._prepared:
+    def prepare(self) -> Mapping[str, str]:
+        """Make the topics that are missing, once per connection; existing ones stay as they are.
+        Returns those that can't be used, each with the reason."""
+        is_over = time.monotonic() - self._looked > RIGHTS_SECONDS
+        if not self._prepared or (self._unusable and is_over):
             self._ask(self._make_topics)
+        return {topic: missing_right(right, topic) for topic, right in self._unusable.items()}
 
     def compare(self) -> None:
         """Say, once, which topics have other settings than those that are made here."""
@@ -112,16 +122,49 @@ class Cluster:
             if place.topic in ids and one.offset >= 0
         }
 
+    def missing_rights(self) -> Mapping[str, tuple[str, ...]]:
+        """See `EventLog.missing_rights`."""
+        self.prepare()
+        if time.monotonic() - self._looked > RIGHTS_SECONDS:
+            self._found(self._topics)
+            self._looked = time.monotonic()
+        unusable = {topic: (right,) for topic, right in self._unusable.items()}
+        return unusable | {topic: rights for topic, rights in self._missing.items() if rights}
+
+    def members(self, group: str) -> Sequence[Member]:
+        """See `EventLog.members`."""
+
+        def ask() -> Sequence[Member]:
+            try:
+                found = self._administering().describe_groups([group])[group]
+            except GroupAuthorizationFailedError:
+                return ()
+            return [member_of(one) for one in found["members"]]
+
+        return self._ask(ask)
+
+    def unreadable(self) -> frozenset[str]:
+        """The topics that may not be read, as the last answer about each said."""
+        return frozenset(topic for topic, rights in self._missing.items() if "READ" in rights)
+
+    def hidden(self) -> frozenset[str]:
+        """The topics that are not there for us, as the last answer about each said. A client of the
+        library's that asks for one connects no more."""
+        forbidden = (topic for topic, rights in self._missing.items() if "DESCRIBE" in rights)
+        return frozenset([*forbidden, *self._unusable])
+
     def bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
         """TopicPartition → first offset kept and the next to come."""
-
-        def ask() -> dict[Any, tuple[int, int]]:
-            reader = self._reading().consumer
-            first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
-            following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
-            return {place: (first[place], following[place]) for place in places}
-
-        return self._ask(ask) if places else {}
+        if not places:
+            return {}
+        try:
+            return self._ask(lambda: self._bounds(places))
+        except KeyError:  # new partitions: the library knows those of when it connected
+            self._ask(self._disconnect)
+        try:
+            return self._ask(lambda: self._bounds(places))
+        except KeyError as error:
+            raise LogUnavailable(f"Kafka does not tell how long {error} is.") from error
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
@@ -166,6 +209,10 @@ class Cluster:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except TopicAuthorizationFailedError as error:  # nothing is wrong with the connection
+            topics = error.args[0] if error.args else ()
+            topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
+            raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
             self._why = self._reason(error)
             # A client that lost its brokers does not always find them again: begin anew.
@@ -186,6 +233,12 @@ class Cluster:
             " and reach that address. Set advertised.listeners on the broker, or make the name"
             " known here."
         )
+
+    def _bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
+        reader = self._reading().consumer
+        first = reader.beginning_offsets(places, timeout_ms=ANSWER_MS)
+        following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
+        return {place: (first[place], following[place]) for place in places}
 
     def _disconnect(self) -> None:
         for client in (self._admin, self._reader.consumer if self._reader else None):
@@ -224,31 +277,42 @@ class Cluster:
             found: dict[Any, Any] = self._administering().list_group_offsets([group])[group]
         except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
             return None
+        except GroupAuthorizationFailedError as error:
+            raise LogUnavailable(f"The right READ on the group {group} is missing.") from error
         return found
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
         found = self._ask(lambda: self._administering().describe_topics(list(topics)))
-        return [topic for topic in found if topic["error_code"] == 0]
+        self._missing = self._missing | {topic["name"]: missing_rights(topic) for topic in found}
+        there = [topic for topic in found if topic["error_code"] == 0]
+        names = {topic["name"] for topic in there}
+        self._unusable = {t: right for t, right in self._unusable.items() if t not in names}
+        return there
 
     def _make_topics(self) -> None:
         admin = self._administering()
-        found = admin.describe_topics(list(self._topics))
-        existing = {topic["name"] for topic in found if topic["error_code"] == 0}
+        found = {topic["name"]: topic for topic in admin.describe_topics(list(self._topics))}
+        existing = {name for name, topic in found.items() if topic["error_code"] == 0}
         missing = [topic for topic in self._topics if topic not in existing]
+        unusable = {}
         if missing:
             wanted = {topic: self._settings[topic].request() for topic in missing}
             made = []
             for topic in admin.create_topics(wanted, raise_errors=False)["topics"]:
-                if topic["error_code"] == 0:
-                    made.append(topic["name"])
-                elif topic["error_code"] != _TOPIC_EXISTS:  # another process was faster
-                    raise LogUnavailable(
-                        f"Topic {topic['name']} can't be made: {topic['error_message']}"
-                    )
-            admin.wait_for_topics(missing)
+                name, code = topic["name"], topic["error_code"]
+                is_hidden = found[name]["error_code"] == FORBIDDEN
+                if code == FORBIDDEN or (is_hidden and code == _TOPIC_EXISTS):
+                    unusable[name] = "DESCRIBE" if is_hidden else "CREATE"
+                elif code == 0:
+                    made.append(name)
+                elif code != _TOPIC_EXISTS:  # another process was faster
+                    raise LogUnavailable(f"Topic {name} can't be made: {topic['error_message']}")
+            if there := [topic for topic in missing if topic not in unusable]:
+                admin.wait_for_topics(there)
             if made:
                 logger.info("Made the topics %s", ", ".join(made))
-        self._prepared = True
+        self._missing = {name: missing_rights(topic) for name, topic in found.items()}
+        self._unusable, self._looked, self._prepared = unusable, time.monotonic(), True
 
     def _compare_topics(self) -> None:
         """Whoever was faster may have made a topic by the broker's defaults: so all are compared,
@@ -266,6 +330,14 @@ class Cluster:
                 for one in found
             }
         )
+        names = [one["name"] for one in found]
+        unknown = sorted(name for name in names if "retention.ms" not in configs.get(name, {}))
+        if unknown:
+            logger.warning(
+                "How long Kafka keeps records is unknown for %s: the right DESCRIBE_CONFIGS is"
+                " missing.",
+                ", ".join(unknown),
+            )
         if line:
             logger.warning(
                 "Topics exist with settings of their own, and stay as they are: %s. What a topic"

@@ -14,10 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, RetriableError
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    OffsetOutOfRangeError,
+    RetriableError,
+    TopicAuthorizationFailedError,
+)
 
 from jobquest.errors import LogUnavailable
-from jobquest.log import Origin, Partition, Record, StartPositions
+from jobquest.log import Origin, Partition, Record, StartPositions, missing_right
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.library import Library
 
@@ -56,17 +62,20 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> None:
         self._cluster = cluster
         self._topics = topics
+        self._group = group
         self._start = start
         self._lock = threading.Lock()  # over the two below
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
+        self._forbidden: frozenset[str] = frozenset()  # topics that may not be read; the owner's
         self._checked = time.monotonic()
         self._uncommitted: dict[Any, OffsetAndMetadata] = {}
         self._committed = 0.0
         self._pause = threading.Event()  # never set
         self._reader = library.reader(**common, **_SETTINGS, group_id=group)
         self._consumer = self._reader.consumer
-        self._consumer.subscribe(list(topics), listener=self)
+        self._subscribed: list[str] = []
+        self._subscribe()
 
     # --- the listener: on the library's I/O thread ---
 
@@ -103,6 +112,12 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             except OffsetOutOfRangeError as error:
                 self._forget(error)
                 continue
+            except TopicAuthorizationFailedError as error:
+                self._forbid(error)
+                continue
+            except GroupAuthorizationFailedError as error:
+                line = f"The right READ on the group {self._group} is missing."
+                raise LogUnavailable(line) from error
             except KafkaError as error:
                 _pass_over(error)
                 self._pause.wait(min(PAUSE_SECONDS, remaining))
@@ -198,10 +213,12 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
     def _settle(self) -> None:
         """Seek the partitions that are new here to where `start` says, and let them flow."""
         with self._lock:
-            fresh = sorted(self._fresh & self._consumer.assignment())
+            assigned = self._consumer.assignment()
+            fresh = sorted(p for p in self._fresh & assigned if p.topic not in self._forbidden)
         if not fresh:
             return
-        ids = self._cluster.identities(self._topics)
+        ids = self._identities()
+        fresh = [place for place in fresh if place.topic not in self._forbidden]
         origins = {p: Origin(p.topic, p.partition, ids[p.topic]) for p in fresh if p.topic in ids}
         if not origins:
             return
@@ -222,14 +239,44 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         if time.monotonic() - self._checked < IDENTITY_SECONDS:
             return
         self._checked = time.monotonic()
-        ids = self._cluster.identities(self._topics)
+        ids = self._identities()
         with self._lock:
+            self._hold([place for place in self._origins if place.topic in self._forbidden])
             anew = [
                 p for p, o in self._origins.items() if ids.get(p.topic, o.identity) != o.identity
             ]
             self._hold(anew)
         for topic in sorted({place.topic for place in anew}):
             logger.warning("Topic %s was made anew: reading it from its start.", topic)
+
+    def _identities(self) -> dict[str, str]:
+        """Topic → its id. What may not be read is told by the same answer: its partitions wait
+        until it may."""
+        ids = self._cluster.identities(self._topics)
+        self._forbidden = self._cluster.unreadable()
+        self._subscribe()
+        return ids
+
+    def _subscribe(self) -> None:
+        """Take part in the topics that are there for us. Raises LogUnavailable if none is."""
+        hidden = self._cluster.hidden()
+        topics = [topic for topic in self._topics if topic not in hidden]
+        if not topics:
+            raise LogUnavailable(missing_right("DESCRIBE", self._topics[0]))
+        if topics != self._subscribed:
+            self._consumer.subscribe(topics, listener=self)
+            self._subscribed = topics
+
+    def _forbid(self, error: TopicAuthorizationFailedError) -> None:
+        """Read nothing of the topics that it names, until the next look at our rights. Raises
+        LogUnavailable if it names none of ours."""
+        named = error.args[0] if error.args else ()
+        topics = {topic for topic in self._topics if not isinstance(named, str) and topic in named}
+        if not topics:
+            raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
+        self._forbidden |= topics
+        with self._lock:
+            self._hold([p for p in self._consumer.assignment() if p.topic in topics])
 
     def _forget(self, error: OffsetOutOfRangeError) -> None:
         """The offsets of the partitions that it names are out of range: `_valid` will say what is

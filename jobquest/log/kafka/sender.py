@@ -22,10 +22,11 @@ from kafka.errors import (
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
 )
 
-from jobquest.errors import LogUnavailable, RecordRefused
-from jobquest.log import NewRecord, Position
+from jobquest.errors import LogUnavailable, RecordRefused, TopicUnavailable
+from jobquest.log import NewRecord, Position, missing_right
 from jobquest.log.kafka.encoding import encode
 from jobquest.log.kafka.library import Library, Outgoing
 from jobquest.log.pending import Pending
@@ -38,6 +39,7 @@ AWAY_SECONDS = 1.0  # after a failure, appends that come within it fail at once
 CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs several round trips
 LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
 LOOK_SECONDS = 0.1
+LOOK_AGAIN_SECONDS = 1.0  # for topics that could not be used
 MAX_RECORD_BYTES = 2_097_152  # the topic decides; some may allow more than the default
 
 
@@ -91,8 +93,9 @@ class _Attempt:
 class Sender:
     """Sends records to `topics`. Any thread may call it.
 
-    `prepare` makes the topics that are missing, or raises LogUnavailable; `lost` is called when
-    the brokers were lost, so that it looks again.
+    `prepare` makes the topics that are missing and returns those that can't be used, each with the
+    reason, or raises LogUnavailable; `lost` is called when the brokers were lost, so that it looks
+    again.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class Sender:
         library: Library,
         common: Mapping[str, Any],
         topics: Sequence[str],
-        prepare: Callable[[], None],
+        prepare: Callable[[], Mapping[str, str]],
         lost: Callable[[], None],
     ) -> None:
         self._library = library
@@ -110,6 +113,8 @@ class Sender:
         self._lost = lost
         self._lock = threading.Lock()  # over everything below
         self._producer: Outgoing | None = None
+        self._unusable: Mapping[str, str] = {}  # topics that the producer does not know; why
+        self._looked = 0.0  # for these
         self._attempt: _Attempt | None = None
         self._sent: dict[_Sent, object] = {}  # in the order of their append
         self._bytes = 0
@@ -141,7 +146,9 @@ class Sender:
 
     def reach(self, timeout: float) -> None:
         """See `EventLog.reach`."""
-        self._connected(time.monotonic(), timeout)
+        producer = self._connected(time.monotonic(), timeout)
+        if self._unusable and time.monotonic() - self._looked > LOOK_AGAIN_SECONDS:
+            self._look_again(producer)
 
     def close(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for what is on its way, then fail the rest."""
@@ -170,8 +177,19 @@ class Sender:
             line = f"Larger than {MAX_RECORD_BYTES} bytes."
         return bool(line) and sent.future.fail(RecordRefused(line))
 
+    def _usable(self, records: Sequence[_Sent]) -> Sequence[_Sent]:
+        """Those whose topics can be used; the others fail."""
+        unusable = self._unusable
+        if not unusable:
+            return records
+        for sent in records:
+            if why := unusable.get(sent.record.topic):
+                sent.future.fail(TopicUnavailable(sent.record.topic, why))
+        return [sent for sent in records if sent.record.topic not in unusable]
+
     def _send(self, records: Sequence[_Sent], began: float, timeout: float) -> None:
         producer = self._connected(began, timeout)
+        records = self._usable(records)
         deadline = max(began + timeout, time.monotonic() + LEAST_SECONDS)
         entered = self._enter(producer, records, deadline)
         try:
@@ -229,6 +247,11 @@ class Sender:
         if isinstance(error, _REFUSALS):
             if self._left([sent]):
                 sent.future.fail(RecordRefused(f"Kafka refuses the record: {error}"))
+            return
+        if isinstance(error, TopicAuthorizationFailedError):  # the others are in no danger
+            if self._left([sent]):
+                topic = sent.record.topic
+                sent.future.fail(TopicUnavailable(topic, missing_right("WRITE", topic)))
             return
         line = f"Kafka did not confirm a record: {type(error).__name__}: {error}"
         with self._lock:
@@ -295,17 +318,18 @@ class Sender:
     def _connect(self, attempt: _Attempt) -> None:
         """Make a producer that knows its topics, so that sending never waits for them."""
         producer: Outgoing | None = None
+        unusable: Mapping[str, str] = {}
         why = ""
         try:
             producer = self._library.producer(self, **self._common, **_SETTINGS)
-            why = self._warm(producer, attempt.began + CONNECT_SECONDS)
+            unusable, why = self._warm(producer, attempt.began + CONNECT_SECONDS)
         except Exception as error:  # whatever it is, those who wait must be told
             why = f"Kafka can't be used: {type(error).__name__}: {error}."
         with self._lock:
             if self._closed.is_set():
                 why = "The log is closed."
             if not why:
-                self._producer = producer
+                self._producer, self._unusable = producer, unusable
             self._attempt = None
             self._why = why
             self._away_until = time.monotonic() + AWAY_SECONDS if why else 0.0
@@ -313,12 +337,14 @@ class Sender:
         if why and producer is not None:
             producer.end()
 
-    def _warm(self, producer: Outgoing, deadline: float) -> str:
-        """Have the topics made and the producer learn about them; why that failed, or ''."""
+    def _warm(self, producer: Outgoing, deadline: float) -> tuple[Mapping[str, str], str]:
+        """Have the topics made and the producer learn about them: which of them can't be used; why
+        that failed, or ''."""
         why = ""
         while not self._closed.is_set() and time.monotonic() < deadline:
+            unusable: Mapping[str, str] = {}
             try:
-                self._prepare()
+                unusable = self._prepare()
                 self._topics_were_made = True
             except LogUnavailable as error:
                 why = str(error)
@@ -327,8 +353,23 @@ class Sender:
                     continue
                 # Its patience is short: on a slow broker the next step works.
             try:
-                producer.know(self._topics)
-                return ""
+                producer.know(self._topics - unusable.keys())
+                return unusable, ""
             except KafkaTimeoutError as error:
                 why = why or f"Kafka does not answer: {error}."
-        return why or "The log is closed."
+            except TopicAuthorizationFailedError as error:
+                why = why or f"Kafka can't be used: {error}."
+                self._lost()  # the right is gone since `prepare` looked
+                self._closed.wait(LOOK_SECONDS)
+        return {}, why or "The log is closed."
+
+    def _look_again(self, producer: Outgoing) -> None:
+        """Have the producer learn about topics that could not be used, and now can."""
+        self._looked = time.monotonic()
+        try:
+            unusable = self._prepare()
+            producer.know(self._unusable.keys() - unusable.keys())
+        except (KafkaError, LogUnavailable) as error:  # the other topics are in no danger
+            logger.debug("Whether more topics can be used is not known: %s", error)
+        else:
+            self._unusable = unusable

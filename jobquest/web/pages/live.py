@@ -36,6 +36,7 @@ MINUTES = 60
 STATES = {
     "running": ("good", "Events are being processed."),
     "idle": ("good", "It waits for the next event."),
+    "degraded": ("alarm", "Events are processed, but not all of them."),
     "starting": ("busy", "It gets ready to process events."),
     "stopped": ("quiet", "Events are still taken; they are processed once it is started."),
     "paused": ("alarm", "It has stopped by itself, and goes on once it is started."),

@@ -13,7 +13,7 @@ from flask import Blueprint, abort, render_template, request, url_for
 
 from jobquest.browse import MAX_SCANNED, MAX_SECONDS
 from jobquest.clock import now_ms
-from jobquest.errors import InvalidEvent, Unavailable
+from jobquest.errors import InvalidEvent, TopicUnavailable, Unavailable
 from jobquest.events import PERSONAL_FIELDS, format_time
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.report import LOG_TOPICS
@@ -73,7 +73,7 @@ def records(topic: str) -> tuple[str, int]:
     """Records of one partition, raw and decoded; what was looked at, and why it stopped."""
     if topic not in LOG_TOPICS:
         abort(404, "There is no such topic.")
-    service, look, errors, limit = runtime(), None, {}, DEFAULT_RECORDS
+    service, look, errors, limit, problem = runtime(), None, {}, DEFAULT_RECORDS, None
     partitions = [info.origin.number for info in service.log.describe([topic])]
     try:
         partition, wanted = wanted_records()
@@ -85,6 +85,8 @@ def records(topic: str) -> tuple[str, int]:
         look = _look(found or abort(404, "There is no such partition."), limit, wanted.text)
     except InvalidEvent as error:
         errors = error.errors
+    except TopicUnavailable as error:
+        problem = str(error)
     asked: dict[str, Any] = {name: request.args.get(name) or None for name in PARAMETERS}
     shown_page = render_template(
         "topic.html",
@@ -92,6 +94,7 @@ def records(topic: str) -> tuple[str, int]:
         partitions=partitions,
         look=look,
         errors=errors,
+        problem=problem,
         moment=time_value("timestamp"),
         limit=limit,
         limits=sorted({*LIMITS, limit}),

@@ -1,0 +1,135 @@
+"""The consumer group on Kafka: clients of others in it, partitions that come at run time, processes
+that join."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient
+
+from jobquest import create_app
+from jobquest.events import CATALOGUE, TOPICS
+from jobquest.report import WELL
+from tests.service import Service, wait_for
+
+pytestmark = pytest.mark.kafka
+
+GROUP = "job-quest-consumer"
+
+
+@pytest.fixture
+def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2").start()
+    wait_for(reads_everything(made), 30, made.tail)
+    yield made
+    made.kill()
+
+
+def reads_everything(service: Service) -> Callable[[], bool]:
+    def found() -> bool:
+        status, topics = service.status(), service.get("/api/kafka/topics").json["data"]["topics"]
+        places = [part for topic in topics for part in topic["partitions"]]
+        return status["state"] in WELL and bool(places) and all(one["process"] for one in places)
+
+    return found
+
+
+def processed(service: Service) -> list[str]:
+    found = service.get("/api/events?limit=500").json["data"]["events"]
+    return [one["event"]["id"] for one in found if one["outcome"] == "processed"]
+
+
+def test_a_stranger_in_the_group_is_named_with_what_it_reads(service: Service) -> None:
+    stranger = KafkaConsumer(
+        bootstrap_servers=service.settings["KAFKA_BROKER"],
+        group_id=GROUP,
+        client_id="console-consumer-7",
+        enable_auto_commit=False,
+    )
+    with closing(stranger):
+        stranger.subscribe(list(TOPICS))
+
+        def is_named() -> bool:
+            stranger.poll(100)
+            return service.status()["state"] == "degraded"
+
+        wait_for(is_named, 20, lambda: str(service.status()))
+        status = service.status()
+        assert status["consumerRunning"] is True
+        assert "console-consumer-7 at 127.0.0.1" in status["reason"]
+        places = {f"{topic}/{number}" for topic, number in stranger.assignment()}
+        assert places
+        assert all(place in status["reason"] for place in places)
+        ready = service.get("/readyz")
+        assert (ready.code, ready.json["data"]["reason"]) == (200, status["reason"])
+        app = create_app(service.settings)
+        told = app.test_cli_runner().invoke(args=["kafka", "doctor"])
+        app.extensions["jobquest"].stop()
+        assert told.exit_code == 1
+        assert f"problem  the consumer is degraded: {status['reason']}" in told.output
+    wait_for(reads_everything(service), 20, lambda: str(service.status()))
+    assert service.status()["reason"] is None
+
+
+def test_partitions_that_come_at_run_time_are_read_soon(service: Service) -> None:
+    broker = service.settings["KAFKA_BROKER"]
+    with KafkaAdminClient(bootstrap_servers=broker, api_version=(4, 0)) as admin:
+        admin.create_partitions({"system-events": 9})
+    seen = []
+    with closing(KafkaProducer(bootstrap_servers=broker, api_version=(4, 0))) as producer:
+        for number in range(9):
+            event = {
+                "id": f"e-{number}",
+                "type": "user.login",
+                "userId": "ada",
+                "timestamp": "2026-11-24T06:00:00.000Z",
+                "metadata": {},
+                "data": CATALOGUE["user.login"].example,
+            }
+            value = json.dumps(event).encode()
+            producer.send("system-events", value, b"ada", partition=number)
+
+        def are_processed() -> bool:
+            seen.append((service.get("/api/kafka/topics").code, service.get("/readyz").code))
+            return len(processed(service)) == 9
+
+        wait_for(are_processed, 20, service.tail)
+    assert set(seen) == {(200, 200)}
+    assert not [line for line in service.output if "Traceback" in line]
+    wait_for(reads_everything(service), 10, service.tail)
+
+
+def test_a_process_that_joins_changes_nothing_in_the_status(
+    service: Service, tmp_path: Path
+) -> None:
+    second = Service(tmp_path, **service.settings | {"PORT": "0"})
+    stop, said = threading.Event(), []
+
+    def watch() -> None:
+        while not stop.is_set():
+            said.append((service.get("/readyz").code, service.status()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        second.start()
+
+        def has_a_share() -> bool:
+            sizes = [len(one["assignment"]) for one in service.status()["processes"]]
+            return sum(size > 0 for size in sizes) == 2
+
+        wait_for(has_a_share, 30, second.tail)
+        looks = len(said) + 50  # a rebalance may follow
+        wait_for(lambda: len(said) > looks, 30)
+    finally:
+        stop.set()
+        watching.join()
+        second.kill()
+    assert {(code, status["consumerRunning"]) for code, status in said} == {(200, True)}
+    assert {status["state"] for _, status in said} <= WELL
