@@ -552,18 +552,23 @@ def _said(event: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in event.items() if name != "timestamp"}
 
 
+@pytest.fixture
+def sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process that crashed has left for the log is relayed without waiting for it."""
+    monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)
+
+
 @_SHRINKS
 def test_the_read_side_comes_to_what_a_replay_does_whatever_happens(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, sent_at_once: None
 ) -> None:
     monkeypatch.setattr("jobquest.read.database.BUSY_SECONDS", 0.02)
-    monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)  # a crash leaves some
     run_state_machine_as_test(
         ReadSideMachine, settings=settings(_SETTINGS, max_examples=20, stateful_step_count=30)
     )
 
 
-def test_nothing_overtakes_what_waited_before_a_restart() -> None:
+def test_nothing_overtakes_what_waited_before_a_restart(sent_at_once: None) -> None:
     """What the machine found: a seat knows its partitions, and so what waits there, only when it
     has polled for the first time."""
     machine = ReadSideMachine()
@@ -577,7 +582,7 @@ def test_nothing_overtakes_what_waited_before_a_restart() -> None:
     machine.teardown()
 
 
-def test_an_outlived_consumer_can_not_write_what_became_of_its_try() -> None:
+def test_an_outlived_consumer_can_not_write_what_became_of_its_try(sent_at_once: None) -> None:
     """Two consumers try the same waiting event: only the first to write says what came of it."""
     machine = ReadSideMachine()
     machine.repeat_what_waits("x0", "ada")

@@ -151,9 +151,9 @@ def test_a_look_at_a_topic_that_may_not_be_read_fails_alone(
     assert len(log.describe(topics)) == 4
     places = [Partition(topics[1], number) for number in (0, 1)]
     with pytest.raises(TopicUnavailable, match=f"The right READ on topic {topics[1]} is missing"):
-        log.read_each(dict.fromkeys(places, 0), 10)
-    starts = {Partition(topics[0], number): 0 for number in (0, 1)}
-    assert sum(map(len, log.read_each(starts, 10).values())) == 3
+        log.read_each(dict.fromkeys(places, (0, 10)), 10)
+    spans = {Partition(topics[0], number): (0, 10) for number in (0, 1)}
+    assert sum(len(found.records) for found in log.read_each(spans, 10).values()) == 3
 
 
 def test_a_group_that_may_not_be_joined_is_named(log: EventLog, topics: list[str]) -> None:
