@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from jobquest.errors import InvalidEvent
-from jobquest.events import format_time, from_record
+from jobquest.events import exact_json, format_time, from_record, judged_from
 from jobquest.log import EventLog, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
@@ -61,7 +59,7 @@ def browse(log: EventLog, info: PartitionInfo, wanted: Wanted) -> dict[str, Any]
             break
         if not wanted.text or _contains(record, wanted.text):
             one = _fitted(_shown(record), wanted.room)
-            room -= len(orjson.dumps(one))
+            room -= len(exact_json.dumps(one))
             if found and room < 0:
                 stopped = "size"
                 break
@@ -135,7 +133,7 @@ def _header(name: str, value: bytes) -> dict[str, Any]:
 def _fitted(shown: dict[str, Any], room: int) -> dict[str, Any]:
     """A record without its event's metadata and data, if there is no room for them."""
     event = shown["event"]
-    if event is None or len(orjson.dumps(shown)) <= room:
+    if event is None or len(exact_json.dumps(shown)) <= room:
         return shown
     named = {name: event[name] for name in ("id", "type", "userId", "timestamp")}
     return {**shown, "event": {**named, "metadata": {}, "data": {}}, "truncated": True}
@@ -146,6 +144,6 @@ def _decoded(record: Record) -> tuple[dict[str, Any] | None, str | None]:
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
-        return from_record(record.value, record.timestamp_ms).to_dict(), None
+        return from_record(record.value, judged_from(record.timestamp_ms)).to_dict(), None
     except InvalidEvent as error:
         return None, str(error)

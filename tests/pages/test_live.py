@@ -29,6 +29,7 @@ from tests.pages.looks import (
 )
 from tests.samples import SAMPLES
 from tests.service import Service, wait_for
+from tests.test_foreign_events import AS_TEXT, NUMBERS, from_elsewhere
 
 pytestmark = pytest.mark.browser
 
@@ -767,6 +768,26 @@ def test_the_age_of_the_news_is_said(service: Service, open_page: OpenPage) -> N
 
 
 # --- what strangers wrote, and how it looks ---
+
+
+@pytest.mark.parametrize("socket", [True, False], ids=["socket", "polling"])
+def test_the_browser_shows_huge_numbers_digit_by_digit(
+    service: Service, open_page: OpenPage, socket: bool
+) -> None:
+    page = open_page()
+    if not socket:
+        page.add_init_script("delete window.WebSocket")
+        page.reload()
+        expect(connection(page)).to_contain_text("polling", timeout=40_000)
+    value = from_elsewhere("huge", numbers=AS_TEXT)
+    write(service, [value])
+    expect(row(page, "huge")).to_contain_text(f"theirs: {AS_TEXT[:100]}")
+    row(page, "huge").locator("summary").click()
+    document = row(page, "huge").locator("pre").inner_text()
+    for _ in range(2):
+        assert [document.count(number) for number in NUMBERS] == [4] * len(NUMBERS)
+        page.goto(f"{service.url}/events/huge")
+        document = page.get_by_role("group", name="The whole event as JSON").inner_text()
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "served"])
