@@ -216,13 +216,15 @@ def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A column's value to be placed: as a `time`, or as a `text`, cut where it is long."""
+    """A column's value to be placed: as a `time`, a `number`, or a `text` (cut if long)."""
     value = row.get(name)
     if value is None:
         return {"text": "–"}
     if name.endswith("At"):
         return {"time": value}
-    text = number(value) if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return {"number": number(value)}
+    text = str(value)
     return {"text": text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"}
 
 
