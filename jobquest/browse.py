@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from jobquest.errors import InvalidEvent
-from jobquest.events import format_time, from_record
+from jobquest.events import exact_json, format_time, from_record, judged_from
 from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
@@ -150,7 +148,7 @@ class _Look:
         if self._wanted.text and not _contains(record, self._wanted.text):
             return True
         one = _fitted(_shown(record), self._wanted.room)
-        self._room -= len(orjson.dumps(one))
+        self._room -= len(exact_json.dumps(one))
         if self.found and self._room < 0:
             self.stopped = "size"
             return False
@@ -190,7 +188,7 @@ def _header(name: str, value: bytes) -> dict[str, Any]:
 def _fitted(shown: dict[str, Any], room: int) -> dict[str, Any]:
     """A record without its event's metadata and data, if there is no room for them."""
     event = shown["event"]
-    if event is None or len(orjson.dumps(shown)) <= room:
+    if event is None or len(exact_json.dumps(shown)) <= room:
         return shown
     named = {name: event[name] for name in ("id", "type", "userId", "timestamp")}
     return {**shown, "event": {**named, "metadata": {}, "data": {}}, "truncated": True}
@@ -201,6 +199,6 @@ def _decoded(record: Record) -> tuple[dict[str, Any] | None, str | None]:
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
-        return from_record(record.value, record.timestamp_ms).to_dict(), None
+        return from_record(record.value, judged_from(record.timestamp_ms)).to_dict(), None
     except InvalidEvent as error:
         return None, str(error)

@@ -1,13 +1,22 @@
 // Charts over time: uPlot (a plain script, brought before) in the page's colours.
 
-import { element, inZone, isLocal, number, setText } from "./common.js";
+import { element, inZone, isLocal, now, number, setText } from "./common.js";
 
 const HEIGHT = 180; // px, the legend below not included
 const NARROW = 500; // px, below which fewer labels fit
 const SEEN = 3; // px: what is not zero is drawn at least so tall
 const DAY = 86_400; // s
 const LABEL = 32; // px, the width of an axis's label
-const AXES = 34; // px, of the labels below
+const AXES = 34; // px, of the labels below, if they have one line
+const LINE = 16; // px, of a second one
+const MINUTE = 60; // s
+const HOUR = 3_600;
+// Between two labels of times, in seconds: no two of them within a bar.
+const TIMES = [
+  ...[1, 2, 5, 10, 15, 30].map((by) => by * MINUTE),
+  ...[1, 2, 3, 6, 12].map((by) => by * HOUR),
+  ...[1, 2, 3, 5, 7, 10, 15, 30, 60, 90, 180, 365, 730, 1_825, 3_650].map((by) => by * DAY),
+];
 const INCREMENTS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].flatMap((by) => [by, 2 * by, 5 * by]);
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -18,9 +27,30 @@ function inTime(seconds, step) {
   return step >= DAY ? [time.slice(0, 10), ""] : inZone(time);
 }
 
-function tickWords(seconds, step) {
-  const [date, clock] = inTime(seconds, step);
-  return step >= DAY ? date.slice(5) : clock.slice(0, 5);
+// From one label to the next, so that none is said twice: within a day clocks, within a year days.
+function increments([times], step) {
+  const length = times.at(-1) - times[0];
+  const least = length > 366 * DAY ? 30 * DAY : length > DAY ? DAY : step;
+  return TIMES.filter((by) => by >= least);
+}
+
+// The labels below: clocks, days, months or years. What is larger stands in a second line where it
+// changes, unless it is today.
+function tickWords(ticks, step) {
+  const times = ticks.map((at) => inTime(at, step));
+  const today = inTime(now() / 1_000, step)[0];
+  const are = (test) => times.every(([date, clock]) => test(date, clock.slice(0, 5)));
+  const areDays = step >= DAY || (ticks.length > 1 && are((_, clock) => clock === "00:00"));
+  const areYears = areDays && are((date) => date.endsWith("-01-01"));
+  if (areYears) return times.map(([date]) => date.slice(0, 4));
+  if (areDays && are((date) => date.endsWith("-01"))) return times.map(([date]) => date.slice(0, 7));
+  const parts = times.map(([date, clock]) => (
+    areDays ? [date.slice(5), date.slice(0, 4)] : [clock.slice(0, 5), date]
+  ));
+  const isKnown = parts.every(([, rest]) => rest === today);
+  return parts.map(([word, rest], at) => (
+    isKnown || rest === parts[at - 1]?.[1] ? word : `${word}\n${rest}`
+  ));
 }
 
 function timeWords(seconds, step) {
@@ -109,10 +139,11 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
         },
         axes: [
           axis({
-            size: AXES - 8,
+            size: (_, words) => AXES - 8 + (words?.some((word) => word.includes("\n")) ? LINE : 0),
             grid: { show: false },
             space: width < NARROW ? 70 : 60,
-            values: (_, ticks) => ticks.map((at) => tickWords(at, step)),
+            incrs: increments(latest, step),
+            values: (_, ticks) => tickWords(ticks, step),
           }),
           axis({ size: 46, space: 24, incrs: INCREMENTS, values: (_, ticks) => ticks.map(number) }),
         ],

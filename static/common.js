@@ -54,11 +54,22 @@ export function visible(text) {
 // `value` with personal data masked, at any depth, unless this view shows it.
 export function shown(value) {
   if (Array.isArray(value)) return value.map(shown);
-  if (value === null || typeof value !== "object") return value;
+  if (value === null || typeof value !== "object" || JSON.isRawJSON?.(value)) return value;
   const members = Object.entries(value);
   return Object.fromEntries(
     members.map(([name, member]) => [name, personal.has(name) ? mask : shown(member)]),
   );
+}
+
+// A number that the browser's own would round is kept as it is spelled, where the browser can: it is
+// an object that `JSON.stringify` spells again.
+const HUGE = /\d{16}|\d[eE][-+]?\d{3}/;
+
+export function parseJson(text) {
+  if (!HUGE.test(text) || !JSON.rawJSON) return JSON.parse(text);
+  return JSON.parse(text, (_name, value, { source }) => (
+    typeof value === "number" && HUGE.test(source) ? JSON.rawJSON(source) : value
+  ));
 }
 
 // `value` as a JSON document to read; it is masked already.
@@ -232,7 +243,7 @@ export async function ask(method, address, body) {
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(ASK_MS),
     });
-    const answer = await response.json().catch(() => null);
+    const answer = await response.text().then(parseJson).catch(() => null);
     if (response.ok && !answer) {
       return { ok: false, code: 0, message: "The service's answer broke off; try again." };
     }

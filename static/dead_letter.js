@@ -6,6 +6,7 @@ import { discard, endWork, isWorking, redrive } from "./redrive.js";
 import { refresh } from "./refresh.js";
 
 const CHECK_MS = 300;
+const FRESH_MS = 3_000;
 
 const page = byId("letter");
 const form = byId("mend-form"); // absent where there is nothing to mend
@@ -108,6 +109,11 @@ async function alone(action) {
   isBusy = false;
 }
 
+async function keepFresh() {
+  if (!document.hidden && !isWorking()) await refresh();
+  setTimeout(keepFresh, FRESH_MS);
+}
+
 const ACTIONS = {
   redrive: () => alone(redriveIt),
   discard: () => discard([letter.id], refresh),
@@ -127,6 +133,7 @@ document.addEventListener("click", ({ target }) => {
   if (button) ACTIONS[button.dataset.action]?.(button);
 });
 
+setTimeout(keepFresh, FRESH_MS);
 if (form) {
   form.addEventListener("submit", (submission) => {
     submission.preventDefault();

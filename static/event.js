@@ -2,6 +2,7 @@
 // waits for an event into the event's own.
 
 import { announce, ask, byId, isLeaving, part, setText } from "./common.js";
+import { works } from "./now.js";
 
 const LOOK_MS = 1_000;
 const FRESH_MS = 10_000; // what follows from an event has come by then
@@ -64,12 +65,12 @@ const news = {
   async hurry(button) {
     if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
-    setText(button, "Trying…");
+    setText(button, works() ? "Trying…" : "Next in turn");
     byId("now-problem").hidden = true;
     const { ok, message } = await ask("POST", button.dataset.address, {});
     if (ok) {
       this.asked = true;
-      announce("It is tried now.");
+      announce(works() ? "It is tried now." : "It is tried once the consumer runs.");
       return;
     }
     setText(byId("now-problem"), `It could not be tried now. ${message}`);

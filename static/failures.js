@@ -2,6 +2,7 @@
 
 import { announce, ask, byId, eventUrl, element, many, setText } from "./common.js";
 import { discard, endWork, follow, letterUrl, redrive } from "./redrive.js";
+import { works } from "./now.js";
 import { refresh } from "./refresh.js";
 
 const FRESH_MS = 3_000;
@@ -19,6 +20,7 @@ async function keepFresh() {
 
 async function update() {
   await refresh();
+  forgetOld();
   showPicked();
 }
 
@@ -40,7 +42,7 @@ async function tryNow(button) {
   if (isOff(button)) return;
   cell.dataset.own = "kept"; // the row stays until it says what came of it
   button.setAttribute("aria-disabled", "true");
-  say(cell, "Trying…");
+  say(cell, works() ? "Trying…" : "It is tried once the consumer runs.");
   const { ok, code, message } = await ask("POST", url);
   if (ok || code === 404) await sayOutcome(cell, id, Number(attempts));
   else say(cell, message);
@@ -53,17 +55,21 @@ async function sayOutcome(cell, id, before) {
   const life = await follow(id, isNews);
   if (!life) {
     cell.dataset.own = "here";
-    say(cell, "Still waiting. Does the consumer run?");
+    say(cell, works() ? "Not tried yet." : "It is tried once the consumer runs.");
     return;
   }
   const { outcome, retry, deadLetter } = life;
   if (outcome === "retrying") {
+    const tries = retry?.attempts ?? before;
     cell.dataset.own = "here";
-    cell.querySelector("button").dataset.attempts = retry?.attempts ?? before;
-    say(cell, `Failed again: try ${retry?.attempts ?? before} of ${maxAttempts}.`);
+    cell.querySelector("button").dataset.attempts = tries;
+    say(cell, `Failed again: try ${tries} of ${maxAttempts}.`);
+    cell.dataset.tries = `${tries} of ${maxAttempts}`;
     return;
   }
   cell.querySelector("button").hidden = true;
+  // Its row is not served any more: what it said of the next try holds no longer.
+  for (const due of cell.closest("tr").querySelectorAll(".due")) due.remove();
   const word = outcome === "dead" ? "dead" : "processed";
   const letter = outcome === "dead" && deadLetter;
   const link = letter
@@ -74,6 +80,20 @@ async function sayOutcome(cell, id, before) {
 
 function say(cell, ...what) {
   cell.querySelector(".said").replaceChildren(...what);
+  cell.dataset.tries = triesOf(cell);
+  cell.dataset.works = works();
+}
+
+const triesOf = (cell) => cell.closest("tr").querySelector('[data-label="Tries"]')?.textContent;
+
+// What was said of a try holds until the row tells of another one, or the consumer is switched.
+function forgetOld() {
+  for (const cell of document.querySelectorAll('td.act[data-own="here"]')) {
+    const { tries, works: worked } = cell.dataset;
+    if (tries === triesOf(cell) && worked === String(works())) continue;
+    cell.querySelector(".said").replaceChildren();
+    for (const name of ["own", "tries", "works"]) delete cell.dataset[name];
+  }
 }
 
 // --- letters ---

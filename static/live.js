@@ -3,10 +3,11 @@
 
 import { drawBars } from "./chart.js";
 import {
-  announce, ask, byId, element, many, now, number, part, setText, span, tellTime, timeElement,
+  ask, byId, element, many, now, number, part, setText, span, timeElement,
 } from "./common.js";
 import { connection } from "./live_connection.js";
 import { list } from "./live_list.js";
+import { hearElsewhere, lagWords, onStatus, states, tellStatus } from "./now.js";
 
 const HOUR_MS = 10_000; // between two looks at the last hour
 const MINUTE_MS = 60_000;
@@ -22,13 +23,6 @@ function rateWords(rate) {
   if (rate === null) return "not known";
   const tenths = Math.floor(rate * 10 + 0.5);
   return rate < 10 && tenths % 10 ? (tenths / 10).toFixed(1) : number(Math.floor(rate + 0.5));
-}
-
-function lagWords({ messages, seconds }) {
-  if (messages === null) return "not known";
-  if (messages === 0) return "caught up";
-  const behind = many(messages, "message");
-  return seconds === null ? `${behind} behind` : `${behind}, ${span(seconds)} behind`;
 }
 
 function caughtUpWords({ caughtUpIn }) {
@@ -61,18 +55,13 @@ const consumer = {
 
   show(status) {
     const word = status.state.charAt(0).toUpperCase() + status.state.slice(1);
-    const [look, meaning] = words.states[status.state] ?? ["quiet", ""];
+    const [look, meaning] = states[status.state] ?? ["quiet", ""];
     const state = byId("state");
     state.dataset.look = look;
     setText(part(state, "word"), word);
     setText(part(state, "meaning"), meaning);
-    setText(part(state, "reason"), status.reason ?? "");
-    part(state, "reason").hidden = !status.reason;
     this.showFacts(status);
-    if (this.status.state !== status.state) {
-      announce(`Consumer: ${word}. ${status.reason ?? meaning}`);
-    }
-    tellTime(Date.parse(status.timestamp));
+    if (this.status.state !== status.state) this.complain("");
     this.status = status;
     this.showButtons();
   },
@@ -116,8 +105,10 @@ const consumer = {
     const { ok, data, message } = await ask("POST", page.dataset.switch, { action: this.pending });
     // The live status is the newest about the lag, and says when that changes.
     const lag = connection.isLive && this.status.lag;
-    if (data?.state) this.show(lag ? { ...data, lag } : data);
-    if (!ok) this.complain(`Could not ${this.pending} the consumer. ${message}`);
+    if (data?.state) tellStatus(lag ? { ...data, lag } : data);
+    // The strip says how it is, now and later: a sentence about then would contradict it.
+    const why = data?.state ? "It takes too long: the state says how far it is." : message;
+    if (!ok) this.complain(`Could not ${this.pending} the consumer. ${why}`);
     this.pending = null;
     this.showButtons();
   },
@@ -163,7 +154,7 @@ const hour = {
     }
     const series = [
       { label: "Processed", tone: "--accent" },
-      { label: "Failed", tone: "--alarm" },
+      { label: "Failed tries", tone: "--alarm" },
     ];
     this.show = drawBars(byId("chart"), series, bars, MINUTE_MS / 1_000, CHART_HEIGHT);
   },
@@ -185,7 +176,7 @@ const hour = {
 
   list(minutes) {
     const rows = minutes.map(({ minuteAt, processed, retrying, dead }) => {
-      const cells = [processed, retrying, dead].map(
+      const cells = [processed, retrying + dead, dead].map(
         (count) => element("td", { class: "number" }, number(count)),
       );
       return element("tr", {}, element("td", {}, timeElement(minuteAt)), ...cells);
@@ -199,8 +190,12 @@ const hour = {
 list.start();
 consumer.start();
 hour.start();
+onStatus((status) => consumer.show(status));
 connection.start({
   events: (items) => list.take(items),
-  status: (status) => consumer.show(status),
-  fresh: (isFresh) => consumer.showAge(isFresh),
+  status: tellStatus,
+  fresh(isFresh) {
+    consumer.showAge(isFresh);
+    hearElsewhere(isFresh);
+  },
 });

@@ -2,7 +2,7 @@
 // socket opens. What comes goes to `receiver`: events(items), status(status), fresh(isFresh).
 // Used by live.js.
 
-import { announce, ask, byId, many, part, setText, span } from "./common.js";
+import { announce, ask, byId, many, parseJson, part, setText, span } from "./common.js";
 
 const CHECK_MS = 5_000;
 const SILENCE_MS = 60_000; // heartbeats come every 25 s
@@ -61,7 +61,7 @@ export const connection = {
     this.socket = socket;
     this.opened = this.lastFrame = performance.now();
     socket.addEventListener("message", (message) => {
-      if (socket === this.socket) this.receive(JSON.parse(message.data));
+      if (socket === this.socket) this.receive(parseJson(message.data));
     });
     socket.addEventListener("close", () => {
       if (socket === this.socket) this.lost();

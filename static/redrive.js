@@ -5,6 +5,7 @@
 import {
   announce, ask, byId, element, eventUrl, many, number, setText, shown, visible,
 } from "./common.js";
+import { works } from "./now.js";
 
 const CHUNK = 25; // letters a request: a quarter of a second at the service's pace
 const PAGE = 100; // letters that are listed a request
@@ -12,6 +13,7 @@ const FOLLOWED = 50; // events that are asked for in one round
 const AT_ONCE = 10;
 const ROUND_MS = 500;
 const PATIENCE_MS = 30_000; // without any news
+const WATCH_MS = 3_000; // between two looks at those that are tried again
 const LISTED = 50;
 const CUT = 240; // characters of a reason: its letter's page has it whole
 
@@ -49,17 +51,19 @@ export async function follow(eventId, isNews) {
 // --- a run: letters, one part after the other ---
 
 class Run {
-  constructor(title) {
+  constructor(title, changed) {
     this.title = title;
+    this.changed = changed; // brings the page up to date, before this says more than it
     this.letters = []; // {id, eventId}, oldest first
     this.asked = 0;
     this.redriven = [];
     this.reasons = []; // why others are not
-    this.came = { processed: 0, retrying: 0, dead: 0 };
+    this.outcomes = new Map(); // letter's id → what came of its event
     this.listed = 0;
     this.last = null; // the life of the event that was heard of last
     this.stopped = false;
     this.left = false;
+    this.isLate = false;
     this.problem = null;
   }
 
@@ -127,31 +131,57 @@ class Run {
 
   // What came of those that are in the log again. Pressed once more, it is not waited for.
   async follow() {
-    const waiting = [...this.redriven];
     let end = performance.now() + PATIENCE_MS;
-    this.showOutcome(waiting.length, "not processed yet");
-    while (waiting.length && performance.now() < end && !this.left) {
-      const round = waiting.splice(0, FOLLOWED);
-      const late = [];
-      for (let at = 0; at < round.length; at += AT_ONCE) {
-        const some = round.slice(at, at + AT_ONCE);
-        const known = await Promise.all(some.map((letter) => this.lookAt(letter)));
-        late.push(...some.filter((_letter, index) => !known[index]));
-      }
-      if (late.length < round.length) end = performance.now() + PATIENCE_MS;
-      waiting.push(...late); // the others come first in the next round
-      this.showOutcome(waiting.length, "not processed yet");
-      if (waiting.length) await pause(ROUND_MS);
+    this.showOutcome();
+    while (this.waiting.length && performance.now() < end && !this.left) {
+      if (await this.lookAround(this.waiting)) end = performance.now() + PATIENCE_MS;
+      if (this.waiting.length) await pause(ROUND_MS);
     }
-    this.showOutcome(waiting.length, "still waiting");
+    this.isLate = true;
+    this.showOutcome();
   }
 
-  // Count what came of a letter's event; whether anything did.
+  // Those that failed again and wait are no result yet: until each is processed or dead, or the
+  // panel shows something else.
+  async watch() {
+    while (run === this && !panel.hidden && this.unended.length) {
+      await pause(WATCH_MS);
+      if (!document.hidden && run === this && !isWorking()) await this.lookAround(this.unended);
+    }
+  }
+
+  get waiting() {
+    return this.redriven.filter(({ id }) => !this.outcomes.has(id));
+  }
+
+  get unended() {
+    const isOpen = ({ id }) => [undefined, "retrying"].includes(this.outcomes.get(id));
+    return this.redriven.filter(isOpen);
+  }
+
+  // Look at some of these, the others come first in the next round; whether there is news.
+  async lookAround(letters) {
+    const round = letters.slice(0, FOLLOWED);
+    let isNews = false;
+    for (let at = 0; at < round.length; at += AT_ONCE) {
+      const known = await Promise.all(
+        round.slice(at, at + AT_ONCE).map((letter) => this.lookAt(letter)),
+      );
+      isNews ||= known.includes(true);
+    }
+    const isSeen = new Set(round);
+    this.redriven = [...this.redriven.filter((letter) => !isSeen.has(letter)), ...round];
+    if (isNews) await this.changed();
+    this.showOutcome();
+    return isNews;
+  }
+
+  // What came of a letter's event; whether that is news.
   async lookAt(letter) {
     letter.eventId = await eventIdOf(letter);
     const life = await outcomeOf(letter.eventId, (its) => isAfter(its, letter));
-    if (!life) return false;
-    this.came[life.outcome] += 1;
+    if (!life || this.outcomes.get(letter.id) === life.outcome) return false;
+    this.outcomes.set(letter.id, life.outcome);
     this.last = life;
     const [newest] = life.deadLetters;
     if (life.outcome === "dead") {
@@ -160,15 +190,18 @@ class Run {
     return true;
   }
 
-  showOutcome(waiting, word) {
-    const { processed, retrying, dead } = this.came;
+  showOutcome() {
+    if (run !== this) return; // the panel shows another
+    const outcomes = [...this.outcomes.values()];
+    const count = (wanted) => outcomes.filter((one) => one === wanted).length;
+    const waiting = this.waiting.length;
     const words = [
-      [processed, "processed"],
-      [retrying, "failed again and will be tried again"],
-      [dead, "dead again"],
-      [waiting, word],
-    ].filter(([count]) => count).map(([count, its]) => `${number(count)} ${its}`);
-    const late = waiting && word === "still waiting" ? " Does the consumer run?" : "";
+      [count("processed"), "processed"],
+      [count("retrying"), "failed again and will be tried again"],
+      [count("dead"), "dead again"],
+      [waiting, this.isLate ? "still waiting" : "not processed yet"],
+    ].filter(([of]) => of).map(([of, its]) => `${number(of)} ${its}`);
+    const late = waiting && !works() ? " The consumer does not run." : "";
     const text = words.length ? `What came of them: ${words.join(", ")}.${late}` : "";
     setText(byId("work-outcome"), text);
     if (this.redriven.length === 1 && this.last) this.showOne(this.last);
@@ -229,17 +262,17 @@ function effectsWords(effects) {
 // the way. One at a time.
 export async function redrive(title, letters, changed) {
   if (isWorking()) return null;
-  run = new Run(title);
+  run = new Run(title, changed);
   run.open();
   if (Array.isArray(letters)) run.letters = letters;
   else await collect(run, letters);
   run.letters.sort((one, other) => one.id - other.id); // a user's events in their order
   run.show();
   await run.redrive();
-  changed();
+  await changed();
   await run.follow();
   run.close();
-  changed();
+  run.watch();
   return run;
 }
 

@@ -5,6 +5,7 @@
 // service serves its place, "kept" stays where it no longer does.
 
 import { age, byId, inZone, isLocal, now, setText, showTime, span, tellTime } from "./common.js";
+import { tellFresh } from "./now.js";
 
 const PATIENCE_MS = 15_000;
 const COUNT_MS = 1_000;
@@ -36,10 +37,11 @@ export async function refresh() {
   focused = document.activeElement;
   for (const old of document.querySelectorAll("[data-fresh]")) {
     const fresh = served.getElementById(old.id);
-    if (!fresh) continue;
+    if (!fresh || fresh.dataset.at < old.dataset.at) continue; // a newer answer was faster
     prepare(fresh);
     morph(old, fresh);
   }
+  tellFresh();
   if (focused !== document.activeElement) focused.focus({ preventScroll: true });
   return true;
 }

@@ -2,8 +2,9 @@
 // templates/topics.html.
 
 import {
-  age, announce, ask, byId, element, number, part, setText, tellTime, timeElement, visible,
+  age, announce, ask, byId, element, number, part, setText, timeElement, visible,
 } from "./common.js";
+import { tellStatus } from "./now.js";
 
 const REFRESH_MS = 3_000;
 
@@ -103,7 +104,7 @@ async function refresh() {
     location.reload();
     return;
   }
-  if (status.ok) tellTime(Date.parse(status.data.timestamp));
+  if (status.ok) tellStatus(status.data);
   if (topics.ok && status.ok) showAll(topics.data.topics, status.data);
   if (page.dataset.read === "true") say(topics.ok ? status.ok ? null : status.message : topics.message);
   clearTimeout(timer); // another may have begun meanwhile

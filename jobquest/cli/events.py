@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from itertools import islice
 from typing import Any
@@ -14,7 +15,7 @@ from jobquest.cli.command import current_runtime, one_line
 from jobquest.collector import collect_seldom
 from jobquest.demo import MODULE, Traffic
 from jobquest.errors import InvalidEvent
-from jobquest.events import CATALOGUE, strict_json
+from jobquest.events import CATALOGUE, exact_json, strict_json
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import MAX_LIMIT, Queries
 
@@ -23,6 +24,7 @@ events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters."
 LOOK_SECONDS = 0.5
 MAX_RATE = 1_000
 REPORT_EVENTS = 100
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 @events.command()
@@ -81,7 +83,7 @@ def tail(
     while True:
         for item in reversed(found):
             seq = max(seq, item["seq"])
-            click.echo(json.dumps({"outcome": item["outcome"], **item["event"]}))
+            click.echo(_line({"outcome": item["outcome"], **item["event"]}))
         if once:
             return
         time.sleep(LOOK_SECONDS)
@@ -99,6 +101,12 @@ def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> l
         if after is None:
             break
     return found
+
+
+def _line(item: dict[str, Any]) -> str:
+    """JSON in ASCII: a terminal does not obey what an event says."""
+    text = exact_json.dumps(item).decode()
+    return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def _one(value: str | None) -> frozenset[str]:

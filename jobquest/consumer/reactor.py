@@ -17,7 +17,7 @@ from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff, Brake
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
-from jobquest.events import Event, from_record
+from jobquest.events import Event, from_record, judged_from
 from jobquest.log import Headers, Origin, Partition, Record
 from jobquest.log_lines import log_lines
 from jobquest.read import OrderingKey, Parked, ReadSide
@@ -171,8 +171,9 @@ class Reactor:
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
+    latest_ms = judged_from(record.timestamp_ms)
     try:
-        outcome = Outcome(record, origin, from_record(record.value, record.timestamp_ms))
+        outcome = Outcome(record, origin, from_record(record.value, latest_ms))
     except InvalidEvent as error:
         outcome = Outcome(record, origin).dies(error)
     # Of a damaged record some parts may be sound: it dies as the event that these still tell of.

@@ -117,7 +117,7 @@ class Redrive:
     def _readable(self, letter: Letter) -> Event:
         try:
             value = letter.value if letter.mended is None else letter.mended
-            return from_record(value, letter.appended_ms if letter.mended is None else now_ms())
+            return from_record(value, now_ms())  # its new record's time, and ours
         except InvalidEvent as error:
             raise StateConflict(f"It would die again, so mend it first: {error}") from None
 

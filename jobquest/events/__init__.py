@@ -8,9 +8,9 @@ Knows neither logs nor databases nor HTTP.
 from __future__ import annotations
 
 from jobquest.events import careful, quick
-from jobquest.events.careful import from_request
+from jobquest.events.careful import from_request, judged_from
 from jobquest.events.catalogue import CATALOGUE, TOPICS, EventType
-from jobquest.events.event import OUR_PREFIX, Event, format_time, new_id, parse_time
+from jobquest.events.event import LAST_MS, OUR_PREFIX, Event, format_time, new_id, parse_time
 from jobquest.events.fields import PERSONAL_FIELDS
 
 __all__ = [
@@ -23,12 +23,13 @@ __all__ = [
     "format_time",
     "from_record",
     "from_request",
+    "judged_from",
     "new_id",
     "parse_time",
 ]
 
 
-def from_record(value: bytes | None, appended_ms: int) -> Event:
+def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
     """Read an event from a topic: quickly if it is a plain good one. See `careful.from_record`."""
-    event = quick.from_record(value, appended_ms) if value else None
-    return event or careful.from_record(value, appended_ms)
+    event = quick.from_record(value, latest_ms) if value else None
+    return event or careful.from_record(value, latest_ms)

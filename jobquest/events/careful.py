@@ -15,10 +15,20 @@ from typing import Any
 import orjson
 from marshmallow import ValidationError
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
-from jobquest.events import strict_json
+from jobquest.events import exact_json, strict_json
 from jobquest.events.catalogue import CATALOGUE
-from jobquest.events.event import OUR_PREFIX, Event, at_ms, frozen, new_id, parse_time, whole_ms
+from jobquest.events.event import (
+    LAST_MS,
+    OUR_PREFIX,
+    Event,
+    at_ms,
+    frozen,
+    new_id,
+    parse_time,
+    whole_ms,
+)
 from jobquest.events.fields import UserId, unseen_in
 
 MAX_METADATA_BYTES = 8 * 1024
@@ -75,15 +85,16 @@ def from_request(
     )
 
 
-def from_record(value: bytes | None, appended_ms: int) -> Event:
-    """Read an event from a topic, tolerant of unknown fields.
+def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
+    """Read an event from a topic, tolerant of unknown fields and of numbers of any size in them.
 
-    `appended_ms` (Unix milliseconds) is when the log took it: "ahead" is measured from there, so
-    that reading it again later gives the same answer. Raises InvalidEvent.
+    "Ahead" is measured from `latest_ms` (Unix milliseconds), see `judged_from`. Without it the
+    time is not judged: it was before, and reading an event again must not refuse it.
+    Raises InvalidEvent.
     """
     if value is None:
         raise InvalidEvent("The record has no value.")
-    document = strict_json.loads(value)
+    document = strict_json.loads(value, huge_numbers=True)
     if not isinstance(document, dict):
         raise InvalidEvent("The record is not a JSON object.")
     errors: dict[str, list[str]] = {}
@@ -92,7 +103,7 @@ def from_record(value: bytes | None, appended_ms: int) -> Event:
     _check_user(members.get("userId"), errors)
     _check_id(members.get("id"), errors)
     check_metadata(members["metadata"], errors)
-    moment = _check_time(members.get("timestamp"), at_ms(appended_ms), errors)
+    moment = _check_time(members.get("timestamp"), at_ms(latest_ms), errors)
     _check_data(members.get("type"), members.get("data"), errors, strict=False)
     if errors or moment is None:
         raise InvalidEvent("The event is not valid.", errors)
@@ -105,6 +116,12 @@ def from_record(value: bytes | None, appended_ms: int) -> Event:
         data=frozen(members.pop("data")),
         extra=frozen({k: v for k, v in members.items() if k != "timestamp"}),
     )
+
+
+def judged_from(appended_ms: int) -> int:
+    """What a record's event is measured from when it is judged: the later of the record's time,
+    which is its producer's if the topic says so, and ours. A slow clock harms no event."""
+    return max(appended_ms, now_ms())
 
 
 def _check_plain(value: Any, path: str, errors: dict[str, list[str]]) -> None:
@@ -139,7 +156,7 @@ def check_metadata(metadata: Any, errors: dict[str, list[str]]) -> None:
     if not isinstance(metadata, Mapping):
         errors["metadata"] = ["Not an object."]
     elif "metadata" not in errors:
-        if len(orjson.dumps(metadata, default=dict)) > MAX_METADATA_BYTES:
+        if len(exact_json.dumps(metadata)) > MAX_METADATA_BYTES:
             errors["metadata"] = [f"Larger than {MAX_METADATA_BYTES} bytes."]
         elif strict_json.depth_of(dict(metadata)) > MAX_METADATA_DEPTH:
             errors["metadata"] = [f"Nests deeper than {MAX_METADATA_DEPTH} levels."]

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-import orjson
 import uuid_utils
 
+from jobquest.events import exact_json
 from jobquest.events.catalogue import CATALOGUE
 
 OUR_PREFIX = "jq:"
@@ -78,14 +78,14 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def to_dict(self) -> dict[str, Any]:
         """The event as it stands on the topic, as plain values."""
-        document: dict[str, Any] = orjson.loads(self.to_json())
+        document: dict[str, Any] = exact_json.loads(self.to_json())
         return document
 
     def to_json(self) -> bytes:
         """The event as it stands on the topic: UTF-8 JSON."""
         if self.json is not None:
             return self.json
-        return orjson.dumps(
+        return exact_json.dumps(
             {
                 "id": self.id,
                 "type": self.type,
@@ -94,8 +94,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
                 "metadata": self.metadata,
                 "data": self.data,
                 **self.extra,
-            },
-            default=dict,
+            }
         )
 
     def headers(self) -> tuple[tuple[str, bytes], ...]:
@@ -114,7 +113,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         """Whether `stored` (an event as JSON) says the same. The time is left out: where a client
         sends none, each of its retries is stamped anew. What can't be read says something else."""
         try:
-            other = orjson.loads(stored)
+            other = exact_json.loads(stored)
         except ValueError:
             return False
         if not isinstance(other, dict):

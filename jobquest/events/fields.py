@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import islice
 from typing import Any
 
@@ -72,7 +73,7 @@ class UserId(Text):
         return text
 
 
-class Number(fields.Field[float]):
+class Number(fields.Field[float | Decimal]):
     """A number from 0 to `most`; true is none."""
 
     def __init__(self, most: float = MAX_COUNT, *, whole: bool = False, **options: Any) -> None:
@@ -80,8 +81,10 @@ class Number(fields.Field[float]):
         self.most = most
         self.whole = whole
 
-    def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+    def _deserialize(self, value: Any, attr: Any, data: Any, **options: Any) -> float | Decimal:
+        # A Decimal is a number that is too large (`exact_json.py`), whole or not.
+        kinds = (int, Decimal) if self.whole else (int, float, Decimal)
+        if isinstance(value, bool) or not isinstance(value, kinds):
             raise ValidationError("Not a whole number." if self.whole else "Not a number.")
         if not 0 <= value <= self.most:
             raise ValidationError(f"Must lie between 0 and {self.most}.")

@@ -20,6 +20,7 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import careful, strict_json
 from jobquest.events.catalogue import CATALOGUE, EventType
 from jobquest.events.event import (
+    LAST_MS,
     OUR_PREFIX,
     Event,
     format_time,
@@ -105,17 +106,17 @@ _AHEAD_MS = careful.MAX_AHEAD // timedelta(milliseconds=1)
 _encode = msgspec.json.Encoder().encode
 
 
-def from_record(value: bytes, appended_ms: int) -> Event | None:
+def from_record(value: bytes, latest_ms: int = LAST_MS) -> Event | None:
     """See `careful.from_record`."""
     found = _read(_RECORD, value)
     if found is None:
         return None
     moment = _moment(found.timestamp)
-    metadata = _metadata(found.metadata)
+    metadata = _metadata(found.metadata, huge_numbers=True)
     if moment is None or metadata is None or not _is_plain(found.userId):
         return None
     time_ms = to_ms(moment)
-    if not _EARLIEST_MS <= time_ms <= appended_ms + _AHEAD_MS or not _ID.fullmatch(found.id):
+    if not _EARLIEST_MS <= time_ms <= latest_ms + _AHEAD_MS or not _ID.fullmatch(found.id):
         return None
     return Event(
         found.id,
@@ -191,13 +192,13 @@ def _may_hold_a_blank(body: bytes) -> bool:
     return b'" ' in body if body.isascii() else bool(_BLANK_FIRST.search(body.decode()))
 
 
-def _metadata(raw: Raw) -> Mapping[str, Any] | None:
+def _metadata(raw: Raw, *, huge_numbers: bool = False) -> Mapping[str, Any] | None:
     """Metadata may hold anything, so the careful reader reads them; mostly there are none."""
     if raw is _NO_METADATA or bytes(raw) == b"{}":
         return _NOTHING
     errors: dict[str, list[str]] = {}
     try:
-        metadata: dict[str, Any] = strict_json.loads(bytes(raw))
+        metadata: dict[str, Any] = strict_json.loads(bytes(raw), huge_numbers=huge_numbers)
     except InvalidEvent:
         return None
     careful.check_metadata(metadata, errors)

@@ -2,7 +2,7 @@
 
 Python's own reader takes more than JSON (NaN, duplicate keys, UTF-16) and numbers and texts that
 a browser, SQLite or PostgreSQL cannot hold. Everything it lets through here can be stored and
-shown. It knows nothing about events.
+shown. Only numbers may be of any size on a topic (`exact_json.py`). It knows nothing about events.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from decimal import Decimal
 from typing import Any, NoReturn
 
-import orjson
-
 from jobquest.errors import InvalidEvent
+from jobquest.events import exact_json
 
 MAX_DEPTH = 32
 # Beyond this a browser's number is no longer exact (RFC 8259, section 6).
@@ -29,8 +29,9 @@ _BRACKETS = bytes.maketrans(b"[{]}", b"(())")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
-def loads(body: bytes) -> Any:
-    """Read one JSON document. Raises InvalidEvent with one line that says what is wrong."""
+def loads(body: bytes, *, huge_numbers: bool = False) -> Any:
+    """Read one JSON document; with `huge_numbers`, they are kept exactly instead of refused.
+    Raises InvalidEvent with one line that says what is wrong."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -38,27 +39,34 @@ def loads(body: bytes) -> Any:
     if text.startswith("\ufeff"):
         raise InvalidEvent("The body starts with a byte order mark; send plain UTF-8.")
     try:
-        document = (_DECODER if _may_hold_long_number(body) else _QUICK_DECODER).decode(text)
+        document = _decoder_for(body, huge_numbers).decode(text)
     except json.JSONDecodeError as error:
         raise InvalidEvent(
             f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
         ) from None
     except RecursionError:
         raise InvalidEvent(_too_deep()) from None
-    _check_read(body, text)
+    _check_read(body, text, huge_numbers)
     if b"\\u0000" in body or b"\\ud" in body or b"\\uD" in body:
         _check_texts(document)
     return document
 
 
-def _check_read(body: bytes, text: str) -> None:
+def _decoder_for(body: bytes, huge_numbers: bool) -> json.JSONDecoder:
+    """The quickest decoder that does no harm to the numbers of `body`."""
+    if huge_numbers:
+        return _EXACT_DECODER if exact_json.may_hold_huge_number(body) else _QUICK_DECODER
+    return _DECODER if _may_hold_long_number(body) else _QUICK_DECODER
+
+
+def _check_read(body: bytes, text: str, huge_numbers: bool) -> None:
     """What `check` does, of a body that was read just now: without a step for each member, as a
     megabyte of them comes from anybody."""
     is_flat = body.count(b"[") + body.count(b"{") <= MAX_DEPTH
-    if is_flat and not _may_be_infinite(body):
+    if is_flat and (huge_numbers or not _may_be_infinite(body)):
         return
     outside = _STRING.sub(b"", body)
-    if _may_be_infinite(outside):
+    if not huge_numbers and _may_be_infinite(outside):
         _FINITE_DECODER.decode(text)
     nesting = outside.translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
@@ -80,7 +88,7 @@ def _may_be_infinite(body: bytes) -> bool:
 def _check_texts(document: Any) -> None:
     """Of a document whose escapes may spell what can't be stored."""
     try:
-        spelled = orjson.dumps(document)
+        spelled = exact_json.dumps(document)
     except TypeError:  # half of a surrogate pair
         raise InvalidEvent(_UNSTORABLE_TEXT) from None
     if b"\\u0000" in spelled:  # NUL, or a backslash and these letters
@@ -150,10 +158,23 @@ def _finite(digits: str) -> float:
     return number
 
 
+def _exact(text: str) -> float | Decimal:
+    try:
+        return exact_json.fraction(text)
+    except ValueError as error:
+        raise InvalidEvent(str(error)) from None
+
+
 def _constant(name: str) -> NoReturn:
     raise InvalidEvent(f"{name} is not JSON.")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
 _QUICK_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_EXACT_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=exact_json.integer,
+    parse_float=_exact,
+    parse_constant=_constant,
+)
 _FINITE_DECODER = json.JSONDecoder(parse_float=_finite)

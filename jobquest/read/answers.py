@@ -6,9 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
-from jobquest.events import format_time
+from jobquest.events import exact_json, format_time
 from jobquest.events.levels import xp_for_level
 from jobquest.read.letters import NOWHERE
 from jobquest.read.parking import done_of
@@ -39,13 +37,14 @@ def _event_of(body: str | None, longest: int | None) -> Answer | None:
     if body is None or (longest is not None and len(body) > longest):
         return None
     try:
-        event = orjson.loads(body)
+        event = exact_json.loads(body)
     except ValueError:
         return None
     if not isinstance(event, dict):
         return None
     # Spelled again it may be larger: 1e15 becomes 1000000000000000.0.
-    if longest is not None and len(body) * BYTES_PER_CHARACTER > longest < len(orjson.dumps(event)):
+    is_near = longest is not None and len(body) * BYTES_PER_CHARACTER > longest
+    if is_near and len(exact_json.dumps(event)) > (longest or 0):
         return None
     for name in ("metadata", "data"):  # stand in every event, whatever wrote this one
         event.setdefault(name, {})

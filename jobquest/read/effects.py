@@ -158,7 +158,7 @@ def event_row(event: Event, record: Record, outcome: str = "processed") -> Event
 
 def parked_row(one: Parked) -> EventRow:
     """The row of an event that waits for another try."""
-    event = from_record(one.record.value, one.record.timestamp_ms)
+    event = from_record(one.record.value)
     return event_row(event, one.record, "retrying")
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.events import OUR_PREFIX, Event, from_record
+from jobquest.events.event import LAST_MS
 from jobquest.log import Headers, NewRecord, Origin, Record, dump_headers, rescued_headers
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting
@@ -303,7 +304,9 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
 
     below = said.get(f"{_OURS}repeats.below")
     appended_ms = number(f"{_OURS}appended.ms")
-    event = _readable(record.value, appended_ms)
+    died_ms = number(f"{_OURS}died.ms")
+    # As it was judged then: by the later of the record's time and ours.
+    event = _readable(record.value, max(appended_ms, died_ms))
     row = {
         "identity": said[f"{_OURS}topic.id"],
         "topic": said[f"{_KAFKAS}topic"],
@@ -320,7 +323,7 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
         "trace": said.get(f"{_OURS}trace"),
         "attempts": number(f"{_KAFKAS}delivery.count"),
         "first_failed_ms": number(f"{_OURS}first.failed.ms"),
-        "died_ms": number(f"{_OURS}died.ms"),
+        "died_ms": died_ms,
         "key": record.key,
         "value": record.value,
         "headers": dump_headers(record.headers[:first]),
@@ -334,9 +337,9 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
     return row, said[f"{_OURS}action"]
 
 
-def _readable(value: bytes | None, appended_ms: int) -> Event | None:
+def _readable(value: bytes | None, latest_ms: int = LAST_MS) -> Event | None:
     try:
-        return from_record(value, appended_ms)
+        return from_record(value, latest_ms)
     except InvalidEvent:
         return None
 
@@ -350,7 +353,7 @@ def dead_of(row: Mapping[str, Any]) -> Dead:
         stored_record(row),
         Origin(row["topic"], row["partition"], row["identity"]),
         failure,
-        _readable(row["value"], row["appended_ms"]) if row["type"] else None,
+        _readable(row["value"]) if row["type"] else None,
         row["attempts"],
         row["first_failed_ms"],
         done_of(row),

@@ -92,7 +92,7 @@ def _filled(
 
 def _effects(connection: Connection, row: Row) -> list[Answer]:
     try:
-        event: Event = from_record(row["body"].encode(), row["received_ms"])
+        event: Event = from_record(row["body"].encode())
     except InvalidEvent:  # its row was written by somebody else
         return []
     return [_effect(connection, effect) for effect in effects_of(event)]

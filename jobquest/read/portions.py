@@ -15,6 +15,7 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, or_
 
 from jobquest.errors import InvalidEvent
+from jobquest.events import exact_json
 from jobquest.read.answers import Answer
 
 MAX_BYTES = 1_900_000  # of a list's items as JSON: with what stands around them, below 2 MB
@@ -43,7 +44,7 @@ def fill(
     portion, size, last = Portion(), 0, None
     for row in rows:
         item = make(row) if len(portion) < limit else None
-        size += 0 if item is None else len(orjson.dumps(item)) + 1
+        size += 0 if item is None else len(exact_json.dumps(item)) + 1
         if last is not None and (item is None or size > room):
             portion.next = place(last)
             break

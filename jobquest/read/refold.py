@@ -239,7 +239,7 @@ def decoded(origin: Origin, record: Record) -> Entry:
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
-        return Entry(origin, record, from_record(record.value, record.timestamp_ms))
+        return Entry(origin, record, from_record(record.value))
     except InvalidEvent as error:
         return Entry(origin, record, None, Failure.of(error))
 

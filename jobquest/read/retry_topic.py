@@ -131,7 +131,7 @@ def _parked(record: Record) -> Parked:
         record.headers[:first],
         number("appended.ms"),
     )
-    event = from_record(original.value, original.timestamp_ms)
+    event = from_record(original.value)
     error, first_failed = text("error"), text("first.failed.ms")
     failure = None
     if error is not None:

@@ -9,7 +9,7 @@ import orjson
 from flask import Response, current_app, jsonify, request
 
 from jobquest.errors import InvalidEvent
-from jobquest.events import format_time, parse_time, strict_json
+from jobquest.events import exact_json, format_time, parse_time, strict_json
 from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
@@ -46,7 +46,7 @@ def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Res
     """`{"status": "success", "message"?, "data"}`, in UTF-8: escapes would make three times as
     much of some texts."""
     answer = {"status": "success"} | ({"message": message} if message else {})
-    body = orjson.dumps({**answer, "data": data}, default=dict, option=orjson.OPT_APPEND_NEWLINE)
+    body = exact_json.dumps({**answer, "data": data}, orjson.OPT_APPEND_NEWLINE)
     return Response(body, mimetype="application/json"), code
 
 

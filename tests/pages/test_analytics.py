@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -199,3 +200,65 @@ def test_a_day_is_named_as_it_is_counted_wherever_its_reader_is(
     plot = page.locator(".chart .u-over").first
     plot.hover()
     expect(page.locator(".chart .when").first).to_have_text("2026-11-24")
+
+
+# Keeps what is written on each canvas since it was cleared: by its place, lines in their order.
+LABELS = """
+const { clearRect, fillText } = CanvasRenderingContext2D.prototype;
+Object.assign(CanvasRenderingContext2D.prototype, {
+  clearRect(...all) {
+    this.canvas.written = [];
+    return clearRect.apply(this, all);
+  },
+  fillText(text, x, y, ...more) {
+    const { e, f } = this.getTransform();
+    this.canvas.written.push([text, Math.round(x + e), Math.round(y + f)]);
+    return fillText.call(this, text, x, y, ...more);
+  },
+});
+"""
+
+
+def labels_below(page: Page, number: int = 0) -> list[str]:
+    """The words below a chart, from left to right; the second line of each after a blank."""
+    canvas = page.locator(".chart canvas").nth(number)
+    expect(canvas).to_be_visible()
+    written = canvas.evaluate("canvas => canvas.written")
+    lines: dict[int, list[tuple[int, str]]] = {}
+    left = min(x for _, x, _ in written)  # the axis of counts
+    for text, x, y in written:
+        if x > left + 5 and text:
+            lines.setdefault(x, []).append((y, text))
+    return [" ".join(text for _, text in sorted(lines[x])) for x in sorted(lines)]
+
+
+@pytest.mark.parametrize(
+    ("query", "dated"),
+    [
+        ("window=minute&last=60", False),
+        ("window=minute&from=2026-03-05T23:30&to=2026-03-06T00:30", True),
+        ("window=minute&from=2026-03-05T10:00&to=2026-03-05T10:02", True),
+        ("window=minute&from=2026-03-01T10:00&to=2026-03-01T10:02", True),
+        ("window=hour&last=168", True),
+        ("window=hour&from=2026-03-05T00:00&to=2026-03-05T03:00", True),
+        ("window=day&from=2026-03-04T00:00&to=2026-03-06T00:00", True),
+        ("window=day&from=2025-12-20T00:00&to=2026-03-20T00:00", True),
+        ("window=day&from=2018-01-01T00:00&to=2026-03-20T00:00", True),
+    ],
+)
+def test_the_labels_of_times_say_the_date_where_it_is_needed_and_none_twice(
+    service: Service, visit: Visit, query: str, dated: bool
+) -> None:
+    times = ("03-01T10:01", "03-05T10:01", "03-05T23:45", "03-05T01:00")
+    for time in times:
+        publish(service, timestamp=f"2026-{time}:00.000Z")
+    publish(service)
+    service.wait_until_caught_up()
+    for width in (320, 768, 1440):
+        page = visit("/", width)
+        page.add_init_script(LABELS)
+        page.goto(f"{service.url}/analytics?{query}")
+        found = labels_below(page)
+        assert found, width
+        assert len(set(found)) == len(found), (width, found)
+        assert bool(re.search(r"\d{4}(-|$)", found[0])) == dated, (width, found)

@@ -233,7 +233,7 @@ def test_a_page_waits_for_an_event_that_was_just_published(service: Service, vis
     page = visit(f"/events/{id}?new=1&topic=achievements&partition=0&offset=0&personal=shown", 390)
     waiting = page.get_by_role("region", name="Kept in the log; not processed yet")
     expect(waiting).to_contain_text("achievements")
-    expect(waiting).to_contain_text("The consumer is stopped")
+    expect(page.locator("#service-now .banner")).to_contain_text("The consumer is stopped")
     assert (overflow(page), faults(page)) == (0, [])
     service.switch("start")
     expect(page.get_by_role("heading", level=1)).to_have_text("streak.milestone", timeout=20_000)

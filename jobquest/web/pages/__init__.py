@@ -15,7 +15,17 @@ from flask import Blueprint, Response, send_from_directory
 
 from jobquest.clock import now_ms
 from jobquest.events import PERSONAL_FIELDS
-from jobquest.web.pages import analytics, catalogue, event, failures, live, publish, topics, users
+from jobquest.web.pages import (
+    analytics,
+    catalogue,
+    event,
+    failures,
+    live,
+    now,
+    publish,
+    topics,
+    users,
+)
 from jobquest.web.pages.words import FILTERS, MASK, here, personal_shown
 
 pages = Blueprint("pages", __name__)
@@ -56,7 +66,8 @@ def _for_every_page() -> dict[str, Any]:
         "here": here,
         "page_now": now_ms(),  # of browsers whose clocks are wrong, ages are right all the same
         "personal_shown": personal,
-        "page_words": {"mask": MASK, "personal": hidden},
+        "page_header": now.header,
+        "page_words": {"mask": MASK, "personal": hidden, **now.words()},
     }
 
 

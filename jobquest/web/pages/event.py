@@ -47,7 +47,8 @@ Life = dict[str, Any]
 
 class Step(NamedTuple):
     """A point of the story. `failure` has the error of a try, `letter` the dead letter that it
-    became; `waits`: an operator can have the next try made at once."""
+    became; `waits`: an operator can have the next try made at once; `stopped`: the title while the
+    consumer does not run."""
 
     look: str  # as a colour: good, busy, alarm, quiet
     title: str
@@ -56,6 +57,7 @@ class Step(NamedTuple):
     failure: Mapping[str, Any] | None = None
     letter: Mapping[str, Any] | None = None
     waits: bool = False
+    stopped: str = ""
 
 
 @page.get("/events")
@@ -94,7 +96,6 @@ def _unknown(id: str) -> tuple[str, int]:
         is_new=is_new,
         place=place,
         in_log=bool(place["offset"] or not place["topic"]),
-        status=runtime().report.status() if is_new else None,
         source=_source(id),
     )
     return shown_page, 200 if is_new else 404
@@ -188,12 +189,13 @@ def _dead(letter: Mapping[str, Any]) -> Step:
 
 def _waiting(retry: Mapping[str, Any] | None) -> Step:
     if retry is None:
-        return Step("busy", "It is tried now")
+        return Step("busy", "It is tried now", stopped="It is tried once the consumer runs")
     if retry["nextTry"] is None:
         text = "An earlier event of the same user is tried again first."
         return Step("busy", "It waits behind another event", text=text)
     title = f"It waits for try {retry['attempts'] + 1}"
-    return Step("busy", title, retry["nextTry"], waits=True)
+    stopped = f"{title}, which is made once the consumer runs"
+    return Step("busy", title, retry["nextTry"], waits=True, stopped=stopped)
 
 
 def _counted(effects: Sequence[Mapping[str, Any]]) -> str:
@@ -229,13 +231,15 @@ def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A column's value to be placed: as a `time`, or as a `text`, cut where it is long."""
+    """A column's value to be placed: as a `time`, a `number`, or a `text` (cut if long)."""
     value = row.get(name)
     if value is None:
         return {"text": "–"}
     if name.endswith("At"):
         return {"time": value}
-    text = number(value) if isinstance(value, int | float) else str(value)
+    if isinstance(value, int | float):
+        return {"number": number(value)}
+    text = str(value)
     return {"text": text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "…"}
 
 

@@ -5,6 +5,7 @@ The pages only read; `static/failures.js` and `static/dead_letter.js` act throug
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -17,13 +18,21 @@ from jobquest.clock import now_ms
 from jobquest.consumer.redrive import MAX_REDRIVES
 from jobquest.demo import MODULE
 from jobquest.errors import InvalidEvent
-from jobquest.events import CATALOGUE, TOPICS, format_time, new_id, parse_time, strict_json
+from jobquest.events import (
+    CATALOGUE,
+    TOPICS,
+    format_time,
+    from_record,
+    new_id,
+    parse_time,
+    strict_json,
+)
 from jobquest.read.letters import LetterFilter
 from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
-from jobquest.report import WORKING
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
 from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
 from jobquest.web.pages.event_form import EventForm, event_form
+from jobquest.web.pages.now import status_now
 from jobquest.web.pages.words import MASK, PAGE_BYTES, shown_text, span, visible_lines
 
 page = Blueprint("failures", __name__)
@@ -47,11 +56,9 @@ def show() -> str:
     found = service.queries.letters(by_column, after, LISTED_LETTERS, PAGE_BYTES)
     every = choice_parameter("retries", ("all",), None)
     retries = service.queries.retries(MAX_LIMIT if every else LISTED_RETRIES, room=PAGE_BYTES)
-    status = service.report.status()
+    status = status_now()
     return render_template(
         "failures.html",
-        status=status,
-        works=status["state"] in WORKING,
         demo=MODULE in service.config.handlers,
         retries=retries,
         retrying=max(len(retries), status.get("retrying", 0)),
@@ -80,16 +87,30 @@ def letter(id: int) -> str:
     found = queries.letter(id) if id <= MAX_ID else None
     if found is None:
         abort(404, "There is no dead letter with this id.")
-    life = queries.event(found["eventId"])
+    life = queries.event(_event_id(found))
     others = life["deadLetters"] if life else []
+    outcome = life["outcome"] if life else None
+    # Its event's row says what was before the redrive until the consumer comes to it.
+    if outcome == "dead" and others and others[0]["id"] == id:
+        outcome = None
     return render_template(
         "dead_letter.html",
         letter=found,
-        outcome=life["outcome"] if life else None,
+        outcome=outcome,
         others=[other for other in others if other["id"] != id],
         max_redrives=MAX_REDRIVES,
         **_to_mend(found),
     )
+
+
+def _event_id(letter: dict[str, Any]) -> str:
+    """The event that a letter is about; of one that was redriven, as it was then: what could not
+    be read has an id of its own only since it was mended."""
+    value = letter["value"] if letter["mended"] is None else letter["mended"]
+    if letter["state"] == "redriven" and letter["encoding"] == "text" and value is not None:
+        with contextlib.suppress(InvalidEvent):
+            return from_record(value.encode()).id
+    return str(letter["eventId"])
 
 
 def countdown(moment: str) -> str:

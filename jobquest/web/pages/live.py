@@ -15,6 +15,7 @@ from flask import Blueprint, render_template, request
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.web.answers import OUTCOMES, event_filter, runtime, seq_parameter
+from jobquest.web.pages.now import STATES, State, lag_words, status_now
 from jobquest.web.pages.words import (
     MAX_SUMMARY,
     PAGE_BYTES,
@@ -32,18 +33,6 @@ LATEST_EVENTS = 50
 MAX_ROWS = 500  # in the page, live ones included
 MINUTES = 60
 
-# State → how it looks, what it means.
-STATES = {
-    "running": ("good", "Events are being processed."),
-    "idle": ("good", "It waits for the next event."),
-    "degraded": ("alarm", "Events are processed, but not all of them."),
-    "starting": ("busy", "It gets ready to process events."),
-    "stopped": ("quiet", "Events are still taken; they are processed once it is started."),
-    "paused": ("alarm", "It has stopped by itself, and goes on once it is started."),
-    "stalled": ("alarm", "It hangs, or gives no sign of life; events wait."),
-    "crashed": ("alarm", "It failed, and tries again by itself; events wait."),
-    "disconnected": ("alarm", "It can't reach the log or the database, and keeps trying."),
-}
 MODES = {"embedded": "Embedded log", "kafka": "Apache Kafka"}
 # What the socket filters by, then what is left to the page: name in the query, words of its chip.
 _LIVE_FILTERS = {
@@ -71,7 +60,7 @@ def show() -> tuple[str, int]:
     """The page; 503 where the events can't be read, with everything else in its place."""
     wanted, after = event_filter(), seq_parameter("after")
     service = runtime()
-    status, epoch, problem = service.report.status(), service.feed.epoch, None
+    status, epoch, problem = status_now(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}
     since = 0
     minutes: list[dict[str, Any]] = []
@@ -86,8 +75,9 @@ def show() -> tuple[str, int]:
         "live.html",
         still=after is not None or any(map(request.args.get, _TIMES)),
         status=status,
+        state=STATES.get(status["state"], State("quiet", "")),
         rates={name: _rate(rate) for name, rate in status["rate"].items()},
-        lag=_lag(status["lag"]),
+        lag=lag_words(status["lag"]),
         caught_up=_caught_up(status["lag"]),
         outbox=_outbox(status.get("outbox")),
         minutes=minutes,
@@ -96,7 +86,7 @@ def show() -> tuple[str, int]:
         next=found["next"],
         epoch=epoch,
         since=since,
-        words={"states": STATES, "modes": MODES, "tooLarge": TOO_LARGE},
+        words={"modes": MODES, "tooLarge": TOO_LARGE},
         limits={"rows": MAX_ROWS, "summary": MAX_SUMMARY, "minutes": MINUTES},
         fields=_FIELDS,
         chips=_chips(),
@@ -151,16 +141,6 @@ def _rate(rate: float | None) -> str:
         return "not known"
     tenths = math.floor(rate * 10 + 0.5)
     return f"{tenths / 10:.1f}" if rate < 10 and tenths % 10 else f"{math.floor(rate + 0.5):,}"
-
-
-def _lag(lag: dict[str, Any]) -> str:
-    messages, seconds = lag["messages"], lag["seconds"]
-    if messages is None:
-        return "not known"
-    if messages == 0:
-        return "caught up"
-    behind = many(messages, "message")
-    return f"{behind} behind" if seconds is None else f"{behind}, {span(seconds)} behind"
 
 
 def _caught_up(lag: dict[str, Any]) -> str:

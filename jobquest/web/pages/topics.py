@@ -18,6 +18,7 @@ from jobquest.events import PERSONAL_FIELDS, format_time
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
+from jobquest.web.pages.now import status_now
 from jobquest.web.pages.words import (
     MASK,
     MAX_LISTED_DOCUMENT,
@@ -51,7 +52,7 @@ def show() -> tuple[str, int]:
     """Every topic with its partitions, and the processes; 503 where the topics can't be read."""
     service = runtime()
     topics, problem = [], None
-    status = service.report.status()
+    status = status_now()
     try:
         topics = service.report.topics()
     except Unavailable as error:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from flask import request
 
-from jobquest.events import PERSONAL_FIELDS
+from jobquest.events import PERSONAL_FIELDS, exact_json
 from jobquest.web.paths import SLASH
 
 MASK = "[masked]"
@@ -29,7 +30,7 @@ PAGE_BYTES = 500_000  # of a list's items as JSON: as a page they take several t
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
-_READABLE = json.JSONEncoder(indent=2, ensure_ascii=False)
+_one = json.JSONEncoder(ensure_ascii=False).encode
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent leaves as it is
 
@@ -63,7 +64,7 @@ def shown_text(text: str) -> str:
     if personal_shown() or not any(name in text for name in PERSONAL_FIELDS | {"\\u"}):
         return visible_lines(text)
     try:
-        document = json.loads(text)
+        document = exact_json.loads(text)
     except ValueError:
         return f"{MASK} It may hold personal data, and is no JSON in which that could be masked."
     return json_text(document)
@@ -73,13 +74,31 @@ def json_text(value: Any, longest: int = MAX_DOCUMENT) -> str:
     """`value` as a JSON document to read: masked, indented, nothing unseen in it. It says where it
     is cut; indented, some documents are twenty times as long."""
     parts, length = [], 0
-    for part in _READABLE.iterencode(shown(value)):
+    for part in _spelled(shown(value), "\n"):
         parts.append(part[: longest - length])
         length += len(part)
         if length > longest:
             parts.append(f"\n… cut after {number(longest)} characters")
             break
     return visible_lines("".join(parts))
+
+
+def _spelled(value: Any, line: str | None) -> Iterator[str]:
+    """JSON in small parts, its numbers exact. `line` begins a line, indented as `value` is; None:
+    all of it in one."""
+    if not value or not isinstance(value, dict | list):
+        yield str(value) if isinstance(value, Decimal) else _one(value)
+        return
+    is_object = isinstance(value, dict)
+    inner = None if line is None else line + "  "
+    before = ("{" if is_object else "[") + (inner or "")
+    for one in value:
+        yield before
+        if is_object:
+            yield _one(one) + (":" if inner is None else ": ")
+        yield from _spelled(value[one] if is_object else one, inner)
+        before = "," + (inner or "")
+    yield (line or "") + ("}" if is_object else "]")
 
 
 def summary(data: dict[str, Any]) -> str:
@@ -120,7 +139,7 @@ def event_row(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "".join(_spelled(value, None))
 
 
 def visible(text: Any) -> str:

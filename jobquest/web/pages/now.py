@@ -1,0 +1,140 @@
+"""What the header of every page says about now: the state, the lag, the open dead letters; and the
+banner with the reason and the next step while the service does not work, or only in part.
+
+The service is asked once for a page, so no two sentences of it can differ. `static/now.js` keeps
+the header up to date and says the same; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flask import g, url_for
+
+from jobquest.web.answers import runtime
+from jobquest.web.pages.words import many, span
+
+
+class State(NamedTuple):
+    """How a state looks, what it means, and what to do about it: `next` and the page for that."""
+
+    look: str  # as a colour: good, busy, alarm, quiet
+    meaning: str
+    next: str = ""
+    endpoint: str = "pages.live.show"
+    anchor: str = "strip"
+    link: str = "To the switch"
+
+    @property
+    def href(self) -> str:
+        return url_for(self.endpoint, _anchor=self.anchor)
+
+
+_DOCTOR = "If it stays so, run “flask kafka doctor” where the service runs."
+STATES = {
+    "running": State("good", "Events are being processed."),
+    "idle": State("good", "It waits for the next event."),
+    "degraded": State(
+        "busy",
+        "Events are processed, but not all of them.",
+        f"The others are. Remove the cause, and these go on by themselves. {_DOCTOR}",
+        "pages.topics.show",
+        "topics",
+        "To the topics",
+    ),
+    "starting": State("busy", "It gets ready to process events."),
+    "stopped": State(
+        "quiet",
+        "Events are still taken; they are processed once it is started.",
+        "No event is processed or tried again before somebody presses Start.",
+    ),
+    "paused": State(
+        "alarm",
+        "It has stopped by itself, and goes on once it is started.",
+        "No event is processed or tried again. Fix the cause, then press Start.",
+    ),
+    "stalled": State(
+        "alarm",
+        "It hangs, or gives no sign of life; events wait.",
+        "If it stays so, end the process that hangs and start the service again.",
+        "pages.topics.show",
+        "processes",
+        "To the processes",
+    ),
+    "crashed": State(
+        "alarm",
+        "It failed, and tries again by itself; events wait.",
+        "It tries again by itself. If it stays so, the service's log has the traceback:"
+        " fix the cause and start the service again.",
+        "pages.topics.show",
+        "processes",
+        "To the processes",
+    ),
+    "disconnected": State(
+        "alarm",
+        "It can't reach the log or the database, and keeps trying.",
+        f"It keeps trying, and goes on by itself. {_DOCTOR}",
+        "pages.topics.show",
+        "processes",
+        "To the processes",
+    ),
+}
+# While the database is away: nobody knows then what the consumer does.
+AWAY = (
+    "The database can't be reached",
+    "Start the database, or correct DATABASE_URL and start the service again.",
+)
+
+
+def status_now() -> dict[str, Any]:
+    """The service's status, the same for the whole of a page."""
+    if "status" not in g:
+        g.status = runtime().report.status()
+    found: dict[str, Any] = g.status
+    return found
+
+
+def header() -> dict[str, Any]:
+    """What the header places."""
+    status = status_now()
+    state = STATES.get(status["state"], State("quiet", ""))
+    is_away = "deadLetters" not in status
+    title = AWAY[0] if is_away else f"The consumer is {status['state']}"
+    return {
+        "status": status,
+        "look": state.look,
+        "word": status["state"].capitalize(),
+        "lag": lag_words(status["lag"]),
+        "letters": _letters(status.get("deadLetters")),
+        "title": f"{title}: {status['reason']}" if status["reason"] else f"{title}.",
+        "next": AWAY[1] if is_away else state.next,
+        "link": None if is_away or not state.next else (state.href, state.link),
+    }
+
+
+def words() -> dict[str, Any]:
+    """What the header's script needs of these words."""
+    return {
+        "away": AWAY,
+        "states": {
+            name: [state.look, state.meaning, state.next, state.href, state.link]
+            for name, state in STATES.items()
+        },
+    }
+
+
+def lag_words(lag: dict[str, Any]) -> str:
+    """How far the group is behind."""
+    messages, seconds = lag["messages"], lag["seconds"]
+    if messages is None:
+        return "not known"
+    if messages == 0:
+        return "caught up"
+    behind = many(messages, "message")
+    return f"{behind} behind" if seconds is None else f"{behind}, {span(seconds)} behind"
+
+
+def _letters(count: int | None) -> str:
+    if count is None:
+        return "dead letters not known"
+    return f"{many(count, 'open dead letter')}" if count else "no open dead letters"
