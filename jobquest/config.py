@@ -135,6 +135,15 @@ class Config:
         _flag,
         "upgrade PostgreSQL's tables at start, without `flask db upgrade`",
     )
+    # The consumer, the feed, the relay, the supervisor, the outbox and the look-up of ids use one
+    # each, requests the others. A machine's four web processes and the one that consumes take 80
+    # of the 97 that PostgreSQL gives by default.
+    database_pool: int = setting(
+        "JOBQUEST_DATABASE_POOL",
+        "16",
+        _whole(8, 1000),
+        "database connections of a process, at most",
+    )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(
         "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of topics that it creates"

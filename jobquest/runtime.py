@@ -67,7 +67,9 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.database = Database(config.read_side_url, upgrades=config.database_upgrade)
+        self.database = Database(
+            config.read_side_url, upgrades=config.database_upgrade, pool=config.database_pool
+        )
         self.state = ServiceState(self.database)
         process_id = self.state.process_id
         self.letters = Letters(self.database, process_id, config.kafka_group_id)

@@ -20,12 +20,12 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
 from jobquest.events import Event, from_record
 from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
+from jobquest.read.database_errors import is_infrastructure
 from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
 from jobquest.read.letters import Dead, dead_of
@@ -112,7 +112,7 @@ class Refold:
                 effects.project(self._connection, applied, SHADOW)
             self.seq += len(rows)
         except Exception as error:
-            if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
+            if is_infrastructure(error):
                 raise
             if len(entries) > 1:
                 for entry in entries:
