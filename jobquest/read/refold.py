@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Index,
     MetaData,
     Select,
     Table,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.sql import quoted_name
 
 from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
 from jobquest.events import Event, from_record
@@ -37,11 +39,22 @@ CHUNK_ROWS = 2_000
 shadows = MetaData()
 
 
+PREFIX = "rebuilt_"
+
+
 def _shadow(table: Table) -> Table:
-    """A table of the same columns and key; its other indexes are made when it goes live."""
-    copy = table.to_metadata(shadows, name=f"rebuilt_{table.name}")
+    """A table of the same columns and key; its other indexes are made when most rows are in."""
+    copy = table.to_metadata(shadows, name=f"{PREFIX}{table.name}")
     copy.indexes.clear()
     return copy
+
+
+def shadow_indexes(live: Table) -> list[Index]:
+    """The indexes of a table for its shadow, under names that are free yet."""
+    copy = live.to_metadata(MetaData(), name=f"{PREFIX}{live.name}")
+    for index in copy.indexes:
+        index.name = quoted_name(f"{PREFIX}{index.name}", None)
+    return sorted(copy.indexes, key=lambda index: str(index.name))
 
 
 SHADOW: effects.Into = {table: _shadow(table) for table in tables.DERIVED}
