@@ -184,6 +184,12 @@ class Config:
     outbox_max_events: int = setting(
         "JOBQUEST_OUTBOX_MAX_EVENTS", "1000000", _whole(1, 10**9), "kept while Kafka is away"
     )
+    keep_days: int = setting(
+        "JOBQUEST_KEEP_DAYS",
+        "90",
+        _whole(1, 100_000),
+        "days that failed tries, closed dead letters and minutes are kept",
+    )
     handlers: tuple[str, ...] = setting(
         "JOBQUEST_HANDLERS", None, _names, "modules whose register(consumer) is called at start"
     )

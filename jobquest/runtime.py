@@ -34,6 +34,7 @@ from jobquest.notifications import Notifications
 from jobquest.producer import Producer
 from jobquest.read import Batch, ReadSide
 from jobquest.read.database import Database
+from jobquest.read.history import forget_old
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
@@ -49,6 +50,7 @@ DEAD_LETTER_BYTES = 2_097_152  # an original record may be as large as a topic t
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
+FORGET_SECONDS = 3_600.0  # from one look for what is too old to the next
 LAG_NOTED_SECONDS = 5.0
 LAG_SAMPLE_SECONDS = 5.0
 SERVES = "It answers requests; another process of the service consumes."
@@ -83,7 +85,9 @@ class Runtime:
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
         self.redrive = Redrive(self.letters, self.read_side, self.log)
-        self.rebuild = Rebuild(self.database, self.letters, self.log, TOPICS)
+        self.rebuild = Rebuild(
+            self.database, self.letters, self.log, TOPICS, keep_days=config.keep_days
+        )
         self.consumer = Consumer(
             self.log,
             self.read_side,
@@ -105,7 +109,7 @@ class Runtime:
             group=config.kafka_group_id,
             how_we_are=self._how_we_are,
         )
-        self._lag_noted = self._lag_sampled = 0.0
+        self._lag_noted = self._lag_sampled = self._forgets_at = 0.0
         self._lock = threading.Lock()
         self._started = False
         self._consumes = True
@@ -237,6 +241,7 @@ class Runtime:
                 self._show_status,
                 self._note_lag,
                 self._sample_lag,
+                self._forget,
             ):
                 try:
                     task()
@@ -307,6 +312,13 @@ class Runtime:
         if time.monotonic() - self._lag_sampled >= LAG_SAMPLE_SECONDS:
             self._lag_sampled = time.monotonic()
             self._lag.sample()
+
+    def _forget(self) -> None:
+        """Delete a little of what is older than it is kept, at each beat while there is more."""
+        if time.monotonic() < self._forgets_at:
+            return
+        if not forget_old(self.database, self.config.keep_days):
+            self._forgets_at = time.monotonic() + FORGET_SECONDS
 
 
 def _states(processes: list[dict[str, Any]]) -> set[str]:

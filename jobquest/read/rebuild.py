@@ -33,6 +33,7 @@ from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin
 from jobquest.read import lock_counter, tables
 from jobquest.read.database import Database
+from jobquest.read.history import forget_old
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters
 from jobquest.read.past import in_order
@@ -76,8 +77,15 @@ class Rebuild:
     """Rebuilds what `topics` of `log` came to. One at a time works on a database."""
 
     def __init__(
-        self, database: Database, letters: Letters, log: EventLog, topics: Sequence[str]
+        self,
+        database: Database,
+        letters: Letters,
+        log: EventLog,
+        topics: Sequence[str],
+        *,
+        keep_days: int,
     ) -> None:
+        self._keep_days = keep_days
         self._database = database
         self._letters = letters
         self._log = log
@@ -92,9 +100,13 @@ class Rebuild:
             with _alone(connection):
                 run = _Run(connection, self._letters, self._log, self._topics, progress)
                 try:
-                    return run.run()
+                    made = run.run()
                 finally:
                     _drop_shadows(connection)  # nothing is left of them where they went live
+        if made.restored is not None:
+            while forget_old(self._database, self._keep_days):
+                pass  # the topic has had letters that are kept no longer
+        return made
 
 
 @contextmanager
