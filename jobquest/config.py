@@ -135,6 +135,15 @@ class Config:
         _flag,
         "upgrade PostgreSQL's tables at start, without `flask db upgrade`",
     )
+    # The consumer, the feed, the relay, the supervisor, the outbox and the look-up of ids use one
+    # each, requests the others. A machine's four web processes and the one that consumes take 80
+    # of the 97 that PostgreSQL gives by default.
+    database_pool: int = setting(
+        "JOBQUEST_DATABASE_POOL",
+        "16",
+        _whole(8, 1000),
+        "database connections of a process, at most",
+    )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(
         "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of topics that it creates"
@@ -174,6 +183,12 @@ class Config:
     )
     outbox_max_events: int = setting(
         "JOBQUEST_OUTBOX_MAX_EVENTS", "1000000", _whole(1, 10**9), "kept while Kafka is away"
+    )
+    keep_days: int = setting(
+        "JOBQUEST_KEEP_DAYS",
+        "90",
+        _whole(1, 100_000),
+        "days that failed tries, closed dead letters and minutes are kept",
     )
     handlers: tuple[str, ...] = setting(
         "JOBQUEST_HANDLERS", None, _names, "modules whose register(consumer) is called at start"

@@ -65,6 +65,10 @@ class ReadSideUnavailable(Unavailable):
     """The read side's database could not be reached, was locked for too long, or is full."""
 
 
+class ReadSideUnusable(ReadSideUnavailable):
+    """The database can't hold the read side as it was made: somebody must make another."""
+
+
 class RecordRefused(JobQuestError):
     """The log will never take this record (too large, say): trying again is useless."""
 

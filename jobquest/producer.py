@@ -140,6 +140,9 @@ class Producer(PublishMethods):
         except ReadSideUnavailable as error:  # the consumer drops a duplicate all the same
             logger.debug("Publishing %d events without looking for them: %s", len(ids), error)
             stored = {}
+        except Exception:  # a fault of ours in the read side refuses no event
+            logger.exception("Publishing %d events without looking for them", len(ids))
+            stored = {}
         return [_known(request.event, stored) for request in requests]
 
 

@@ -15,6 +15,7 @@ from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, left_of, next_to_read
 from jobquest.log import EventLog, missing_right
 from jobquest.read import ReadSide
+from jobquest.read.failures import Failure
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
 from jobquest.read.retry_topic import TOPIC as RETRIES
@@ -70,6 +71,9 @@ class Report:
         except ReadSideUnavailable as error:
             processes, counts = [], {}
             state, reason = "disconnected", str(error)
+        except Exception as error:  # a table or column of ours is missing, say
+            processes, counts = [], {}
+            state, reason = "crashed", _failed(error)
         progress = self._lag.now()
         if progress.error and state in WORKING:
             state, reason = "disconnected", str(progress.error)
@@ -149,6 +153,8 @@ class Report:
             self._queries.last_seq()
         except ReadSideUnavailable as error:
             wrong["readSide"] = str(error)
+        except Exception as error:
+            wrong["readSide"] = _failed(error)
         away = self._lag.now().error
         if isinstance(away, LogUnavailable):
             wrong["log"] = str(away)
@@ -177,6 +183,10 @@ class Report:
                 }
             )
         return processes
+
+
+def _failed(error: Exception) -> str:
+    return f"The read side failed: {' '.join(Failure.of(error).error.split())}"
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:

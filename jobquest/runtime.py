@@ -35,6 +35,7 @@ from jobquest.obstacles import Obstacles, member_name
 from jobquest.producer import Producer
 from jobquest.read import Batch, ReadSide
 from jobquest.read.database import Database
+from jobquest.read.history import forget_old
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
@@ -51,6 +52,7 @@ OUR_RECORD_BYTES = 2_097_152  # the original in it may be as large as a topic ta
 FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
 STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
 HALT_SECONDS = 1.2  # of these for the consumer's batch
+FORGET_SECONDS = 3_600.0  # from one look for what is too old to the next
 LAG_NOTED_SECONDS = 5.0
 LAG_SAMPLE_SECONDS = 5.0
 SERVES = "It answers requests; another process of the service consumes."
@@ -69,7 +71,9 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.database = Database(config.read_side_url, upgrades=config.database_upgrade)
+        self.database = Database(
+            config.read_side_url, upgrades=config.database_upgrade, pool=config.database_pool
+        )
         self.state = ServiceState(self.database)
         process_id = self.state.process_id
         self.letters = Letters(self.database, process_id, config.kafka_group_id)
@@ -83,7 +87,14 @@ class Runtime:
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
         self.redrive = Redrive(self.letters, self.read_side, self.log)
-        self.rebuild = Rebuild(self.database, self.letters, self.log, TOPICS, config.kafka_group_id)
+        self.rebuild = Rebuild(
+            self.database,
+            self.letters,
+            self.log,
+            TOPICS,
+            config.kafka_group_id,
+            keep_days=config.keep_days,
+        )
         self.consumer = Consumer(
             self.log,
             self.read_side,
@@ -108,7 +119,7 @@ class Runtime:
         )
         self._obstacles = Obstacles(self.log, config.kafka_group_id)
         self._found: list[str] = []  # obstacles
-        self._lag_noted = self._lag_sampled = 0.0
+        self._lag_noted = self._lag_sampled = self._forgets_at = 0.0
         self._lock = threading.Lock()
         self._started = False
         self._consumes = True
@@ -245,7 +256,8 @@ class Runtime:
 
     def _tell(self) -> None:
         """Show the status to the viewers, note the lag: what may have to wait for the log."""
-        self._repeat(self._news, self._look, self._show_status, self._note_lag, self._sample_lag)
+        tasks = (self._look, self._show_status, self._note_lag, self._sample_lag, self._forget)
+        self._repeat(self._news, *tasks)
 
     def _repeat(self, woken: threading.Event, *tasks: Callable[[], None]) -> None:
         name = threading.current_thread().name
@@ -332,6 +344,13 @@ class Runtime:
         if time.monotonic() - self._lag_sampled >= LAG_SAMPLE_SECONDS:
             self._lag_sampled = time.monotonic()
             self._lag.sample()
+
+    def _forget(self) -> None:
+        """Delete a little of what is older than it is kept, at each beat while there is more."""
+        if time.monotonic() < self._forgets_at:
+            return
+        if not forget_old(self.database, self.config.keep_days):
+            self._forgets_at = time.monotonic() + FORGET_SECONDS
 
 
 def _states(processes: list[dict[str, Any]]) -> set[str]:

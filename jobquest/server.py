@@ -81,7 +81,8 @@ def main() -> None:
     collect_seldom()
     try:
         config = load()
-        create_app()  # what it finds wrong, handlers included, is said here, once
+        app = create_app()  # what it finds wrong, handlers included, is said here, once
+        app.extensions["jobquest"].database.refuse_unusable()
         listening = _listen(config)
     except JobQuestError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,12 +8,13 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from tests.kafka_broker import free_port
 
-_TEXT = ("-E", "UTF8")
+_UTF8 = ("-E", "UTF8")
 
 
 def _programs() -> Path | None:
@@ -30,9 +31,11 @@ def why_not() -> str | None:
 
 
 class Postgres:
-    """One server on loopback. `initdb` refuses to run as root, so root lends it a user."""
+    """One server on loopback, made by `initdb` with `options` under LC_ALL=C. `initdb` refuses to
+    run as root, so root lends it a user."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: tuple[str, ...] = _UTF8) -> None:
+        self._options = options
         programs = _programs()
         assert programs
         self._programs = programs
@@ -43,19 +46,26 @@ class Postgres:
             self._as_user = {"user": "postgres"}
             shutil.chown(self._folder, "postgres")
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, statement: str = "CREATE DATABASE name") -> str:
+        """The URL of an empty database, made by this statement with another name."""
         name = f"test_{uuid.uuid4().hex[:12]}"
+        self.run(statement.replace(" name", f" {name}"))
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+
+    def run(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement as the administrator; its rows."""
         server = f"host=127.0.0.1 port={self._port} user=postgres dbname=postgres"
         with psycopg.connect(server, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return f"postgresql+psycopg://postgres@127.0.0.1:{self._port}/{name}"
+            done = connection.execute(statement.encode())
+            return done.fetchall() if done.description else []
 
     def start(self) -> Postgres:
         """Start it, on the data that it has, if any."""
         data = str(self._folder / "data")
         if not (self._folder / "data").exists():
-            self._run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *_TEXT)
+            self._run(
+                "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *self._options
+            )
         options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {self._folder} -c fsync=off"
         self._run("pg_ctl", "-D", data, "-o", options, "-l", f"{self._folder}/log", "-w", "start")
         return self
@@ -77,6 +87,7 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=60,
+            env={**os.environ, "LC_ALL": "C"},
             **self._as_user,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, (program, done.returncode)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskCliRunner
 from sqlalchemy import Table, delete, select, update
+from sqlalchemy import event as sqlalchemy_events
 
 from jobquest import create_app
 from jobquest.config import load
@@ -194,6 +195,29 @@ def test_the_new_tables_have_the_old_ones_indexes(runtime: Runtime) -> None:
     for _ in range(2):
         runtime.rebuild.run()
         assert indexes() == before
+
+
+@pytest.mark.postgres
+def test_on_postgresql_nobody_waits_for_an_index(
+    settings: dict[str, str], postgres_server: Any
+) -> None:
+    """From the consumer's lock on, and above all while readers wait, nothing is built."""
+    runtime = Runtime(load({**settings, "DATABASE_URL": postgres_server.new_database()}))
+    publish(runtime, "one")
+    consume(runtime)
+    done: list[str] = []
+
+    @sqlalchemy_events.listens_for(runtime.database.engine, "before_cursor_execute")
+    def _note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        done.append(" ".join(statement.split()))
+
+    runtime.rebuild.run()
+    [locked] = [n for n, statement in enumerate(done) if "FOR UPDATE" in statement]
+    built = [n for n, statement in enumerate(done) if statement.startswith("CREATE INDEX")]
+    indexes = sum(len(table.indexes) for table in tables.DERIVED)
+    assert (len(built), max(built) < locked) == (indexes, True)
+    runtime.consumer.close()
+    runtime.stop()
 
 
 def test_a_repeat_counts_after_its_event_died_and_not_while_it_waited(runtime: Runtime) -> None:

@@ -20,8 +20,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from jobquest.config import Config, load
 from jobquest.errors import ReadSideUnavailable
 from jobquest.read.database import Database
+from jobquest.runtime import Runtime
+from jobquest.server import REQUEST_THREADS
 from tests.load import Load, events_of, worker_of
 from tests.postgres import Postgres
 from tests.service import Service, wait_for
@@ -161,6 +164,32 @@ def test_many_threads_that_write_at_once_all_get_their_turn(tmp_path: Path) -> N
     with database.reading() as connection:
         assert connection.execute(text("SELECT seq FROM counter")).scalar() == 240
     database.close()
+
+
+@pytest.mark.postgres
+def test_a_process_keeps_to_its_share_of_the_servers_connections(
+    postgres_server: Postgres, settings: dict[str, str]
+) -> None:
+    """As many threads as answer requests; nobody waits for a second connection with one in hand."""
+    url = postgres_server.new_database()
+    runtime = Runtime(load({**settings, "DATABASE_URL": url, "JOBQUEST_DATABASE_POOL": "8"}))
+    runtime.start()
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}'"
+    seen = []
+
+    def ask(number: int) -> None:
+        runtime.producer.publish("user.login", "ada", {}, id=f"n{number % 100}")
+        runtime.queries.events(limit=5)
+        runtime.queries.overview(0, 2**40)
+        runtime.report.status()
+        seen.append(postgres_server.run(query)[0][0])
+
+    with ThreadPoolExecutor(REQUEST_THREADS) as pool:
+        list(pool.map(ask, range(200)))
+    runtime.stop()
+    assert max(seen) == 8
+    processes = 4 + 1  # web processes of one machine, and the one that consumes
+    assert processes * Config().database_pool <= 100 - 3 - 10  # superusers' and a margin
 
 
 def overwrite_the_middle(path: Path) -> None:

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Table, create_engine, text
 from sqlalchemy import event as engine_events
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
-from jobquest.errors import ReadSideUnavailable
-from jobquest.read import schema
+from jobquest.errors import ReadSideUnavailable, ReadSideUnusable
+from jobquest.read import postgres, schema
+from jobquest.read.database_errors import is_damage, is_infrastructure, is_infrastructure_of_driver
 
 BUSY_SECONDS = 5.0
 # A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
@@ -29,10 +30,9 @@ _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 # SQLite's pages: of a connection that waits in the pool, of the one that writes, and of the log
 # before it is copied into the file.
 _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _T = TypeVar("_T")
 _UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers for names
-_POOL = {"pool_size": 8, "max_overflow": 56}
+_KEPT = 8  # connections of a pool that stay open while nobody needs them
 
 
 class Database:
@@ -42,8 +42,9 @@ class Database:
     yet are made in either case.)
     """
 
-    def __init__(self, url: str, *, upgrades: bool = False) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, *, upgrades: bool = False, pool: int = 16) -> None:
+        """`pool`: how many connections it has at most; who needs one more waits for one."""
+        self.engine = _engine(url, pool)
         self._upgrades = upgrades or self.is_file
         self._ready = False
         # SQLite has one writer at a time, and whoever waits for it there looks again and again:
@@ -78,16 +79,12 @@ class Database:
         """The rows of one SELECT, by the driver alone, on a connection that is kept for it and has
         no transaction: a tenth of the cost of `reading`. One thread at a time; others wait.
         Raises ReadSideUnavailable."""
-        errors = self.engine.dialect.loaded_dbapi.Error
         with self._selecting, self._unavailable():
             self._prepare()
-            try:
-                rows = self._select(statement, parameters)
-                if self.is_file and self._impatient is None:
-                    self._impatient = self._opened_impatient()
-                return rows
-            except errors as error:
-                raise ReadSideUnavailable(self._explained(error)) from error
+            rows = self._select(statement, parameters)
+            if self.is_file and self._impatient is None:
+                self._impatient = self._opened_impatient()
+            return rows
 
     def select_at_once(
         self, statement: str, parameters: tuple[Any, ...]
@@ -108,7 +105,7 @@ class Database:
             return None
 
     def _opened_impatient(self) -> PoolProxiedConnection:
-        connection = self.engine.raw_connection()
+        connection = self._raw_connection()
         connection.cursor().execute("PRAGMA busy_timeout = 0")
         return connection
 
@@ -123,16 +120,24 @@ class Database:
             is_lost = dialect.is_disconnect(error, connection.driver_connection, None)
             self._drop_kept()
             if not (was_kept and is_lost):
+                if is_lost or is_infrastructure_of_driver(error):
+                    raise ReadSideUnavailable(self._explained(error)) from error
                 raise
         return self._select(statement, parameters)  # the server may have been gone and be back
 
     def _keep(self) -> PoolProxiedConnection:
-        kept = self.engine.raw_connection()
+        kept = self._raw_connection()
         if self.engine.dialect.name == "postgresql":  # SQLite's are so from their beginning
             driver: Any = kept.driver_connection
             driver.autocommit = True
         self._kept = kept
         return kept
+
+    def _raw_connection(self) -> PoolProxiedConnection:
+        try:
+            return self.engine.raw_connection()
+        except self.engine.dialect.loaded_dbapi.Error as error:
+            raise ReadSideUnavailable(self._explained(error)) from error
 
     def _drop_kept(self) -> None:
         if self._kept:
@@ -162,21 +167,22 @@ class Database:
 
     @contextmanager
     def _unavailable(self) -> Iterator[None]:
-        """Errors of the database's own as ours; what an event's content caused passes as it is."""
+        """Tell that the database is away, if it is; what we or an event's content caused passes as
+        it is."""
         try:
             yield
-        except (IntegrityError, DataError):
-            raise
-        except (DBAPIError, OSError) as error:
+        except DBAPIError as error:
+            if not is_infrastructure(error):
+                raise
+            raise ReadSideUnavailable(self._explained(error)) from error
+        except OSError as error:
             raise ReadSideUnavailable(self._explained(error)) from error
         except PoolTimeout as error:
             raise ReadSideUnavailable("The read side is busy: no connection is free.") from error
 
     def _explained(self, error: Exception) -> str:
         orig = getattr(error, "orig", None) or error
-        # The low byte is the error's class: SQLite's extended codes say more in the others.
-        damaged = getattr(orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-        return self._line(" ".join(str(orig).split()).rstrip("."), damaged)
+        return self._line(" ".join(str(orig).split()).rstrip("."), is_damage(orig))
 
     def _line(self, cause: str, damaged: bool = False) -> str:
         """One line: what is wrong, where, and what to do where that is known."""
@@ -203,6 +209,20 @@ class Database:
         finally:
             if self._turn:
                 self._turn.release()
+
+    def refuse_unusable(self) -> None:
+        """Raise ReadSideUnusable if the database can be reached and can't hold the read side."""
+        if self.is_file:
+            return
+        try:
+            with self._unavailable(), self.engine.connect():
+                pass
+        except ReadSideUnusable:
+            raise
+        except ReadSideUnavailable:
+            pass  # it is waited for, and asked again at each connection
+        finally:
+            self.close()
 
     def upgrade(self) -> tuple[str | None, str]:
         """Bring the tables to this version's revision: the revision before (None: there were no
@@ -235,12 +255,12 @@ class Database:
         return found
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, pool: int) -> Engine:
+    bounds = {"pool_size": min(pool, _KEPT), "max_overflow": max(0, pool - _KEPT)}
     if not url.startswith("sqlite"):
-        bounds = {"connect_timeout": _CONNECT_SECONDS, "tcp_user_timeout": _UNANSWERED_MS}
-        return create_engine(url, pool_pre_ping=True, connect_args=bounds, **_POOL)
+        return _postgres_engine(url, bounds)
     arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, **_POOL)
+    engine = create_engine(url, connect_args=arguments, **bounds)
 
     @engine_events.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -266,6 +286,23 @@ def _engine(url: str) -> Engine:
     def _given_back(connection: Any, _record: Any) -> None:
         if connection:  # None: it was lost
             connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
+
+    return engine
+
+
+def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
+    arguments = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "tcp_user_timeout": _UNANSWERED_MS,
+        "client_encoding": postgres.CLIENT_ENCODING,
+    }
+    engine = create_engine(url, pool_pre_ping=True, connect_args=arguments, **bounds)
+
+    @engine_events.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        connection = dialect.connect(*arguments, **options)
+        postgres.open_session(connection)
+        return connection
 
     return engine
 

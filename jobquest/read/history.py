@@ -2,7 +2,7 @@
 each minute.
 
 Parts of a batch's transaction (`ReadSide.apply`), so that no batch is counted twice. Operational:
-a rebuild leaves both as they are.
+a rebuild leaves both as they are. `forget_old` bounds them, and the letters that are closed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, delete, func, insert, select, text
 
 from jobquest.clock import now_ms
 from jobquest.read import tables
-from jobquest.read.database import inserting
+from jobquest.read.database import Database, inserting, padded
 from jobquest.read.failures import COLUMNS, Failure
 from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 
 MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+# Of a table, in one transaction: nobody waits long for it. A letter may have two megabytes.
+FORGOTTEN_ROWS, FORGOTTEN_LETTERS = 500, 20
+_FORGET_LOCK = 7317003  # PostgreSQL's advisory locks have numbers for names
 
 
 def note_failures(connection: Connection, parked: Sequence[Parked], dead: Sequence[Dead]) -> None:
@@ -84,3 +88,48 @@ def note_lag(connection: Connection, messages: int, seconds: float) -> None:
             "lag_seconds": seconds,
         },
     )
+
+
+def forget_old(database: Database, keep_days: int) -> int:
+    """Delete some of the failed tries, closed letters and minutes that are older; how many were
+    deleted. 0: none is left, or another process is at it."""
+    before_ms = now_ms() - keep_days * DAY_MS
+    with database.writing() as connection:
+        if not database.is_file:
+            alone = select(func.pg_try_advisory_xact_lock(_FORGET_LOCK))
+            if not connection.execute(alone).scalar_one():
+                return 0
+        return (
+            _forget_tries(connection, before_ms)
+            + _forget_minutes(connection, before_ms)
+            + _forget_letters(connection, before_ms)
+        )
+
+
+def _forget_tries(connection: Connection, before_ms: int) -> int:
+    table = tables.attempts.c
+    # They are numbered in the order of their times, so the first are the oldest.
+    first = select(table.id, table.failed_ms).order_by(table.id).limit(FORGOTTEN_ROWS).subquery()
+    old = select(first.c.id).where(first.c.failed_ms < before_ms)
+    return connection.execute(delete(tables.attempts).where(table.id.in_(old))).rowcount
+
+
+def _forget_minutes(connection: Connection, before_ms: int) -> int:
+    minute = tables.minutes.c.minute_ms
+    old = select(minute).where(minute < before_ms).order_by(minute).limit(FORGOTTEN_ROWS)
+    return connection.execute(delete(tables.minutes).where(minute.in_(old))).rowcount
+
+
+def _forget_letters(connection: Connection, before_ms: int) -> int:
+    letters, forgotten = tables.dead_letters, tables.forgotten_letters
+    closed = text("state != 'open'")  # spelled as in the index of these
+    old = select(letters.c.id).where(closed, letters.c.died_ms < before_ms)
+    query = old.order_by(letters.c.died_ms).limit(FORGOTTEN_LETTERS)
+    ids = list(connection.execute(query).scalars())
+    if ids:
+        these, names = letters.c.id.in_(padded(ids)), [column.name for column in forgotten.columns]
+        what = select(*(letters.c[name] for name in names)).where(these)
+        once = inserting(connection.dialect.name, forgotten).from_select(names, what)
+        connection.execute(once.on_conflict_do_nothing())
+        connection.execute(delete(letters).where(these))
+    return len(ids)

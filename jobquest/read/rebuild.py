@@ -33,10 +33,20 @@ from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
 from jobquest.read import lock_counter, retry_topic, tables
 from jobquest.read.database import Database
+from jobquest.read.history import forget_old
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Letters
 from jobquest.read.past import in_order
-from jobquest.read.refold import SHADOW, Entry, RebuildFailed, Refold, decoded, shadows
+from jobquest.read.refold import (
+    PREFIX,
+    SHADOW,
+    Entry,
+    RebuildFailed,
+    Refold,
+    decoded,
+    shadow_indexes,
+    shadows,
+)
 from jobquest.read.retry_topic import TOPIC as RETRIES
 
 BATCH_RECORDS = 5_000
@@ -75,7 +85,10 @@ class Rebuild:
         log: EventLog,
         topics: Sequence[str],
         group: str,
+        *,
+        keep_days: int,
     ) -> None:
+        self._keep_days = keep_days
         self._database = database
         self.letters = letters
         self.log = log
@@ -104,9 +117,13 @@ class Rebuild:
             with _alone(connection):
                 run = _Run(connection, self, progress)
                 try:
-                    return run.run()
+                    made = run.run()
                 finally:
                     _drop_shadows(connection)  # nothing is left of them where they went live
+        if made.restored is not None:
+            while forget_old(self._database, self._keep_days):
+                pass  # the topic has had letters that are kept no longer
+        return made
 
 
 @contextmanager
@@ -147,6 +164,7 @@ class _Run:
         self._group = settings.group
         self._progress = progress
         self._refold = Refold(connection)
+        self._is_sqlite = connection.dialect.name == "sqlite"
         self._done: dict[Origin, int] = {}  # the next offset to fold of each partition
         # If the read side is new: the group's offsets. What lies behind them is not done yet.
         self._new: dict[Origin, int] | None = None
@@ -168,6 +186,9 @@ class _Run:
             for batch in self._batches(ends):
                 with self._connection.begin():
                     self._refold.fold(batch)
+            if not round and not self._is_sqlite:
+                with self._connection.begin():
+                    _index(self._connection)
         with self._connection.begin():
             lock_counter(self._connection)
             ends = self._ends()
@@ -303,15 +324,28 @@ def _drop_shadows(connection: Connection) -> None:
             shadows.drop_all(connection)
 
 
+def _index(connection: Connection) -> None:
+    """Make the shadows' indexes while nobody waits: whoever reads waits for a swap to end."""
+    for live, shadow in SHADOW.items():
+        for index in shadow_indexes(live):
+            index.create(connection)
+        connection.execute(text(f"ANALYZE {shadow.name}"))
+
+
 def _swap(connection: Connection, live: Table, shadow: Table) -> None:
     live.drop(connection)
     connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
-    if connection.dialect.name == "postgresql":
-        made = ["pkey", *(f"{name}_key" for name in _unique_columns(live))]
-        for end in made:  # PostgreSQL's own names of what comes with the table
-            connection.execute(text(f"ALTER INDEX {shadow.name}_{end} RENAME TO {live.name}_{end}"))
-    for index in live.indexes:
-        index.create(connection)
+    if connection.dialect.name == "sqlite":  # has no way to rename an index, and readers go on
+        for index in live.indexes:
+            index.create(connection)
+        return
+    made = [f"{live.name}_{end}" for end in _ends(live)]  # PostgreSQL's own names
+    for name in [*made, *(str(index.name) for index in live.indexes)]:
+        connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
+
+
+def _ends(table: Table) -> list[str]:
+    return ["pkey", *(f"{name}_key" for name in _unique_columns(table))]
 
 
 def _unique_columns(table: Table) -> list[str]:

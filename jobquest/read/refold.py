@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Index,
     MetaData,
     Select,
     Table,
@@ -20,12 +21,13 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.sql import quoted_name
 
 from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
 from jobquest.events import Event, from_record
 from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
+from jobquest.read.database_errors import is_infrastructure
 from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
 from jobquest.read.letters import Dead, dead_of
@@ -37,11 +39,22 @@ CHUNK_ROWS = 2_000
 shadows = MetaData()
 
 
+PREFIX = "rebuilt_"
+
+
 def _shadow(table: Table) -> Table:
-    """A table of the same columns and key; its other indexes are made when it goes live."""
-    copy = table.to_metadata(shadows, name=f"rebuilt_{table.name}")
+    """A table of the same columns and key; its other indexes are made when most rows are in."""
+    copy = table.to_metadata(shadows, name=f"{PREFIX}{table.name}")
     copy.indexes.clear()
     return copy
+
+
+def shadow_indexes(live: Table) -> list[Index]:
+    """The indexes of a table for its shadow, under names that are free yet."""
+    copy = live.to_metadata(MetaData(), name=f"{PREFIX}{live.name}")
+    for index in copy.indexes:
+        index.name = quoted_name(f"{PREFIX}{index.name}", None)
+    return sorted(copy.indexes, key=lambda index: str(index.name))
 
 
 SHADOW: effects.Into = {table: _shadow(table) for table in tables.DERIVED}
@@ -112,7 +125,7 @@ class Refold:
                 effects.project(self._connection, applied, SHADOW)
             self.seq += len(rows)
         except Exception as error:
-            if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
+            if is_infrastructure(error):
                 raise
             if len(entries) > 1:
                 for entry in entries:
@@ -166,8 +179,8 @@ class Refold:
             event = entry.event
             if letters and (mine := _about(entry, letters)):
                 # The last to die is what an event's row shows.
-                if mine[0] is letters[mine[0]["event_id"]][-1]:
-                    rows.append(_dead_row(mine[0]))
+                if mine[-1] is letters[mine[-1]["event_id"]][-1]:
+                    rows.append(_shown_dead(entry, mine[-1]))
             elif event is None:
                 assert entry.failure
                 died = Dead(entry.record, entry.origin, entry.failure)
@@ -193,21 +206,30 @@ class Refold:
         return {row[0]: Place(*row[1:]) for row in found}
 
     def _letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
-        """Letters by event id, in the order in which they were written; mostly there are none."""
-        table = tables.dead_letters
-        if self._connection.execute(select(table.c.id).limit(1)).first() is None:
-            return {}
+        """Letters by event id, in the order in which they were written; mostly there are none.
+        Those that were forgotten come first, as what is left of them."""
         ids = {entry.own_id for entry in entries}
         ids |= {entry.event.id for entry in entries if entry.event}
-        names = table.columns.keys()
         keys = [(id,) for id in ids]
         found: dict[str, list[Row]] = {}
-        for values in sorted(
-            map(tuple, rows_by_key(self._connection, table, keys, key=("event_id",)))
+        # In this order: one that is forgotten meanwhile is met once at least.
+        live, forgotten = (
+            self._of_events(tables.dead_letters, keys),
+            self._of_events(tables.forgotten_letters, keys),
+        )
+        for row in (
+            *sorted(forgotten, key=lambda row: (row["died_ms"], row["offset"])),
+            *sorted(live, key=lambda row: row["id"]),
         ):
-            row = dict(zip(names, values, strict=True))
             found.setdefault(row["event_id"], []).append(row)
         return found
+
+    def _of_events(self, table: Table, ids: Sequence[tuple[str]]) -> list[Row]:
+        if self._connection.execute(select(table.c.event_id).limit(1)).first() is None:
+            return []
+        names = table.columns.keys()
+        rows = rows_by_key(self._connection, table, ids, key=("event_id",))
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _bury(self, entry: Entry, died: Dead) -> EventRow:
         """Have a letter written in the end; the event's row."""
@@ -246,6 +268,14 @@ def decoded(origin: Origin, record: Record) -> Entry:
 
 def _dead_row(letter: Row) -> EventRow:
     return effects.dead_row(dead_of(letter))._replace(id=letter["event_id"])
+
+
+def _shown_dead(entry: Entry, letter: Row) -> EventRow:
+    """The row of a record that a letter is about. Of a forgotten one the record itself tells."""
+    if "value" in letter:
+        return _dead_row(letter)
+    died = Dead(entry.record, entry.origin, entry.failure or _NO_FAILURE, entry.event)
+    return effects.dead_row(died)._replace(id=letter["event_id"])
 
 
 def _about(entry: Entry, letters: Mapping[str, Sequence[Row]]) -> list[Row]:

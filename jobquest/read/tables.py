@@ -271,6 +271,26 @@ dead_letters = Table(  # see letters.py
     Column("state", String(10), nullable=False, index=True),  # open | redriven | discarded
     Column("reason", Text),  # why it was discarded
     UniqueConstraint("identity", "topic", "partition", "offset"),
+    Index(
+        "dead_letters_closed",
+        "died_ms",
+        sqlite_where=text("state != 'open'"),
+        postgresql_where=text("state != 'open'"),
+    ),
+)
+
+# Of closed letters that are kept no longer: what a rebuild has to know, so that their records do
+# not count.
+forgotten_letters = Table(
+    "forgotten_letters",
+    metadata,
+    Column("identity", String(100), primary_key=True),
+    Column("topic", String(249), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", String(100), nullable=False, index=True),
+    Column("repeats_below", BigInteger),
+    Column("died_ms", BigInteger, nullable=False),
 )
 
 outgoing = Table(  # records of our own, waiting to be in the log: follow-ups, dead letters

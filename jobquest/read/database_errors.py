@@ -1,0 +1,63 @@
+"""Whose fault an error of the database is: the infrastructure's or ours.
+
+Called by what writes to the read side. It judges by the code that the database itself gives, never
+by the driver's class: PostgreSQL's OperationalError is a lost connection and an index row that is
+too large, SQLite's is a full disk and a misspelled column.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError
+
+# Connections, resources, the operator's interventions, the system itself, transactions that have to
+# be run again.
+_SQLSTATE_CLASSES = frozenset({"08", "53", "57", "58", "40"})
+# A standby that takes no writes yet; transactions that were ended for their age; damaged files.
+_SQLSTATES = frozenset({"25006", "25P03", "25P04", "XX001", "XX002"})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_SQLITE_CODES = _DAMAGED | {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+}
+
+
+def is_infrastructure(error: BaseException) -> bool:
+    """Whether the same statement may work later, as it is: the database was away, busy or full."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated or error.orig is None:
+        return True
+    found = is_infrastructure_of_driver(error.orig)
+    # Neither a code nor a statement: no connection was made.
+    return error.statement is None if found is None else found
+
+
+def is_infrastructure_of_driver(error: BaseException) -> bool | None:
+    """The same of a driver's own error; None if no database has given it a code."""
+    if getattr(error, "pgconn", None) is not None:  # psycopg's mark of an attempt to connect
+        return True
+    if state := getattr(error, "sqlstate", None):
+        return state[:2] in _SQLSTATE_CLASSES or state in _SQLSTATES
+    if (code := _sqlite_code(error)) is not None:
+        return code in _SQLITE_CODES
+    return None
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a driver's error says that SQLite's file is no database any more."""
+    return _sqlite_code(error) in _DAMAGED
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    # The low byte is the error's class: SQLite's extended codes say more in the others.
+    return None if code is None else code & 0xFF

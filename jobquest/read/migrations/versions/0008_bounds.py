@@ -1,0 +1,31 @@
+"""What lists by time, topic and XP are found by, and what is left of letters that are kept no
+longer."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    closed = sa.text("state != 'open'")
+    op.create_index(
+        "dead_letters_closed",
+        "dead_letters",
+        ["died_ms"],
+        sqlite_where=closed,
+        postgresql_where=closed,
+    )
+    op.create_table(
+        "forgotten_letters",
+        sa.Column("identity", sa.String(100), primary_key=True),
+        sa.Column("topic", sa.String(249), primary_key=True),
+        sa.Column("partition", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("offset", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("event_id", sa.String(100), nullable=False, index=True),
+        sa.Column("repeats_below", sa.BigInteger),
+        sa.Column("died_ms", sa.BigInteger, nullable=False),
+    )

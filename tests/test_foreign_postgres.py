@@ -1,0 +1,219 @@
+"""A PostgreSQL as others set it up: other encodings, other defaults of roles and databases, other
+schemas. And whose fault its errors are."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from jobquest import create_app
+from jobquest.config import load
+from jobquest.errors import ReadSideUnavailable
+from jobquest.read.database import Database
+from jobquest.runtime import Runtime
+from tests.postgres import Postgres, why_not
+from tests.service import ROOT
+from tests.test_consumer import consume, stats
+
+ENCODINGS = {"SQL_ASCII": (), "LATIN1": ("-E", "LATIN1")}
+FOREIGN = {
+    "client_encoding": "LATIN1",
+    "default_transaction_isolation": "serializable",
+    "default_transaction_read_only": "on",
+    "default_transaction_deferrable": "on",
+    "statement_timeout": "200ms",
+    "lock_timeout": "100ms",
+    "idle_in_transaction_session_timeout": "200ms",
+    "idle_session_timeout": "200ms",
+    "standard_conforming_strings": "off",
+    "extra_float_digits": "-10",
+    "datestyle": "German",
+    "intervalstyle": "sql_standard",
+    "bytea_output": "escape",
+}
+
+
+@pytest.fixture(scope="module", params=ENCODINGS)
+def encoded(request: pytest.FixtureRequest) -> Iterator[tuple[str, Postgres]]:
+    """A server that `initdb` has made under LC_ALL=C, without our asking for UTF8."""
+    if reason := why_not():
+        pytest.skip(reason)
+    server = Postgres(ENCODINGS[request.param]).start()
+    yield request.param, server
+    server.stop()
+
+
+@pytest.mark.postgres
+def test_a_server_of_another_encoding_is_refused_in_one_line_that_says_what_to_do(
+    encoded: tuple[str, Postgres], settings: dict[str, str], tmp_path: Path
+) -> None:
+    encoding, server = encoded
+    settings = {**settings, "DATABASE_URL": server.new_database()}
+    started = subprocess.run(
+        [sys.executable, str(ROOT / "app.py")],
+        cwd=tmp_path,
+        env={**settings, "PORT": "0", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert started.returncode == 2
+    [line] = started.stderr.splitlines()
+    assert line.startswith(f"error: The database has the encoding {encoding}")
+    app = create_app(settings)
+    client, told = app.test_client(), line.removeprefix("error: ")
+    assert client.get("/readyz").json["errors"]["readSide"] == [told]  # type: ignore[index]
+    assert client.get("/api/kafka/status").json["data"]["reason"] == told  # type: ignore[index]
+    assert client.get("/api/events").status_code == 503
+    upgraded = app.test_cli_runner().invoke(args=["db", "upgrade"])
+    assert (upgraded.exit_code != 0, told in upgraded.output) == (True, True)
+    app.extensions["jobquest"].stop()
+
+    [advice] = re.findall("CREATE DATABASE .* template0", line)
+    runtime = Runtime(load({**settings, "DATABASE_URL": server.new_database(advice)}))
+    runtime.producer.publish("xp.earned", "Zoë 🦉", {"xpAmount": 5, "totalXp": 0})
+    consume(runtime)
+    assert stats(runtime, "Zoë 🦉")["xp"] == 5
+    runtime.consumer.close()
+    runtime.stop()
+
+
+@pytest.fixture
+def foreign(postgres_server: Postgres, settings: dict[str, str]) -> Iterator[Runtime]:
+    """A database whose administrator has other habits, its tables in a schema of the role's."""
+    url = postgres_server.new_database()
+    database, role = url.rpartition("/")[2], f"role_{url[-12:]}"
+    postgres_server.run(f"CREATE ROLE {role} LOGIN")
+    postgres_server.run(f"ALTER DATABASE {database} OWNER TO {role}")
+    for name, value in FOREIGN.items():
+        postgres_server.run(f"ALTER DATABASE {database} SET {name} = '{value}'")
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("SET TRANSACTION READ WRITE")
+        connection.execute(f'CREATE SCHEMA "its own" AUTHORIZATION {role}'.encode())
+    postgres_server.run(f"ALTER ROLE {role} SET search_path = 'its own', 'public'")
+    runtime = Runtime(load({**settings, "DATABASE_URL": url.replace("postgres@", f"{role}@")}))
+    yield runtime
+    runtime.consumer.close()
+    runtime.stop()
+
+
+@pytest.mark.postgres
+def test_what_an_administrator_sets_for_people_changes_nothing_for_us(foreign: Runtime) -> None:
+    with foreign.database.writing() as connection:
+        for name in FOREIGN:
+            shown = connection.execute(text(f"SHOW {name}")).scalar()
+            assert name == "bytea_output" or shown != FOREIGN[name], name
+        connection.execute(text("SELECT pg_sleep(0.5)"))
+        assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+    foreign.producer.publish("xp.earned", r"O\'Neil Zoë 🦉", {"xpAmount": 5, "totalXp": 0}, id="a")
+    data = {"missionId": "m", "missionName": "M", "missionType": "t", "xpEarned": 1}
+    foreign.producer.publish("mission.completed", "ada", {**data, "duration": 0.1 + 0.2})
+    consume(foreign)
+    for _ in range(2):
+        assert stats(foreign, r"O\'Neil Zoë 🦉")["xp"] == 5
+        assert stats(foreign, "ada")["focusMinutes"] == 0.1 + 0.2
+        assert foreign.queries.event("a")["event"]["userId"] == r"O\'Neil Zoë 🦉"  # type: ignore[index]
+        [found] = foreign.queries.users("'Neil Zoë 🦉")
+        assert found["xp"] == 5
+        assert foreign.rebuild.run().lost == 0
+    with foreign.database.reading() as connection:
+        schemas = connection.execute(text("SELECT DISTINCT schemaname FROM pg_stat_user_tables"))
+        assert schemas.scalars().all() == ["its own"]
+
+
+OURS = {
+    "no such column": "SELECT nothing FROM counter",
+    "no such table": "SELECT 1 FROM nowhere",
+    "wrong syntax": "SELEC 1",
+    "a value of another kind": "INSERT INTO counter (id, seq, epoch) VALUES (2, NULL, 'e')",
+}
+OURS_ON_POSTGRES = {
+    "an index row that is too large": (
+        'INSERT INTO parked (event_id, identity, topic, partition, "offset", key, headers,'
+        " appended_ms, user_id, type, attempts) SELECT 'e', 'i', 't', 0, 0,"
+        " string_agg(sha512(n::text::bytea), ''), '', 0, 'u', 't', 1 FROM generate_series(1, 70) n"
+    ),
+    "a division by zero": "SELECT 1 / 0",
+    "no right": "SET ROLE pg_monitor; SELECT * FROM counter",
+}
+AWAY = {
+    "canceled": "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
+    "deadlock": "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$",
+    "disk full": "DO $$ BEGIN RAISE SQLSTATE '53100'; END $$",
+    "a file cannot be read": "DO $$ BEGIN RAISE SQLSTATE '58030'; END $$",
+    "a standby": "SET TRANSACTION READ ONLY; UPDATE counter SET seq = 1",
+    "terminated": "SELECT pg_terminate_backend(pg_backend_pid())",
+}
+
+
+@pytest.mark.parametrize("statement", OURS.values(), ids=OURS.keys())
+def test_a_fault_of_ours_is_no_database_away(runtime: Runtime, statement: str) -> None:
+    with pytest.raises(DBAPIError), runtime.database.writing() as connection:
+        connection.execute(text(statement))
+    with pytest.raises(runtime.database.engine.dialect.loaded_dbapi.Error):
+        runtime.database.select(statement, ())
+    assert runtime.queries.last_seq() == 0
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("statement", OURS_ON_POSTGRES.values(), ids=OURS_ON_POSTGRES.keys())
+def test_on_postgresql_a_fault_of_ours_is_no_database_away(
+    shared: Database, statement: str
+) -> None:
+    with pytest.raises(DBAPIError), shared.writing() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("statement", AWAY.values(), ids=AWAY.keys())
+def test_on_postgresql_what_passes_by_itself_is_the_database_away(
+    shared: Database, statement: str
+) -> None:
+    with pytest.raises(ReadSideUnavailable), shared.writing() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.fixture(scope="module")
+def shared(postgres_server: Postgres) -> Iterator[Database]:
+    made = Database(postgres_server.new_database())
+    with made.reading():
+        pass
+    yield made
+    made.close()
+
+
+@pytest.mark.postgres
+def test_a_database_that_does_not_exist_yet_is_one_that_is_away(postgres_server: Postgres) -> None:
+    database = Database(postgres_server.new_database() + "_not_yet")
+    database.refuse_unusable()
+    with pytest.raises(ReadSideUnavailable, match="does not exist"), database.reading():
+        pass
+    with pytest.raises(ReadSideUnavailable, match="does not exist"):
+        database.select("SELECT 1", ())
+
+
+def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]) -> None:
+    app = create_app(settings)
+    client, runtime = app.test_client(), app.extensions["jobquest"]
+    with runtime.database.writing() as connection:
+        connection.execute(text("ALTER TABLE events RENAME TO gone"))
+        connection.execute(text("ALTER TABLE counter RENAME COLUMN seq TO number"))
+        connection.execute(text("ALTER TABLE dead_letters RENAME TO no_letters"))
+    body = {"eventType": "user.login", "data": {}, "id": "mine"}
+    assert client.post("/api/kafka/events", json=body).status_code == 201
+    status: Any = client.get("/api/kafka/status").json
+    assert (status["data"]["state"], status["data"]["consumerRunning"]) == ("crashed", False)
+    assert "dead_letters" in status["data"]["reason"]
+    ready: Any = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "seq" in ready.json["errors"]["readSide"][0]
+    runtime.stop()
