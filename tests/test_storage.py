@@ -174,7 +174,9 @@ def test_a_process_keeps_to_its_share_of_the_servers_connections(
     url = postgres_server.new_database()
     runtime = Runtime(load({**settings, "DATABASE_URL": url, "JOBQUEST_DATABASE_POOL": "8"}))
     runtime.start()
-    query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{url.rpartition('/')[2]}'"
+    name = url.rpartition("/")[2]
+    clients = "pg_stat_activity WHERE backend_type = 'client backend'"  # the server has its own
+    query = f"SELECT count(*) FROM {clients} AND datname = '{name}'"
     seen = []
 
     def ask(number: int) -> None:
