@@ -103,12 +103,15 @@ class Order:
 
     def _behind(self, values: Sequence[Any]) -> ColumnElement[bool]:
         pairs = list(zip(self._keys, values, strict=True))
-        return or_(
+        later = or_(
             *(
                 and_(*(same.column == one for same, one in pairs[:n]), key.is_behind(value))
                 for n, (key, value) in enumerate(pairs)
             )
         )
+        key, value = pairs[0]
+        first: ColumnElement[bool] = key.column <= value if key.falling else key.column >= value
+        return and_(first, later)  # an index finds what the first key says, and not an OR
 
     def _values(self, place: str) -> list[Any]:
         try:

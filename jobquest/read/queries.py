@@ -5,13 +5,13 @@ Names of answers are the API's (camelCase); times are RFC 3339. Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, Table, bindparam, func, select
+from sqlalchemy import Select, Table, bindparam, func, select
 
 from jobquest.clock import now_ms
 from jobquest.events import format_time
@@ -27,6 +27,7 @@ from jobquest.read.answers import (
 )
 from jobquest.read.database import Database, padded
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.event_rows import event_rows
 from jobquest.read.letters import LetterFilter
 from jobquest.read.life import life
 from jobquest.read.parking import with_heads
@@ -36,7 +37,6 @@ MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 MAX_WINDOWS = 10_000
 MAX_GROUPS = 50
-MAX_STRETCHES = 512  # looked through by one statement: each is one of its variables
 TOP_USERS = 10
 EVERY_EVENT = EventFilter()
 Change = tuple[int, str | None, str, str | None, bytes]  # seq, type, topic, user, the item's JSON
@@ -56,6 +56,7 @@ RETRIES = Order(
     Key(tables.parked.c.event_id, "event_id", str),
 )
 USERS = Order(
+    Key(tables.user_stats.c.level, "level", int, falling=True),  # has an index, and rises with XP
     Key(tables.user_stats.c.xp, "xp", int, falling=True),
     Key(tables.user_stats.c.user_id, "user_id", str),
 )
@@ -100,20 +101,12 @@ class Queries:
 
         `since`: only what changed after this one. `room`: for how many bytes of items.
         """
-        table = tables.events
-        query = select(*listed.event_columns()).where(*wanted.conditions())
-        if after is not None:
-            query = query.where(table.c.seq < after)
-        if since is not None:
-            query = query.where(table.c.seq > since)
         limit = min(limit, MAX_LIMIT)
-        query = query.order_by(table.c.seq.desc()).limit(limit + 1)
-        with self._database.reading() as connection:
-            rows = each(connection, query)
-            if wanted.users:
-                rows = _by_stretches(connection, query, limit + 1, after, since or 0)
-            with closing(rows):
-                found = fill(rows, lambda row: item_of(row, room), limit, room, _seq)
+        with (
+            self._database.reading() as connection,
+            closing(event_rows(connection, wanted, limit + 1, after, since)) as rows,
+        ):
+            found = fill(rows, lambda row: item_of(row, room), limit, room, _seq)
         return {"events": found, "next": found.next}
 
     def changes(self, since: int, limit: int, below: int = _LATEST) -> list[Change]:
@@ -200,7 +193,9 @@ class Queries:
     ) -> Portion:
         """Users whose id contains `q`, most XP first."""
         table = tables.user_stats
-        query = select(table).where(table.c.user_id.contains(q, autoescape=True))
+        query = select(table)
+        if q:
+            query = query.where(table.c.user_id.contains(q, autoescape=True))
         return self._portion(query, USERS, user_of, limit, after, room)
 
     def applications(
@@ -347,23 +342,6 @@ class Queries:
     def _rows(self, query: Select[Any]) -> list[dict[str, Any]]:
         with self._database.reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
-
-
-def _by_stretches(
-    connection: Connection, query: Select[Any], limit: int, after: int | None, since: int
-) -> Generator[Row]:
-    """A user's rows are looked up in one stretch of changes after the other, the newest first, and
-    in ever more of them at once where there are few. `after` comes from outside: what lies above
-    the last change is not looked through."""
-    last: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
-    stretch = (last if after is None else min(after, last)) // tables.STRETCH
-    count = 1
-    while stretch >= since // tables.STRETCH and limit:
-        some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
-        for row in each(connection, query.where(some).limit(limit)):
-            limit -= 1
-            yield row
-        stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
 
 
 def _change(row: Row) -> Change:

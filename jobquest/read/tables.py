@@ -26,6 +26,9 @@ metadata = MetaData()
 STRETCH = 100_000  # changes; a user's events are looked up in one stretch of them after the other
 _STRETCH_OF = f"seq / {STRETCH}"
 STRETCH_OF = literal_column(_STRETCH_OF, Integer)  # as in the index, or it would not be used
+PLACE_STRETCH = 20_000  # the same for events of a topic or a time, many of which are in each
+_PLACE_STRETCH_OF = f"seq / {PLACE_STRETCH}"
+PLACE_STRETCH_OF = literal_column(_PLACE_STRETCH_OF, Integer)
 
 
 def _count(name: str) -> Column[int]:
@@ -71,6 +74,7 @@ events = Table(
     # By stretch first: what is written now lies close together, however many users there are. With
     # the user first, a batch changes a page of the index for each of them.
     Index("events_by_user", text(f"({_STRETCH_OF})"), "user_id", "seq"),
+    Index("events_by_place", text(f"({_PLACE_STRETCH_OF})"), "topic", "time_ms"),
     Index("events_by_type", "type", "seq"),
     Index(
         "events_not_processed",
@@ -109,6 +113,8 @@ user_stats = Table(
     _count("reported_level"),
     _count("event_count"),
     _time("last_seen_ms"),
+    # In place of XP: both rise together, and a level changes with few events.
+    Index("user_stats_by_level", "level"),
     sqlite_with_rowid=False,
 )
 

@@ -11,6 +11,8 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
+    op.create_index("events_by_place", "events", [sa.text("(seq / 20000)"), "topic", "time_ms"])
+    op.create_index("user_stats_by_level", "user_stats", ["level"])
     closed = sa.text("state != 'open'")
     op.create_index(
         "dead_letters_closed",

@@ -1,0 +1,139 @@
+"""Finds the rows of a list of events, newest change first, without a look at all the others.
+
+Called by `queries.py`. Each filter has its index, and each statement reads a bounded part of it: no
+planner's guess turns it into a look through, or a sort of, ten million rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Select, literal, or_, select, tuple_, union_all
+
+from jobquest.events import TOPICS
+from jobquest.read import listed, tables
+from jobquest.read.event_filter import EventFilter
+from jobquest.read.portions import Row, each
+
+MAX_STRETCHES = 512  # looked through by one statement: each is one of its variables
+MAX_VALUES = 100  # types or topics: each is a part of the statement, of which SQLite takes 500
+_BEYOND_ALL = 2**62
+_EVENTS = tables.events
+_SEQ = _EVENTS.c.seq
+_NEWEST_FIRST = select(*listed.event_columns()).order_by(_SEQ.desc())
+
+
+def event_rows(
+    connection: Connection,
+    wanted: EventFilter,
+    limit: int,
+    after: int | None = None,
+    since: int | None = None,
+) -> Generator[Row]:
+    """The first `limit` rows below `after` and above `since`."""
+    low, beyond = (since or 0) + 1, _BEYOND_ALL if after is None else after
+
+    def query(by: str = "") -> Select[Any]:
+        within = (low <= _SEQ, beyond > _SEQ)
+        return _NEWEST_FIRST.where(*within, *wanted.conditions(by)).limit(limit)
+
+    has_times = wanted.from_ms is not None or wanted.to_ms is not None
+    if wanted.users:
+        yield from _of_users(connection, query("user_id"), limit, low, beyond)
+    elif wanted.is_rare:
+        yield from each(connection, query())
+    elif 0 < len(wanted.types) <= MAX_VALUES:
+        if has_times:
+            stretches = _stretches(connection, wanted, low, beyond)
+            low = max(low, (stretches[-1] if stretches else 0) * tables.PLACE_STRETCH)
+            beyond = min(beyond, (stretches[0] + 1 if stretches else 0) * tables.PLACE_STRETCH)
+        yield from each(connection, _of_types(connection, wanted, limit, low, beyond))
+    elif (has_times or wanted.topics) and len(wanted.topics) <= MAX_VALUES:
+        # The index has the topic before the time.
+        wanted = wanted if wanted.topics else replace(wanted, topics=frozenset(TOPICS))
+        stretches = _stretches(connection, wanted, low, beyond)
+        yield from _of_stretches(connection, query("topic"), stretches, limit)
+    else:
+        yield from each(connection, query())
+
+
+def _of_types(
+    connection: Connection, wanted: EventFilter, limit: int, low: int, beyond: int
+) -> Select[Any]:
+    """The first rows of each type, and the first of these."""
+    type, rest = _EVENTS.c.type, replace(wanted, types=frozenset()).conditions()
+    found = []
+    for value in sorted(wanted.types):
+        query = select(_SEQ).where(*rest).limit(limit)
+        if connection.dialect.name == "sqlite":
+            query = query.where(type == value, low <= _SEQ, beyond > _SEQ).order_by(_SEQ.desc())
+        else:  # a pair's order is the index's alone: nothing else is tried in hope of a match
+            place = tuple_(type, _SEQ)
+            query = query.where(
+                place >= tuple_(literal(value), literal(low)),
+                place < tuple_(literal(value), literal(beyond)),
+            ).order_by(type.desc(), _SEQ.desc())
+        found.append(query.subquery())
+    seqs = union_all(*(select(one.c.seq) for one in found))
+    return _NEWEST_FIRST.where(_SEQ.in_(seqs)).limit(limit)
+
+
+def _stretches(connection: Connection, wanted: EventFilter, low: int, beyond: int) -> Sequence[int]:
+    """Stretches of changes, the newest first, that have an event of these topics and times."""
+    newest = min(_last(connection), beyond) // tables.PLACE_STRETCH
+    oldest = low // tables.PLACE_STRETCH
+    numbers = select(literal(newest).label("number")).cte(recursive=True)
+    number = numbers.c.number
+    numbers = numbers.union_all(select(number - 1).where(number > literal(oldest)))
+    here = tables.PLACE_STRETCH_OF.op("=")(numbers.c.number)
+    time = _EVENTS.c.time_ms
+    found = [
+        # Sorted as the index is: a planner that hopes for an early match looks through all rows.
+        select(_SEQ)
+        .where(here, _EVENTS.c.topic == topic, *wanted.times(time))
+        .order_by(time)
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None)
+        for topic in sorted(wanted.topics or TOPICS)
+    ]
+    query = select(numbers.c.number).where(or_(*found)).order_by(numbers.c.number.desc())
+    return connection.execute(query).scalars().all()
+
+
+def _of_stretches(
+    connection: Connection, query: Select[Any], stretches: Iterable[int], limit: int
+) -> Generator[Row]:
+    for stretch in stretches:
+        first = stretch * tables.PLACE_STRETCH
+        within = (first <= _SEQ, first + tables.PLACE_STRETCH > _SEQ)  # for whom takes the key
+        here = query.where(tables.PLACE_STRETCH_OF.in_([stretch]), *within).limit(limit)
+        seqs = here.with_only_columns(_SEQ)
+        for row in each(connection, _NEWEST_FIRST.where(_SEQ.in_(seqs))):
+            limit -= 1
+            yield row
+        if not limit:
+            return
+
+
+def _of_users(
+    connection: Connection, query: Select[Any], limit: int, low: int, beyond: int
+) -> Generator[Row]:
+    """A user's rows are looked up in one stretch of changes after the other, the newest first, and
+    in ever more of them at once while there are few. `beyond` comes from outside: what lies above
+    the last change is not looked through."""
+    stretch = min(beyond, _last(connection)) // tables.STRETCH
+    count = 1
+    while stretch >= low // tables.STRETCH and limit:
+        some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
+        for row in each(connection, query.where(some).limit(limit)):
+            limit -= 1
+            yield row
+        stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
+
+
+def _last(connection: Connection) -> int:
+    last: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
+    return last
