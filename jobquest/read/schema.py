@@ -54,6 +54,7 @@ def refuse_unknown(found: str) -> None:
 
 def upgrade(connection: Connection, found: str | None) -> None:
     """Bring tables of a revision to ours, in the caller's transaction."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its import tells of eight plugins
     # It takes a tenth of a second, which few starts need.
     from alembic import command
     from alembic.config import Config
@@ -62,7 +63,6 @@ def upgrade(connection: Connection, found: str | None) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     with _UPGRADING:
         # Somebody may have dropped the tables, save the one that has their revision.
         command.stamp(config, found or "base", purge=True)
