@@ -542,3 +542,23 @@ def test_what_is_on_its_way_to_a_broker_that_hangs_is_bounded(
         futures = other.append([NewRecord("t", b"k", b"")] * 11_000, 30.0)
         assert sum(not future.done() for future in futures) == 10_000
         own_broker.thaw()
+
+
+def test_a_join_that_the_library_forgets_is_made_again(
+    place: OnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins again because there are more partitions, and polls end before that does."""
+    monkeypatch.setattr("jobquest.log.kafka.seat.REJOIN_SECONDS", 6.0)
+    [topic] = place.topics
+    make_topic(place, 2)
+    with (
+        closing(place.open()) as log,
+        closing(log.subscribe([topic], "hasty", lambda origins: {})) as seat,
+    ):
+        wait_for(lambda: seat.poll(0.5, 1) or len(seat.assignment()) == 2, 20)
+        with KafkaAdminClient(bootstrap_servers=place.bootstrap, api_version=(4, 0)) as admin:
+            admin.create_partitions({topic: 6})
+        hasty_until = time.monotonic() + 8
+        while time.monotonic() < hasty_until:
+            seat.poll(0.0, 1)
+        wait_for(lambda: seat.poll(0.5, 1) or len(seat.assignment()) == 6, 40)

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
@@ -34,6 +35,11 @@ CLOSE_MS = 3_000
 COMMIT_SECONDS = 1.0
 CLOSE_COMMIT_MS = 500
 PAUSE_SECONDS = 0.1  # after a poll that failed
+# A leader that joins again because of new metadata (kafka-python 3.0.12: more partitions, a topic
+# that may be seen now) forgets about it if a poll ends before the join does: it has no partitions
+# then, and no heartbeat. The fast path sees that at once. Otherwise a rebalance that takes so long
+# is begun anew; it may only wait for a member who is busy, to whom that does no harm.
+REJOIN_SECONDS = 30.0
 _SETTINGS = {
     "enable_auto_commit": False,
     "auto_offset_reset": "none",  # out of range is an incident, not something to skip over
@@ -64,7 +70,8 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topics = topics
         self._group = group
         self._start = start
-        self._lock = threading.Lock()  # over the two below
+        self._lock = threading.Lock()  # over the three below
+        self._revoked: float | None = None  # since when a rebalance goes on
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._forbidden: frozenset[str] = frozenset()  # topics that may not be read; the owner's
@@ -72,19 +79,26 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         self._uncommitted: dict[Any, OffsetAndMetadata] = {}
         self._committed = 0.0
         self._pause = threading.Event()  # never set
-        self._reader = library.reader(**common, **_SETTINGS, group_id=group)
-        self._consumer = self._reader.consumer
         self._subscribed: list[str] = []
+        self._new_reader = partial(library.reader, **common, **_SETTINGS, group_id=group)
+        self._join()
+
+    def _join(self) -> None:
+        self._reader = self._new_reader()
+        self._consumer = self._reader.consumer
+        self._subscribed = []
         self._subscribe()
 
     # --- the listener: on the library's I/O thread ---
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         with self._lock:
+            self._revoked = None
             self._hold(assigned)
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         with self._lock:
+            self._revoked = self._revoked or time.monotonic()
             for place in revoked:
                 self._fresh.discard(place)
                 self._origins.pop(place, None)
@@ -102,6 +116,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         deadline = time.monotonic() + timeout
+        self._check_membership()
         self._check_identities()
         self._commit()
         while True:
@@ -144,6 +159,8 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._hold(polled)
         except OffsetOutOfRangeError as error:
             self._forget(error)
+        except TopicAuthorizationFailedError as error:
+            self._forbid(error)
         except KafkaError as error:
             _pass_over(error)
         finally:
@@ -205,6 +222,22 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._consumer.commit(offsets, timeout_ms=CLOSE_COMMIT_MS)
         except Exception as error:
             logger.debug("The group's offsets could not be noted: %s", error)
+        self._leave()
+
+    def _check_membership(self) -> None:
+        """Join anew if a rebalance does not end."""
+        revoked = self._revoked
+        if revoked is None or time.monotonic() - revoked < REJOIN_SECONDS:
+            return
+        logger.warning("A rebalance has not ended after %.0f s: joining anew.", REJOIN_SECONDS)
+        self._leave()
+        with self._lock:
+            self._revoked = None
+            self._fresh.clear()
+            self._origins.clear()
+        self._join()
+
+    def _leave(self) -> None:
         try:
             self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
         except Exception as error:

@@ -31,6 +31,9 @@ class FastReader:
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
         """See `Reader.poll`."""
+        coordinator = self.consumer._coordinator
+        if coordinator and coordinator.rejoining and not coordinator.need_rejoin():
+            coordinator.request_rejoin()  # it has forgotten, see `seat.REJOIN_SECONDS`
         try:
             polled: dict[Any, list[Record]] = self.consumer.poll(
                 timeout_ms, max_records=max_records
