@@ -17,22 +17,13 @@ from typing import Literal
 from jobquest.clock import now_ms
 from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
-from jobquest.consumer.outcomes import Outcome, batch_of
 from jobquest.consumer.reactor import Reactor
 from jobquest.consumer.retries import Backoff, Brake, Probes
 from jobquest.consumer.watch import Watch
-from jobquest.errors import (
-    IdConflict,
-    InvalidEvent,
-    NotRetryable,
-    PositionMoved,
-    StateConflict,
-    Unavailable,
-)
+from jobquest.consumer.writing import Writer
+from jobquest.errors import PositionMoved, StateConflict, Unavailable
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
-from jobquest.read import Batch, OrderingKey, ReadSide
-from jobquest.read.effects import concerns
-from jobquest.read.failures import Failure
+from jobquest.read import Batch, ReadSide
 from jobquest.read.rebuild import Progress
 
 logger = logging.getLogger(__name__)
@@ -116,18 +107,17 @@ class Consumer:
         self._changed = changed
         self._recover = recover
         self._handlers = Handlers()
-        self._backoff = backoff
         self._brake = brake
         self._probes = Probes()
         self.watch = Watch(read_side, backoff)
         self._reactor = Reactor(read_side, self._handlers, backoff, brake, self.watch)
+        self._writer = Writer(read_side, backoff, brake, self.watch, self._took)
         self._lock = threading.Lock()  # over the two below
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._snapshot = Snapshot()
         # The consumer thread's own:
         self._seat: Subscription | None = None
-        self._stored: dict[Origin, int | None] = {}
         self._backlog: list[Record] = []
         self._untold = False  # the log may not have all records about what waits or died
         self._to_commit: dict[Partition, int] = {}
@@ -299,7 +289,7 @@ class Consumer:
             waits = until_next < NEVER or bool(assigned.keys() - known)
             outcomes = self._reactor.react(records, assigned, waits=waits)
             self._backlog = records[len(outcomes) :]
-            self._apply(outcomes)
+            self._writer.write(outcomes)
             count += len(outcomes)
         now = time.monotonic()
         if not self._backlog and (not records or now - self._passed > PASS_SECONDS):
@@ -310,16 +300,8 @@ class Consumer:
     def _pass_gaps(self, seat: Subscription, assigned: Mapping[Partition, Origin]) -> None:
         """Move behind offsets that have no record for us (aborted ones, a transaction's marker):
         the group would be behind for ever. What has a record was applied before."""
-        reached = {assigned[place]: at for place, at in seat.reached().items() if place in assigned}
-        moves = {
-            origin: (self._stored.get(origin), at)
-            for origin, at in reached.items()
-            if at > (self._stored.get(origin) or 0)
-        }
-        if moves:
-            batch = Batch(moves=moves)
-            self._read_side.apply(batch)
-            self._took(batch, 0)
+        reached = seat.reached().items()
+        self._writer.pass_over({assigned[place]: at for place, at in reached if place in assigned})
 
     def _retry(self, seat: Subscription) -> tuple[int, float]:
         """Try what is due again; how many events that were, and in how many seconds the next is
@@ -336,7 +318,7 @@ class Consumer:
         count, tried, succeeded = 0, 0, 0
         for key in found.due[: self._probes.most]:
             outcomes = self._reactor.retry(key)
-            self._apply(outcomes)
+            self._writer.write(outcomes)
             tried += 1
             count += len(outcomes)
             succeeded += any(outcome.verdict != "parked" for outcome in outcomes)
@@ -351,7 +333,7 @@ class Consumer:
 
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
         positions = self._read_side.positions(origins)
-        self._stored.update({origin: positions.get(origin) for origin in origins})
+        self._writer.stored |= {origin: positions.get(origin) for origin in origins}
         # Others may have told more meanwhile; a process that died, less than it did.
         self._to_commit |= {Partition(o.topic, o.number): n for o, n in positions.items()}
         self._untold = True
@@ -393,70 +375,9 @@ class Consumer:
 
     # --- what a batch came to ---
 
-    def _apply(self, outcomes: Sequence[Outcome]) -> None:
-        """Write the outcomes in one transaction. If it fails they are written one by one: what
-        fails by itself waits for another try, and those behind it."""
-        try:
-            self._write(outcomes)
-            return
-        except (Unavailable, PositionMoved):
-            raise
-        except Exception as error:
-            if len(outcomes) == 1:
-                self._blame(outcomes[0], error)
-                return
-            logger.warning("A batch failed (%s): applying it one by one.", Failure.of(error).error)
-        held: dict[OrderingKey, Failure] = {}
-        for outcome in outcomes:
-            key = outcome.ordering_key
-            if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
-                self._brake.write_failed([outcome.event.id], held[key])
-                outcome = outcome.waits_behind()
-            try:
-                self._write([outcome])
-            except (Unavailable, PositionMoved):
-                raise
-            except Exception as error:
-                failed = self._blame(outcome, error)
-                if failed.verdict == "parked" and failed.failure and key:
-                    held[key] = failed.failure
-
-    def _blame(self, outcome: Outcome, error: Exception) -> Outcome:
-        """An outcome can't be written: its event dies if the error says that it is wrong, and
-        waits for another try if the fault may be ours. Raises the error if that can't be written
-        either."""
-        if outcome.verdict in ("dead", "parked"):
-            raise error
-        failure = Failure.of(error)
-        if isinstance(error, InvalidEvent | IdConflict | NotRetryable):
-            failed = outcome.dies(error)
-        else:
-            failed = outcome.failed(failure, now_ms(), self._backoff)
-            if outcome.event and not outcome.attempts:  # else it is known to fail
-                self._brake.write_failed([outcome.event.id], failure)
-        logger.error("Failed to process event: %s", failure.text)
-        logger.info("%s in %s", failure.error_class, failure.part or "the read side")
-        self._write([failed])
-        return failed
-
-    def _write(self, outcomes: Sequence[Outcome]) -> None:
-        batch = batch_of(outcomes, self._stored)
-        self.watch.begin("The transaction of a batch")
-        try:
-            self._read_side.apply(batch)
-        finally:
-            self.watch.end()
-        for part in self._brake.failing_parts:
-            if any(concerns(part, applied.event) for applied in batch.applied):
-                self._brake.written(part)
-        self._took(batch, len(outcomes))
-
     def _took(self, batch: Batch, outcomes: int) -> None:
-        next_offsets = {}
-        for origin, (_, following) in batch.moves.items():
-            self._stored[origin] = following
-            next_offsets[Partition(origin.topic, origin.number)] = following
-        self._to_commit |= next_offsets
+        moved = batch.moves.items()
+        self._to_commit |= {Partition(o.topic, o.number): following for o, (_, following) in moved}
         self._untold = self._untold or bool(batch.parked or batch.dead)
         self._commit()
         applied, parked, dead = len(batch.applied), len(batch.parked), len(batch.dead)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobquest.read.failures import Failure
@@ -57,10 +56,10 @@ class Brake:
         if self._failing:
             self._failing.pop(None, None)
 
-    def write_failed(self, event_ids: Iterable[str], failure: Failure) -> None:
-        """An event could not be written because of `failure.part`, and those behind it wait."""
-        for id in event_ids:
-            self._add(failure.part or "the read side", id, failure)
+    def write_failed(self, event_id: str, failure: Failure) -> None:
+        """An event could not be written because of `failure.part`, or waits for one behind which
+        it stays."""
+        self._add(failure.part or "the read side", event_id, failure)
 
     def written(self, part: str) -> None:
         """An event that concerns this part was written."""

@@ -1,0 +1,116 @@
+"""Writes what became of records: a batch in one transaction, or one by one if that fails.
+
+Called by the consumer, in its thread. What can't be written is our own fault, unless the error says
+that the event is wrong: then the event waits, and so do those behind it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from jobquest.clock import now_ms
+from jobquest.consumer.outcomes import Outcome, batch_of
+from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.watch import Watch
+from jobquest.errors import IdConflict, InvalidEvent, NotRetryable, PositionMoved, Unavailable
+from jobquest.log import Origin
+from jobquest.read import Batch, OrderingKey, ReadSide
+from jobquest.read.effects import concerns
+from jobquest.read.failures import Failure
+
+logger = logging.getLogger(__name__)
+
+
+class Writer:
+    """Belongs to the consumer's thread. `stored` are the positions that the read side has."""
+
+    def __init__(
+        self,
+        read_side: ReadSide,
+        backoff: Backoff,
+        brake: Brake,
+        watch: Watch,
+        written: Callable[[Batch, int], None],
+    ) -> None:
+        """`written` is called after each transaction: what was in it, and of how many outcomes."""
+        self.stored: dict[Origin, int | None] = {}
+        self._read_side = read_side
+        self._backoff = backoff
+        self._brake = brake
+        self._watch = watch
+        self._written = written
+
+    def write(self, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes. Raises Unavailable and PositionMoved (nothing is lost then), and any
+        other error if not even its failure can be written."""
+        try:
+            self._write(outcomes)
+        except (Unavailable, PositionMoved):
+            raise
+        except Exception as error:
+            if len(outcomes) == 1:
+                self._blame(outcomes[0], error)
+                return
+            logger.warning("A batch failed (%s): applying it one by one.", Failure.of(error).error)
+            self._write_one_by_one(outcomes)
+
+    def pass_over(self, reached: Mapping[Origin, int]) -> None:
+        """Move the positions of partitions to offsets before which no record is left."""
+        moves = {
+            origin: (self.stored.get(origin), at)
+            for origin, at in reached.items()
+            if at > (self.stored.get(origin) or 0)
+        }
+        if moves:
+            self._apply(Batch(moves=moves), 0)
+
+    def _write_one_by_one(self, outcomes: Sequence[Outcome]) -> None:
+        held: dict[OrderingKey, Failure] = {}
+        for outcome in outcomes:
+            key = outcome.ordering_key
+            if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
+                self._brake.write_failed(outcome.event.id, held[key])
+                outcome = outcome.waits_behind()
+            try:
+                self._write([outcome])
+            except (Unavailable, PositionMoved):
+                raise
+            except Exception as error:
+                failed = self._blame(outcome, error)
+                if failed.verdict == "parked" and failed.failure and key:
+                    held[key] = failed.failure
+
+    def _blame(self, outcome: Outcome, error: Exception) -> Outcome:
+        """An outcome can't be written: its event dies if the error says that it is wrong, and
+        waits for another try if the fault may be ours. Raises the error if that can't be written
+        either."""
+        if outcome.verdict in ("dead", "parked"):
+            raise error
+        failure = Failure.of(error)
+        if isinstance(error, InvalidEvent | IdConflict | NotRetryable):
+            failed = outcome.dies(error)
+        else:
+            failed = outcome.failed(failure, now_ms(), self._backoff)
+            if outcome.event and not outcome.attempts:  # else it is known to fail
+                self._brake.write_failed(outcome.event.id, failure)
+        logger.error("Failed to process event: %s", failure.text)
+        logger.info("%s in %s", failure.error_class, failure.part or "the read side")
+        self._write([failed])
+        return failed
+
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
+        batch = batch_of(outcomes, self.stored)
+        self._watch.begin("The transaction of a batch")
+        try:
+            self._apply(batch, len(outcomes))
+        finally:
+            self._watch.end()
+        for part in self._brake.failing_parts:
+            if any(concerns(part, applied.event) for applied in batch.applied):
+                self._brake.written(part)
+
+    def _apply(self, batch: Batch, outcomes: int) -> None:
+        self._read_side.apply(batch)
+        self.stored |= {origin: following for origin, (_, following) in batch.moves.items()}
+        self._written(batch, outcomes)
