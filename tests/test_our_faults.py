@@ -108,6 +108,23 @@ def test_a_projection_that_fails_for_one_event_lets_the_others_on(
     assert stats(patient, "ada")["xp"] == 30
 
 
+def test_one_users_events_that_wait_behind_a_projections_bug_pause_nobody(
+    patient: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = Folds(monkeypatch, "achievements", "achievement.unlocked")
+    data = {"achievementId": "a", "achievementName": "A", "xpAmount": 10}
+    patient.producer.publish("achievement.unlocked", "ada", data, id="head")
+    consume(patient)
+    for n in range(30):
+        patient.producer.publish("achievement.unlocked", "ada", data, id=f"behind-{n}")
+    consume(patient)
+    retry(patient, "head")
+    assert [life(patient, id)["outcome"] for id in ("head", "behind-0")] == ["retrying"] * 2
+    folds.broken = False
+    retry(patient, "head")
+    assert stats(patient, "ada")["achievements"] == 31
+
+
 def test_only_what_is_wrong_with_the_event_itself_kills_it_at_once(
     patient: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,8 @@ class Writer:
         for outcome in outcomes:
             key = outcome.ordering_key
             if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
-                self._brake.write_failed(outcome.event.id, held[key])
+                if outcome.was is None:  # else it is known to wait
+                    self._brake.write_failed(outcome.event.id, held[key])
                 outcome = outcome.waits_behind()
             try:
                 self._write([outcome])
