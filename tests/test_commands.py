@@ -20,7 +20,7 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["events", "types"], "user.login"),
     (["events", "publish", "user.login", "-u", "ada"], "system-events/"),
     (["events", "demo", "--count", "3", "--rate", "100"], "3 events published in all"),
-    (["events", "tail", "--once"], '"type": "user.login"'),
+    (["events", "tail", "--once"], '"type":"user.login"'),
     (["events", "rebuild"], " records in "),
     (["events", "dead-letters", "list"], "2 of topic system-events"),
     (["events", "dead-letters", "show", "1"], '"topic": "system-events"'),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -236,3 +238,19 @@ def test_large_records_are_read_few_at_a_time(tmp_path: Path) -> None:
     found = log.read(Partition("t", 0), 0, 3_000)
     assert [record.offset for record in found] == list(range(17))
     log.close()
+
+
+def test_threads_that_use_a_new_log_at_once_do_not_lock_each_other_out(tmp_path: Path) -> None:
+    for number in range(20):
+        log = SqliteLog(tmp_path / f"{number}.db", ["t"])
+        begin = threading.Barrier(4)
+
+        def use(log: SqliteLog = log, begin: threading.Barrier = begin) -> None:
+            begin.wait(5)
+            log.describe(["t"])
+            log.append([NewRecord("t", b"k", b"v")])[0].result(10)
+
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(use) for _ in range(4)]:
+                done.result(20)
+        log.close()

@@ -13,6 +13,7 @@ import pytest
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from jobquest.log import Found, NewRecord, Partition
+from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.report import LOG_TOPICS
 from tests.kafka_broker import KafkaBroker, why_not
 from tests.logs import KAFKA_PARTITIONS, UNTRIED, OnKafka, delete_topics
@@ -79,7 +80,8 @@ def test_topics_come_out_with_our_settings_though_everybody_waits_for_the_broker
 
         wait_for(all_have_asked, 60, service.tail)
         found = settings_of(late_broker.bootstrap)
-    assert found == dict.fromkeys(LOG_TOPICS, (6, OURS))
+    compacted = OURS | {"cleanup.policy": "compact"}  # of what waits, the latest word counts
+    assert found == dict.fromkeys(LOG_TOPICS, (6, OURS)) | {RETRIES: (6, compacted)}
 
 
 def test_topics_with_other_settings_stay_as_they_are_and_one_line_a_start_says_so(

@@ -70,6 +70,7 @@ class SqliteLog:
         self._lock = threading.Lock()
         self._writer: _Writer | None = None
         self._prepared = False
+        self._preparing = threading.Lock()
         self._closed = False
         self._appended = threading.Condition()
 
@@ -215,6 +216,11 @@ class SqliteLog:
         """Make the file, the tables and the missing topics, once per process."""
         if self._prepared:
             return
+        with self._preparing:  # two that make the file at once lock each other out
+            self._make()
+            self._prepared = True
+
+    def _make(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -225,7 +231,6 @@ class SqliteLog:
                 "INSERT OR IGNORE INTO topics VALUES (?, ?)",
                 [(topic, str(uuid.uuid4())) for topic in self._topics],
             )
-        self._prepared = True
 
 
 Appended = tuple[NewRecord, "Pending[Position]"]
