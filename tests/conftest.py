@@ -78,12 +78,31 @@ def client(settings: dict[str, str]) -> Iterator[FlaskClient]:
 
 @pytest.fixture(scope="session")
 def kafka_broker() -> Iterator[kafka.KafkaBroker]:
-    """One real broker for the whole session."""
+    """One real broker for the whole session. As in `docker-compose.kafka.yml` a new group does not
+    wait 3 s for more members: with some two hundred groups that would be ten minutes. Where groups
+    are the subject, tests take `kafka_as_it_comes`."""
+    if reason := kafka.why_not():
+        pytest.skip(reason)
+    broker = kafka.KafkaBroker(**{"group.initial.rebalance.delay.ms": "0"}).start()
+    yield broker
+    broker.remove()
+
+
+@pytest.fixture(scope="session")
+def default_broker() -> Iterator[kafka.KafkaBroker]:
+    """One real broker on Kafka's own settings."""
     if reason := kafka.why_not():
         pytest.skip(reason)
     broker = kafka.KafkaBroker().start()
     yield broker
     broker.remove()
+
+
+@pytest.fixture
+def kafka_as_it_comes(default_broker: kafka.KafkaBroker) -> str:
+    """The broker on Kafka's own settings without any topic: host:port."""
+    delete_topics(default_broker.bootstrap)
+    return default_broker.bootstrap
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def test_every_command_works_beside_a_service_that_runs(service: Service) -> Non
     runtime.stop()
     wait_for(lambda: service.status()["deadLetters"] == 2, 20, service.tail)
     for arguments, says in COMMANDS:
+        service.wait_until_caught_up()  # with what the command before has published
         result = run(service, arguments)
         is_refused = not REFUSES.isdisjoint(arguments)
         assert result.exit_code == is_refused, (arguments, result.output, result.exception)

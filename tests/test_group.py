@@ -24,8 +24,8 @@ GROUP = "job-quest-consumer"
 
 
 @pytest.fixture
-def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2").start()
+def service(kafka_as_it_comes: str, tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path, KAFKA_BROKER=kafka_as_it_comes, JOBQUEST_WORKERS="2").start()
     wait_for(reads_everything(made), 30, made.tail)
     yield made
     made.kill()

@@ -85,11 +85,11 @@ def test_topics_come_out_with_our_settings_though_everybody_waits_for_the_broker
 
 
 def test_topics_with_other_settings_stay_as_they_are_and_one_line_a_start_says_so(
-    empty_kafka: str, tmp_path: Path
+    kafka_as_it_comes: str, tmp_path: Path
 ) -> None:
-    make_topics(empty_kafka, list(LOG_TOPICS))
-    before = settings_of(empty_kafka)
-    service = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="2")
+    make_topics(kafka_as_it_comes, list(LOG_TOPICS))
+    before = settings_of(kafka_as_it_comes)
+    service = Service(tmp_path, KAFKA_BROKER=kafka_as_it_comes, JOBQUEST_WORKERS="2")
     try:
         service.start()
         wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
@@ -100,14 +100,14 @@ def test_topics_with_other_settings_stay_as_they_are_and_one_line_a_start_says_s
         assert all(topic in line for topic in LOG_TOPICS)
     finally:
         service.stop()
-    assert settings_of(empty_kafka) == before
+    assert settings_of(kafka_as_it_comes) == before
 
 
 @pytest.mark.parametrize("version", [kafka.__version__, UNTRIED])
 def test_a_deleted_topic_is_made_by_who_appends_and_by_no_question(
-    kafka_broker: KafkaBroker, version: str
+    kafka_as_it_comes: str, version: str
 ) -> None:
-    bootstrap, topic = kafka_broker.bootstrap, f"t-{uuid.uuid4().hex[:12]}"
+    bootstrap, topic = kafka_as_it_comes, f"t-{uuid.uuid4().hex[:12]}"
     place = Partition(topic, 0)
     with closing(OnKafka(bootstrap, [topic], version).open()) as log:
         log.append([NewRecord(topic, b"k", b"v")])[0].result(10)

@@ -57,11 +57,11 @@ def append(runtime: Runtime) -> None:
 
 
 def test_a_second_instance_has_its_share_soon_and_no_handler_runs_twice_for_it(
-    tmp_path: Path, empty_kafka: str
+    tmp_path: Path, kafka_as_it_comes: str
 ) -> None:
     calls: Counter[str] = Counter()
-    first, busy = runtime(tmp_path, empty_kafka, calls)
-    second, other = runtime(tmp_path, empty_kafka, calls)
+    first, busy = runtime(tmp_path, kafka_as_it_comes, calls)
+    second, other = runtime(tmp_path, kafka_as_it_comes, calls)
     append(first)
     first.consumer.start()
     wait_for(lambda: len(busy.mine) >= 5, 60)

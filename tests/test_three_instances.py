@@ -38,7 +38,7 @@ def database() -> Iterator[Postgres]:
 
 
 def test_with_one_killed_one_frozen_and_the_database_crashed_everything_counts_once(
-    tmp_path: Path, empty_kafka: str, database: Postgres
+    tmp_path: Path, kafka_as_it_comes: str, database: Postgres
 ) -> None:
     url, instances = database.new_database(), []
     wait = threading.Event().wait
@@ -48,7 +48,7 @@ def test_with_one_killed_one_frozen_and_the_database_crashed_everything_counts_o
         (folder / "note_handlers.py").write_text(HANDLERS)
         made = Service(
             folder,
-            KAFKA_BROKER=empty_kafka,
+            KAFKA_BROKER=kafka_as_it_comes,
             KAFKA_PARTITIONS=str(PARTITIONS),
             DATABASE_URL=url,
             JOBQUEST_WORKERS="1",
