@@ -87,7 +87,7 @@ class Report:
             "reason": reason,
             "mode": self._log.mode,
             "groupId": self._group,
-            "lag": progress.lag,
+            "lag": progress.lag if state in WORKING else progress.lag | {"caughtUpIn": None},
             "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,

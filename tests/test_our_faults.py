@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobquest.config import load
+from jobquest.consumer import BrakePulled
 from jobquest.errors import NotRetryable
 from jobquest.events import Event
 from jobquest.log import NewRecord, Partition, Record
@@ -106,6 +107,27 @@ def test_a_projection_that_fails_for_one_event_lets_the_others_on(
     folds.broken = False
     retry(patient, "broken")
     assert stats(patient, "ada")["xp"] == 30
+
+
+@pytest.mark.parametrize("broken", ["projection user_stats", "handler"])
+def test_what_fails_for_one_type_pauses_the_consumer_though_others_succeed(
+    patient: Runtime, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    failing = Failing(*(f"login-{n}" for n in range(25) if broken == "handler"))
+    for event_type in ("user.login", "mission.started"):
+        patient.consumer.register_event_handler(event_type, failing)
+    if broken != "handler":
+        Folds(monkeypatch, "user_stats", "user.login")
+    mission = {"missionId": "m", "missionName": "M", "missionType": "focus"}
+
+    def publish_both_and_consume() -> None:
+        for n in range(25):
+            patient.producer.publish("user.login", f"login-{n}", {})
+            patient.producer.publish("mission.started", f"mission-{n}", mission)
+            consume(patient)
+
+    with pytest.raises(BrakePulled, match=rf"{broken}.*user\.login"):
+        publish_both_and_consume()
 
 
 def test_one_users_events_that_wait_behind_a_projections_bug_pause_nobody(

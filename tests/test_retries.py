@@ -261,16 +261,16 @@ def test_events_that_fail_in_a_row_pull_the_brake_and_start_goes_on_afresh(
 
 
 def test_one_success_or_one_event_that_fails_often_does_not_pull_it() -> None:
-    brake, failure = Brake(3), Failure("unlucky", "ValueError")
+    brake, failure = Brake(3), Failure("unlucky", "ValueError", part="handler h")
     for _ in range(10):
-        brake.handler_failed("same", failure)
+        brake.handler_failed("same", "user.login", failure)
     assert brake.pulled is None
-    brake.handler_failed("other", failure)
-    brake.handlers_succeeded()
+    brake.handler_failed("other", "user.login", failure)
+    brake.handlers_succeeded("user.login", ["handler h"])
     for id in ("a", "b"):
-        brake.handler_failed(id, failure)
+        brake.handler_failed(id, "user.login", failure)
     assert brake.pulled is None
-    brake.handler_failed("c", failure)
+    brake.handler_failed("c", "user.login", failure)
     assert brake.pulled
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 from jobquest.clock import now_ms
 from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
+from jobquest.consumer.offsets import Offsets
 from jobquest.consumer.reactor import Reactor
 from jobquest.consumer.retries import Backoff, Brake, Probes
 from jobquest.consumer.watch import Watch
@@ -119,8 +120,7 @@ class Consumer:
         # The consumer thread's own:
         self._seat: Subscription | None = None
         self._backlog: list[Record] = []
-        self._untold = False  # the log may not have all records about what waits or died
-        self._to_commit: dict[Partition, int] = {}
+        self._offsets = Offsets(read_side.outgoing_since)
         self._last_record = 0.0
         self._last_progress = 0.0
         self._passed = 0.0
@@ -236,7 +236,8 @@ class Consumer:
             elif not assignment and had and now - had < REBALANCE_SECONDS:
                 pass
             elif not assignment and now - joined < JOINING_SECONDS:
-                self._enter("starting")
+                if self._snapshot.state not in ("disconnected", "crashed"):  # until it works again
+                    self._enter("starting")
             elif now - self._last_record > IDLE_AFTER_SECONDS:
                 self._enter("idle", None if assignment else STANDBY, assignment)
             if 0 < count <= SMALL_STEP:
@@ -334,9 +335,8 @@ class Consumer:
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
         positions = self._read_side.positions(origins)
         self._writer.stored |= {origin: positions.get(origin) for origin in origins}
-        # Others may have told more meanwhile; a process that died, less than it did.
-        self._to_commit |= {Partition(o.topic, o.number): n for o, n in positions.items()}
-        self._untold = True
+        # A process that died may have committed less than it has done.
+        self._offsets.reach({Partition(o.topic, o.number): n for o, n in positions.items()})
         # They are read again from there.
         places = {(origin.topic, origin.number) for origin in origins}
         self._backlog = [record for record in self._backlog if record[:2] not in places]
@@ -365,10 +365,10 @@ class Consumer:
     def _leave(self) -> None:
         self._backlog = []
         try:
-            self._commit()
+            self._commit(at_once=True)
         except Unavailable as error:
             logger.debug("The group's offsets could not be noted: %s", error)
-        self._to_commit = {}
+        self._offsets = Offsets(self._read_side.outgoing_since)
         seat, self._seat = self._seat, None
         if seat:
             seat.close()
@@ -377,9 +377,7 @@ class Consumer:
 
     def _took(self, batch: Batch, outcomes: int) -> None:
         moved = batch.moves.items()
-        self._to_commit |= {Partition(o.topic, o.number): following for o, (_, following) in moved}
-        self._untold = self._untold or bool(batch.parked or batch.dead)
-        self._commit()
+        self._offsets.reach({Partition(o.topic, o.number): end for o, (_, end) in moved})
         applied, parked, dead = len(batch.applied), len(batch.parked), len(batch.dead)
         was = self._snapshot
         self._snapshot = replace(
@@ -390,14 +388,10 @@ class Consumer:
             duplicates=was.duplicates + outcomes - applied - parked - dead,
         )
 
-    def _commit(self) -> None:
-        """Tell the log how far we are, once it has the records about what waits or died before
-        that: a database that is lost is rebuilt up to there."""
-        if self._untold and self._to_commit:
-            self._untold = not self._read_side.is_told()
-        if self._seat and self._to_commit and not self._untold:
-            self._seat.commit(self._to_commit)
-            self._to_commit = {}
+    def _commit(self, *, at_once: bool = False) -> None:
+        ready = self._offsets.ready(at_once=at_once) if self._seat else {}
+        if ready and self._seat:
+            self._seat.commit(ready)
 
     def _enter(
         self, state: State, reason: str | None = None, assignment: tuple[str, ...] = ()

@@ -148,7 +148,7 @@ class Reactor:
                 return self._failed(outcome, event, failure, final)
             outcome = outcome._replace(done=(*outcome.done, name))
         if outcome.done != before:
-            self._brake.handlers_succeeded()
+            self._brake.handlers_succeeded(event.type, [f"handler {name}" for name, _ in handlers])
         return outcome
 
     def _say(self) -> None:
@@ -158,7 +158,7 @@ class Reactor:
 
     def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
         if not outcome.attempts:  # else it is known to fail
-            self._brake.handler_failed(event.id, failure)
+            self._brake.handler_failed(event.id, event.type, failure)
         return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
     def _tell(self, outcome: Outcome, failure: Failure) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jobquest.read.failures import Failure
 
@@ -38,37 +40,37 @@ class Brake:
     projection has a bug: then the fault is not the events'.
 
     It counts events, not tries: one that fails again and again harms only itself. Nor does it count
-    events that waited already when the consumer started: their failure is known. Handlers are
-    counted together; each projection by itself, since events of other types know nothing of it.
+    events that are known to fail or to wait. A row of failures ends with a success of the same part
+    (a handler, a projection) for the same type of event, since others may know nothing of the
+    cause; the failures of all handlers, and of a projection for all types, are rows of their own.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._failing: dict[str | None, set[str]] = {}  # the part (None: a handler) -> events
+        self._failing: dict[_Row, set[str]] = {}  # the ids of events
         self._last = ""
 
-    def handler_failed(self, event_id: str, failure: Failure) -> None:
+    def handler_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
         """An event's handlers failed, for the first time."""
-        self._add(None, event_id, failure)
+        self._add(event_id, failure, _HANDLERS, _Row(failure.part or "", event_type))
 
-    def handlers_succeeded(self) -> None:
+    def handlers_succeeded(self, event_type: str, parts: Iterable[str]) -> None:
         """An event's handlers did their work."""
         if self._failing:
-            self._failing.pop(None, None)
+            for row in (_HANDLERS, *(_Row(part, event_type) for part in parts)):
+                self._failing.pop(row, None)
 
-    def write_failed(self, event_id: str, failure: Failure) -> None:
+    def write_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
         """An event could not be written because of `failure.part`, or waits for one behind which
         it stays."""
-        self._add(failure.part or "the read side", event_id, failure)
+        part = failure.part or "read side"
+        self._add(event_id, failure, _Row(part, ""), _Row(part, event_type))
 
-    def written(self, part: str) -> None:
-        """An event that concerns this part was written."""
-        self._failing.pop(part, None)
-
-    @property
-    def failing_parts(self) -> list[str]:
-        """The projections that have failed since they last did their work."""
-        return [part for part in self._failing if part is not None]
+    def written(self, event_type: str, concerned: Callable[[str], bool]) -> None:
+        """An event was written; whether that needed a part."""
+        for row in [one for one in self._failing if not one.part.startswith("handler")]:
+            if row.event_type in ("", event_type) and concerned(row.part):
+                del self._failing[row]
 
     def release(self) -> None:
         """Count afresh."""
@@ -77,19 +79,34 @@ class Brake:
     @property
     def pulled(self) -> str | None:
         """Why the consumer should pause; None if it should not."""
-        for part, events in self._failing.items():
+        for row, events in self._failing.items():
             if len(events) >= self._limit:
-                who = "The handlers of" if part is None else f"The {part} could not take"
-                end = " failed" if part is None else ""
-                many = f"{who} {len(events)} events in a row{end}"
-                return (
-                    f"{many}, the last with {self._last}. Fix the cause, then start the consumer."
-                )
+                return f"{row.told(len(events))}, the last with {self._last}. {_ADVICE}"
         return None
 
-    def _add(self, part: str | None, event_id: str, failure: Failure) -> None:
-        self._failing.setdefault(part, set()).add(event_id)
+    def _add(self, event_id: str, failure: Failure, *rows: _Row) -> None:
+        for row in rows:
+            self._failing.setdefault(row, set()).add(event_id)
         self._last = failure.error[:300]
+
+
+class _Row(NamedTuple):
+    """Failures in a row of one part; `event_type` "": whatever the type."""
+
+    part: str
+    event_type: str
+
+    def told(self, count: int) -> str:
+        types = f" ({self.event_type})" if self.event_type else ""
+        if self == _HANDLERS:
+            return f"The handlers of {count} events in a row failed"
+        if self.part.startswith("handler"):
+            return f"The {self.part} failed for {count} events in a row{types}"
+        return f"The {self.part} could not take {count} events in a row{types}"
+
+
+_HANDLERS = _Row("handlers", "")  # of whatever name
+_ADVICE = "Fix the cause, then start the consumer."
 
 
 class Probes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from jobquest.clock import now_ms
 from jobquest.consumer.outcomes import Outcome, batch_of
@@ -71,7 +72,7 @@ class Writer:
             key = outcome.ordering_key
             if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
                 if outcome.was is None:  # else it is known to wait
-                    self._brake.write_failed(outcome.event.id, held[key])
+                    self._brake.write_failed(outcome.event.id, outcome.event.type, held[key])
                 outcome = outcome.waits_behind()
             try:
                 self._write([outcome])
@@ -94,7 +95,7 @@ class Writer:
         else:
             failed = outcome.failed(failure, now_ms(), self._backoff)
             if outcome.event and not outcome.attempts:  # else it is known to fail
-                self._brake.write_failed(outcome.event.id, failure)
+                self._brake.write_failed(outcome.event.id, outcome.event.type, failure)
         logger.error("Failed to process event: %s", failure.text)
         logger.info("%s in %s", failure.error_class, failure.part or "the read side")
         self._write([failed])
@@ -107,9 +108,8 @@ class Writer:
             self._apply(batch, len(outcomes))
         finally:
             self._watch.end()
-        for part in self._brake.failing_parts:
-            if any(concerns(part, applied.event) for applied in batch.applied):
-                self._brake.written(part)
+        for event_type in {applied.event.type for applied in batch.applied}:
+            self._brake.written(event_type, partial(concerns, event_type))
 
     def _apply(self, batch: Batch, outcomes: int) -> None:
         self._read_side.apply(batch)

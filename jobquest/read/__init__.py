@@ -23,7 +23,6 @@ from jobquest.read import effects, history, parking, retry_topic, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import OrderingKey, Parked, Tries
 from jobquest.read.shared_clock import database_ms
@@ -135,7 +134,7 @@ class ReadSide:
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
             told = retry_topic.outgoing_rows(
-                connection, batch.parked, batch.released, self._process_id
+                connection, batch.parked, batch.released, self._letters.group, self._process_id
             )
             add_rows(connection, tables.outgoing, told)
             counted = [effects.event_row(*entry) for entry in batch.applied]
@@ -208,12 +207,13 @@ class ReadSide:
             }
         return [(id, records[id]) for id in ids if id in records]  # another may have sent one
 
-    def is_told(self) -> bool:
-        """Whether the log has the records about everything that waits or has died."""
-        table = tables.outgoing
-        about = table.c.topic.in_((retry_topic.TOPIC, DEAD_LETTERS))
+    def outgoing_since(self) -> tuple[int | None, int]:
+        """Since when the oldest record of our own waits for the log (None: none does), and now, by
+        the database's clock in Unix milliseconds."""
+        oldest = select(func.min(tables.outgoing.c.created_ms))
         with self._database.reading() as connection:
-            return connection.execute(select(table.c.id).where(about).limit(1)).first() is None
+            now = database_ms(connection)
+            return connection.execute(oldest).scalar_one(), now
 
     def sent(self, ids: Sequence[str]) -> None:
         """Forget outgoing records that the log has."""

@@ -116,10 +116,10 @@ def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) 
     return rises
 
 
-def concerns(part: str, event: Event) -> bool:
-    """Whether writing an event needs this part (see `Failure`)."""
+def concerns(event_type: str, part: str) -> bool:
+    """Whether writing an event of a type needs this part (see `Failure`)."""
     folding = {_part(one): one.folds for one in PROJECTIONS}
-    return part not in folding or event.type in folding[part]
+    return part not in folding or event_type in folding[part]
 
 
 def _part(projection: Projection) -> str:

@@ -120,7 +120,7 @@ class Letters:
     def __init__(self, database: Database, process_id: str, group: str) -> None:
         self._database = database
         self._process_id = process_id
-        self._group = group
+        self.group = group
 
     # --- part of a batch's transaction ---
 
@@ -144,6 +144,9 @@ class Letters:
 
         A letter that is there stays as it is, save that one that is open takes the decision.
         """
+        of_group = [value for name, value in record.headers if name == f"{_KAFKAS}group"]
+        if of_group and of_group[-1] != self.group.encode():
+            return  # it counted for us, or died by itself
         try:
             told = _told(record)
         except (KeyError, ValueError) as error:  # somebody else wrote it
@@ -207,7 +210,7 @@ class Letters:
                 "topic": TOPIC,
                 "key": row["event_id"].encode() if nothing else row["key"],
                 "value": value,
-                "headers": dump_headers(_headers(row, action, self._group)),
+                "headers": dump_headers(_headers(row, action, self.group)),
             },
         )
 

@@ -227,7 +227,10 @@ class _Run:
                     self._letters.restore(self._connection, record)
         with self._connection.begin():
             restored = self._count(select(tables.dead_letters.c.id))
-            self._restored = restored, retry_topic.restore(self._connection, self._all_of(RETRIES))
+            self._restored = (
+                restored,
+                retry_topic.restore(self._connection, self._all_of(RETRIES), self._group),
+            )
 
     def _all_of(self, topic: str) -> Iterator[Record]:
         for info in self._log.describe([topic]):

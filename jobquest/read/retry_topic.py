@@ -1,9 +1,9 @@
 """What waits for another try as records of the topic `retries`, so that it outlives the read side.
 
-A record's key names the place of the event's own record, its value and first headers are that
-record's; what we know of its tries follows in headers of ours. A tombstone says that it waits no
-more: the topic is compacted. The relay brings the records to the log; a rebuild of a lost read side
-reads them.
+A record's key names the place of the event's own record and the group for which it waits; its value
+and first headers are that record's; what we know of its tries follows in headers of ours. A
+tombstone says that it waits no more: the topic is compacted. The relay brings the records to the
+log; a rebuild of a lost read side reads them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def outgoing_rows(
     connection: Connection,
     parked: Sequence[Parked],
     released: Sequence[Parked],
+    group: str,
     process_id: str,
 ) -> list[Values]:
     """Rows of `outgoing`: a record for each event that waits now, a tombstone for each that waits
@@ -46,8 +47,8 @@ def outgoing_rows(
     rows: list[Values] = []
 
     def add(place: str, value: bytes | None, headers: Headers) -> None:
-        id = f"retry:{place}:{uuid.uuid4().hex[:8]}"[-200:]
-        rows.append((id, process_id, now, TOPIC, place.encode(), value, dump_headers(headers)))
+        id, key = f"retry:{place}:{uuid.uuid4().hex[:8]}"[-200:], f"{place}:{group}".encode()
+        rows.append((id, process_id, now, TOPIC, key, value, dump_headers(headers)))
 
     for one in parked:
         add(_place(one), one.record.value, (*one.record.headers, *_headers(one)))
@@ -57,12 +58,13 @@ def outgoing_rows(
     return rows
 
 
-def restore(connection: Connection, records: Iterable[Record]) -> int:
-    """Park again what the records of the topic say still waits; how many events that are."""
+def restore(connection: Connection, records: Iterable[Record], group: str) -> int:
+    """Park again what the records of the topic say still waits for the group; how many events that
+    are."""
     waiting: dict[bytes, Record] = {}
     for record in records:
-        if record.key is None:
-            continue  # somebody else wrote it
+        if record.key is None or record.key.split(b":", 4)[4:] != [group.encode()]:
+            continue  # it waits for another group, or somebody else wrote it
         waiting.pop(record.key, None)
         if record.value is not None:
             waiting[record.key] = record
