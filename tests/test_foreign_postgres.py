@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from jobquest.errors import ReadSideUnavailable
 from jobquest.read.database import Database
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres, why_not
-from tests.service import ROOT
+from tests.service import ROOT, wait_for
 from tests.test_consumer import consume, stats
 
 ENCODINGS = {"SQL_ASCII": (), "LATIN1": ("-E", "LATIN1")}
@@ -217,3 +218,36 @@ def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]
     assert ready.status_code == 503
     assert "seq" in ready.json["errors"]["readSide"][0]
     runtime.stop()
+
+
+def test_a_database_that_was_made_anew_gets_its_tables_again(
+    postgres_server: Postgres, settings: dict[str, str]
+) -> None:
+    url = postgres_server.new_database()
+    name = url.rpartition("/")[2]
+    app = create_app(settings | {"DATABASE_URL": url})
+    client, runtime = app.test_client(), app.extensions["jobquest"]
+    assert client.get("/readyz").status_code == 200
+    postgres_server.run(f"DROP DATABASE {name} WITH (FORCE)")
+    assert client.get("/readyz").status_code == 503
+    postgres_server.run(f"CREATE DATABASE {name}")
+    wait_for(lambda: client.get("/readyz").status_code == 200, 10)
+    status: Any = client.get("/api/kafka/status").json
+    assert status["data"]["state"] == "stopped"
+    runtime.stop()
+
+
+def test_a_role_that_may_not_make_the_tables_is_told_what_it_needs(
+    postgres_server: Postgres, settings: dict[str, str]
+) -> None:
+    url = postgres_server.new_database()
+    role = f"role_{uuid.uuid4().hex[:8]}"
+    postgres_server.run(f"CREATE ROLE {role} LOGIN")
+    app = create_app(settings | {"DATABASE_URL": url.replace("postgres@", f"{role}@")})
+    answer: Any = app.test_client().get("/readyz")
+    assert answer.status_code == 503
+    [line] = answer.json["errors"]["readSide"]
+    assert f"GRANT CREATE ON SCHEMA public TO {role}." in line
+    upgraded = app.test_cli_runner().invoke(args=["db", "upgrade"])
+    assert (upgraded.exit_code, len(upgraded.output.splitlines())) == (1, 1)
+    app.extensions["jobquest"].stop()

@@ -22,7 +22,13 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from jobquest.errors import ReadSideUnavailable, ReadSideUnusable
 from jobquest.read import postgres, schema
-from jobquest.read.database_errors import is_damage, is_infrastructure, is_infrastructure_of_driver
+from jobquest.read.database_errors import (
+    is_damage,
+    is_forbidden,
+    is_infrastructure,
+    is_infrastructure_of_driver,
+    is_missing_table,
+)
 
 BUSY_SECONDS = 5.0
 # A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
@@ -173,6 +179,7 @@ class Database:
             yield
         except DBAPIError as error:
             if not is_infrastructure(error):
+                self._ready = self._ready and not is_missing_table(error)  # look again
                 raise
             raise ReadSideUnavailable(self._explained(error)) from error
         except OSError as error:
@@ -251,8 +258,20 @@ class Database:
                         f"The read side's tables have revision {found}, this version needs"
                         f" {schema.REVISION}: run `flask db upgrade` ({self._where()})."
                     )
-                schema.upgrade(connection, found)
+                try:
+                    schema.upgrade(connection, found)
+                except DBAPIError as error:
+                    if not is_forbidden(error):
+                        raise
+                    raise ReadSideUnavailable(self._forbidden(error)) from error
         return found
+
+    def _forbidden(self, error: DBAPIError) -> str:
+        cause, role = str(error.orig).splitlines()[0], self.engine.url.username
+        return (
+            f"The read side's tables can't be made: {cause} ({self._where()}). Let the role do"
+            f" that: GRANT CREATE ON SCHEMA public TO {role}."
+        )
 
 
 def _engine(url: str, pool: int) -> Engine:

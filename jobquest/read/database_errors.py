@@ -52,6 +52,18 @@ def is_infrastructure_of_driver(error: BaseException) -> bool | None:
     return None
 
 
+def is_missing_table(error: DBAPIError) -> bool:
+    """Whether a table is missing, as all are in a database that was made anew."""
+    if getattr(error.orig, "sqlstate", None) == "42P01":
+        return True
+    return str(error.orig).startswith("no such table")  # SQLite has no code of its own for it
+
+
+def is_forbidden(error: DBAPIError) -> bool:
+    """Whether PostgreSQL says that our role may not do that."""
+    return getattr(error.orig, "sqlstate", None) == "42501"
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether a driver's error says that SQLite's file is no database any more."""
     return _sqlite_code(error) in _DAMAGED
