@@ -76,6 +76,8 @@ def main() -> None:
     handler.setFormatter(OneLine(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
+    # It warns of each of its steps that takes 0.1 s, as they do on a busy machine.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     _raise_file_limit()
     _share_heaps()
     collect_seldom()
