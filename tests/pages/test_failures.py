@@ -87,7 +87,7 @@ def test_what_waits_is_tried_now_and_its_row_says_what_came_of_it(
     wait_for(lambda: service.status()["retrying"] == 3, 30, service.tail)
     page = visit("/failures")
     head = row(page, "retries", first)
-    expect(head).to_contain_text("DemoFailure The demo handler fails")
+    expect(head).to_contain_text("DemoFailure: The demo handler fails")
     expect(head).to_contain_text("1 of 3")
     expect(head.locator("[data-due]")).to_contain_text("in ")
     expect(head.get_by_role("link", name=first)).to_have_attribute("href", f"/events/{first}")
