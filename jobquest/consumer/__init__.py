@@ -366,7 +366,7 @@ class Consumer:
         self._backlog = []
         try:
             self._commit(at_once=True)
-        except Unavailable as error:
+        except Exception as error:  # whatever is wrong, the partitions have to be given back
             logger.debug("The group's offsets could not be noted: %s", error)
         self._offsets = Offsets(self._read_side.outgoing_since)
         seat, self._seat = self._seat, None
