@@ -434,6 +434,7 @@ class ReadSideMachine(RuleBasedStateMachine):
             self.failing = set()
             self.drain_and_check()
             before = rows_of(self.runtime)
+            self.runtime.consumer.close()  # the group's offsets say what is done
             tables.metadata.drop_all(self.runtime.database.engine)
             self.crash()
             made = self.runtime.rebuild.run()
