@@ -347,6 +347,7 @@ def test_the_legend_and_the_current_page_are_seen_in_forced_colours(
 
 
 def test_the_script_says_what_the_server_says(service: Service, visit: Visit) -> None:
+    wait_for(lambda: service.status()["state"] == "idle", 20, service.tail)
     page = visit("/catalogue")
     served = line(page).inner_text(), banner(page).get_attribute("hidden")
     for status in (
