@@ -47,7 +47,7 @@ def handle(event):
     if Path("fail-all").exists() or (Path("fail-some").exists() and is_unlucky(event)):
         raise ConnectionError("what this handler calls is away")
     if Path("slow").exists():
-        time.sleep(0.05)
+        time.sleep(0.05)  # a handler that takes its time is one of the misbehaviours
 
 def note(event):
     with open("handled", "a") as ledger:

@@ -276,7 +276,7 @@ class Feed:
         """Forget what another life of the database has numbered. The last items are loaded again,
         so that a viewer who was here before a restart misses nothing."""
         if self.epoch:
-            logger.info("The read side was made anew: viewers begin anew.")
+            logger.info("The read side was rebuilt: viewers begin again.")
         with self._lock:
             self._send_away(BEGIN_ANEW)
             self.epoch = epoch

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 
 MAX_WAITING = 10_000  # records; a batch's lines are one
 SELDOM_SECONDS = 10.0
-MAX_KINDS = 1_000  # of lines that are told apart
+MAX_KINDS = 1_000  # of lines that are counted separately
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 

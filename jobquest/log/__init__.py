@@ -226,7 +226,7 @@ class EventLog(Protocol):
 
 
 def missing_right(right: str, topic: str) -> str:
-    """Which right on a topic is missing, as a person is told."""
+    """The line that names a missing right on a topic."""
     return f"The right {right} on topic {topic} is missing."
 
 

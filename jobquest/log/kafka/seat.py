@@ -283,7 +283,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
             logger.warning("Topic %s was made anew: reading it from its start.", topic)
 
     def _identities(self) -> dict[str, str]:
-        """Topic → its id. What may not be read is told by the same answer: its partitions wait
+        """Topic → its id. The same answer names what may not be read: its partitions wait
         until it may."""
         ids = self._cluster.identities(self._topics)
         self._forbidden = self._cluster.unreadable()
