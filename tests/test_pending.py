@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -85,14 +86,25 @@ def test_who_waits_for_several_is_called_once_when_the_last_is_settled() -> None
     assert calls == [1, 2, 3]
 
 
+class Watched(Pending[int]):
+    __slots__ = ("__weakref__",)
+
+
 def test_what_waited_for_several_leaves_nothing_to_the_collector() -> None:
-    gc.collect()
-    for _ in range(100):
-        several: list[Pending[int]] = [Pending() for _ in range(3)]
-        when_all(several, lambda: None)
+    several = [Watched() for _ in range(3)]
+
+    def callback() -> None: ...
+
+    left = [*map(weakref.ref, several), weakref.ref(callback)]
+    gc.disable()
+    try:
+        when_all(several, callback)
         for one in several:
             one.resolve(1)
-    assert gc.collect() == 0
+        del several, one, callback
+        assert [reference() for reference in left] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_several_that_many_threads_settle_call_once() -> None:
