@@ -8,15 +8,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
 from jobquest import create_app
+from jobquest.config import load
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.report import WELL
+from jobquest.runtime import Runtime
+from tests.logs import delete_topics
 from tests.service import Service, wait_for
+from tests.test_retries import failing, life, publish
 
 pytestmark = pytest.mark.kafka
 
@@ -133,3 +138,32 @@ def test_a_process_that_joins_changes_nothing_in_the_status(
         second.kill()
     assert {(code, status["consumerRunning"]) for code, status in said} == {(200, True)}
     assert {status["state"] for _, status in said} <= WELL
+
+
+def test_what_waits_in_partitions_that_a_topic_has_no_more_is_tried(
+    empty_kafka: str, settings: dict[str, str]
+) -> None:
+    config = load({**settings, "KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "12"})
+    users = [f"u{number}" for number in range(12)]
+    first = Runtime(config)
+    failing(first, *users)
+    for user in users:
+        publish(first, user, user)
+    wait_for(lambda: first.consumer.step(0.2) and len(waiting(first)) == len(users), 60)
+    assert len({one["partition"] for one in waiting(first)}) > 1
+    first.consumer.close()
+    first.stop()
+    delete_topics(empty_kafka, ["achievements"])
+    one_partition = {"num_partitions": 1, "replication_factor": 1}
+    with KafkaAdminClient(bootstrap_servers=empty_kafka, api_version=(4, 0)) as admin:
+        admin.create_topics({"achievements": one_partition}, wait_for_metadata=True)
+    second = Runtime(config)
+    publish(second, "new")
+    second.consumer.start()
+    wait_for(lambda: not waiting(second) and second.queries.event("new") is not None, 60)
+    assert {life(second, user)["outcome"] for user in users} == {"processed"}
+    second.stop()
+
+
+def waiting(runtime: Runtime) -> list[dict[str, Any]]:
+    return runtime.queries.retries(500)

@@ -121,6 +121,7 @@ class Consumer:
         self._seat: Subscription | None = None
         self._backlog: list[Record] = []
         self._offsets = Offsets(read_side.outgoing_since)
+        self._gone: set[Partition] = set()  # events wait in them, but the topic has them no more
         self._last_record = 0.0
         self._last_progress = 0.0
         self._passed = 0.0
@@ -307,14 +308,16 @@ class Consumer:
     def _retry(self, seat: Subscription) -> tuple[int, float]:
         """Try what is due again; how many events that were, and in how many seconds the next is
         due (NEVER: nothing waits)."""
-        partitions = seat.assignment()
+        partitions = set(seat.assignment())
+        # Whoever reads a topic's first partition tries what waits in those that it has no more.
+        partitions |= {one for one in self._gone if Partition(one.topic, 0) in partitions}
         if wait := self._probes.wait:
             return 0, wait
         found = self._read_side.tries(partitions, self._probes.most + 1, LONGEST_WAIT_MS)
         if not found.due:
             return 0, NEVER if found.next_ms is None else (found.next_ms - now_ms()) / 1000
         if self._snapshot.state == "starting":  # the first may take long: it works already
-            self._enter("running", assignment=_named(partitions))
+            self._enter("running", assignment=_named(seat.assignment()))
         deadline = time.monotonic() + RETRY_SECONDS
         count, tried, succeeded = 0, 0, 0
         for key in found.due[: self._probes.most]:
@@ -340,7 +343,15 @@ class Consumer:
         # They are read again from there.
         places = {(origin.topic, origin.number) for origin in origins}
         self._backlog = [record for record in self._backlog if record[:2] not in places]
+        self._find_gone({topic for topic, number in places if number == 0})
         return positions
+
+    def _find_gone(self, topics: set[str]) -> None:
+        """Notice what waits in partitions that a topic made anew has no more."""
+        waiting = {one for one in self._read_side.waiting_in() if one.topic in topics}
+        there = self._log.describe(sorted({topic for topic, _ in waiting})) if waiting else ()
+        gone = waiting - {Partition(one.origin.topic, one.origin.number) for one in there}
+        self._gone = {one for one in self._gone if one.topic not in topics} | gone
 
     def _recover_lost(self) -> None:
         try:

@@ -96,6 +96,11 @@ class ReadSide:
         with self._database.reading() as connection:
             return parking.tries(connection, partitions, most, longest_wait_ms)
 
+    def waiting_in(self) -> set[Partition]:
+        """The partitions in which events wait."""
+        with self._database.reading() as connection:
+            return parking.waiting_in(connection)
+
     def busy(self, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
         """Those ordering keys of which events wait."""
         with self._database.reading() as connection:

@@ -118,6 +118,12 @@ def tries(
     return Tries([OrderingKey(*row[:3]) for row in due[:most]], rows[0][3])
 
 
+def waiting_in(connection: Connection) -> set[Partition]:
+    """The partitions in which events wait."""
+    place = tables.parked.c.topic, tables.parked.c.partition
+    return {Partition(*row) for row in connection.execute(select(*place).distinct())}
+
+
 def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
     """Those keys of which something waits."""
     found = rows_by_key(
