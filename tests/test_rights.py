@@ -3,6 +3,9 @@ names it, and all goes on by itself once it is allowed."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,7 @@ from jobquest.report import LOG_TOPICS, WELL
 from tests.kafka_broker import why_not
 from tests.kafka_rights import GuardedBroker
 from tests.logs import UNTRIED, OnKafka, delete_topics, everything
-from tests.service import Service, wait_for
+from tests.service import ROOT, Service, wait_for
 
 pytestmark = pytest.mark.kafka
 
@@ -40,6 +43,39 @@ def broker() -> Iterator[GuardedBroker]:
     made.grant_group(GROUP)
     yield made
     made.remove()
+
+
+# --- the way in ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "setting"),
+    [
+        ({"KAFKA_SASL_PASSWORD": "wrong"}, "KAFKA_SASL_PASSWORD"),
+        ({"KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}, "KAFKA_SASL_MECHANISM"),
+        ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "KAFKA_SECURITY_PROTOCOL"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SECURITY_PROTOCOL"),
+        ({"KAFKA_BROKER": "no-such-host.invalid:9092"}, "does not know that name"),
+        ({"KAFKA_BROKER": "127.0.0.1:1"}, "Nothing listens there"),
+    ],
+    ids=["password", "mechanism", "plaintext", "tls", "unknown host", "nobody there"],
+)
+def test_whoever_cannot_connect_is_told_why_and_what_to_look_at(
+    broker: GuardedBroker, tmp_path: Path, changed: dict[str, str], setting: str
+) -> None:
+    """In a process of its own: another test's clients may still be trying."""
+    settings = {**broker.settings, "JOBQUEST_DATA_DIR": str(tmp_path), **changed}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "kafka", "topics"],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f"Kafka does not answer at {settings['KAFKA_BROKER']}: " in last
+    assert setting in last
 
 
 # --- the log ---

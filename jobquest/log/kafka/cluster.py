@@ -20,12 +20,14 @@ from kafka.errors import (
     CoordinatorNotAvailableError,
     GroupAuthorizationFailedError,
     KafkaError,
+    KafkaTimeoutError,
     NotCoordinatorError,
     TopicAuthorizationFailedError,
 )
 
 from jobquest.errors import LogUnavailable, TopicUnavailable
 from jobquest.log import Found, Member, Origin, Partition, PartitionInfo, Record, missing_right
+from jobquest.log.kafka.causes import causes, explained
 from jobquest.log.kafka.library import Library, Reader
 from jobquest.log.kafka.rights import FORBIDDEN, member_of, missing_rights
 from jobquest.log.kafka.topics import in_one_line, settings_of
@@ -207,6 +209,7 @@ class Cluster:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        began = time.monotonic()
         try:
             yield
         except TopicAuthorizationFailedError as error:  # nothing is wrong with the connection
@@ -214,25 +217,20 @@ class Cluster:
             topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
             raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
-            self._why = self._reason(error)
+            self._why = self._reason(error, began)
             # A client that lost its brokers does not always find them again: begin anew.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
             raise LogUnavailable(self._why) from error
 
-    def _reason(self, error: Exception) -> str:
+    def _reason(self, error: Exception, began: float) -> str:
         """What is wrong, with the addresses that brokers have of their own: the error has none,
         and they need not be reachable if the one that is configured is."""
-        name, text = type(error).__name__, str(error)
-        reason = f"Kafka does not answer: {text if name in text else f'{name}: {text}'}."
-        known = self._library.addresses.known()
-        if set(known) <= set(self._common["bootstrap_servers"]):
-            return reason
-        return (
-            f"{reason} Its brokers say that they are at {', '.join(known)}: this machine must know"
-            " and reach that address. Set advertised.listeners on the broker, or make the name"
-            " known here."
-        )
+        if isinstance(error, KafkaTimeoutError):
+            error = causes.since(began) or error
+        configured, known = self._common["bootstrap_servers"], self._library.addresses.known()
+        advertised = not set(known) <= set(configured)
+        return explained(error, known if advertised else configured, advertised=advertised)
 
     def _bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
         reader = self._reading().consumer

@@ -88,6 +88,7 @@ class _Attempt:
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.done = threading.Event()
+        self.why = ""  # it has not succeeded yet
 
 
 class Sender:
@@ -309,7 +310,7 @@ class Sender:
                 ).start()
         patience = min(began, attempt.began) + timeout - time.monotonic()
         if not attempt.done.wait(max(0.0, patience)):
-            raise LogUnavailable("Kafka does not answer.")
+            raise LogUnavailable(attempt.why or "Kafka does not answer.")
         with self._lock:
             if self._producer is None:
                 raise LogUnavailable("The log is closed." if self._closed.is_set() else self._why)
@@ -322,7 +323,7 @@ class Sender:
         why = ""
         try:
             producer = self._library.producer(self, **self._common, **_SETTINGS)
-            unusable, why = self._warm(producer, attempt.began + CONNECT_SECONDS)
+            unusable, why = self._warm(producer, attempt)
         except Exception as error:  # whatever it is, those who wait must be told
             why = f"Kafka can't be used: {type(error).__name__}: {error}."
         with self._lock:
@@ -337,17 +338,17 @@ class Sender:
         if why and producer is not None:
             producer.end()
 
-    def _warm(self, producer: Outgoing, deadline: float) -> tuple[Mapping[str, str], str]:
+    def _warm(self, producer: Outgoing, attempt: _Attempt) -> tuple[Mapping[str, str], str]:
         """Have the topics made and the producer learn about them: which of them can't be used; why
         that failed, or ''."""
-        why = ""
+        why, deadline = "", attempt.began + CONNECT_SECONDS
         while not self._closed.is_set() and time.monotonic() < deadline:
             unusable: Mapping[str, str] = {}
             try:
                 unusable = self._prepare()
                 self._topics_were_made = True
             except LogUnavailable as error:
-                why = str(error)
+                why = attempt.why = str(error)
                 if not self._topics_were_made:  # no other client may name a topic before
                     self._closed.wait(LOOK_SECONDS)
                     continue
