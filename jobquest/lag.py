@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -10,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobquest.clock import now_ms
-from jobquest.errors import Unavailable
+from jobquest.errors import ReadSideUnavailable, Unavailable
 from jobquest.log import EventLog, Origin, Partition, PartitionInfo
 from jobquest.read import ReadSide
+from jobquest.read.failures import read_side_failed
+
+logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
 RATE_SECONDS = 10.0  # over which a rate is taken
@@ -76,8 +80,8 @@ class Lag:
         if self._lock.acquire(blocking=False):
             try:
                 self._offsets()
-            except Unavailable:
-                pass  # `now` has the error in its answer
+            except Exception as error:
+                logger.debug("The lag could not be measured: %s", error)  # `now` tells
             finally:
                 self._lock.release()
 
@@ -86,6 +90,8 @@ class Lag:
             return self._measure()
         except Unavailable as error:
             return _unknown(error)
+        except Exception as error:
+            return _unknown(ReadSideUnavailable(read_side_failed(error)))
 
     def _measure(self) -> Progress:
         offsets = self._offsets()

@@ -15,7 +15,7 @@ from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, left_of, next_to_read
 from jobquest.log import EventLog, missing_right
 from jobquest.read import ReadSide
-from jobquest.read.failures import Failure
+from jobquest.read.failures import read_side_failed
 from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
 from jobquest.read.retry_topic import TOPIC as RETRIES
@@ -73,7 +73,7 @@ class Report:
             state, reason = "disconnected", str(error)
         except Exception as error:  # a table or column of ours is missing, say
             processes, counts = [], {}
-            state, reason = "crashed", _failed(error)
+            state, reason = "crashed", read_side_failed(error)
         progress = self._lag.now()
         if progress.error and state in WORKING:
             state, reason = "disconnected", str(progress.error)
@@ -150,11 +150,11 @@ class Report:
         status."""
         wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
         try:
-            self._queries.last_seq()
+            self._queries.check_tables()
         except ReadSideUnavailable as error:
             wrong["readSide"] = str(error)
         except Exception as error:
-            wrong["readSide"] = _failed(error)
+            wrong["readSide"] = read_side_failed(error)
         away = self._lag.now().error
         if isinstance(away, LogUnavailable):
             wrong["log"] = str(away)
@@ -183,10 +183,6 @@ class Report:
                 }
             )
         return processes
-
-
-def _failed(error: Exception) -> str:
-    return f"The read side failed: {' '.join(Failure.of(error).error.split())}"
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:

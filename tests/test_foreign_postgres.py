@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
+from jobquest.read import tables
 from jobquest.read.database import Database
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres, why_not
@@ -215,7 +216,36 @@ def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]
     assert "dead_letters" in status["data"]["reason"]
     ready: Any = client.get("/readyz")
     assert ready.status_code == 503
-    assert "seq" in ready.json["errors"]["readSide"][0]
+    assert "dead_letters" in ready.json["errors"]["readSide"][0]
+    runtime.stop()
+
+
+@pytest.mark.parametrize("name", [table.name for table in tables.metadata.sorted_tables])
+def test_whichever_table_is_missing_is_named(runtime: Runtime, name: str) -> None:
+    runtime.queries.check_tables()
+    with runtime.database.writing() as connection:
+        connection.execute(text(f"ALTER TABLE {name} RENAME TO gone"))
+    line = runtime.report.readiness(runtime.report.status())["readSide"]
+    assert line
+    assert re.search(rf"\b{name}\b", line)
+
+
+@pytest.mark.postgres
+def test_a_table_that_may_not_be_read_is_named(
+    postgres_server: Postgres, settings: dict[str, str]
+) -> None:
+    url = postgres_server.new_database()
+    name, role = url.rpartition("/")[2], f"role_{uuid.uuid4().hex[:8]}"
+    postgres_server.run(f"CREATE ROLE {role} LOGIN")
+    postgres_server.run(f"ALTER DATABASE {name} OWNER TO {role}")
+    app = create_app(settings | {"DATABASE_URL": url.replace("postgres@", f"{role}@")})
+    client, runtime = app.test_client(), app.extensions["jobquest"]
+    assert client.get("/readyz").status_code == 200
+    with runtime.database.writing() as connection:
+        connection.execute(text(f"REVOKE SELECT ON daily_xp FROM {role}"))
+    ready: Any = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "permission denied for table daily_xp" in ready.json["errors"]["readSide"][0]
     runtime.stop()
 
 

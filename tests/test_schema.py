@@ -23,6 +23,7 @@ from jobquest.errors import ReadSideUnavailable
 from jobquest.read import schema, tables
 from jobquest.read.database import Database
 from jobquest.runtime import Runtime
+from tests.postgres import Postgres
 from tests.service import ROOT
 from tests.test_consumer import consume, stats
 from tests.test_rebuild import OPERATIONAL, Rows, rows_of
@@ -187,6 +188,7 @@ def test_an_upgrade_that_fails_leaves_the_tables_as_they_were(
         ),
         ("UPDATE alembic_version SET version_num = 'abc'", "made by a newer version (revision abc"),
         ("DROP TABLE alembic_version", "made by an old version (layout 1)"),
+        ("ALTER TABLE counter RENAME TO gone", "has lost its table counter"),
     ],
 )
 def test_tables_of_another_version_are_left_alone(
@@ -201,6 +203,20 @@ def test_tables_of_another_version_are_left_alone(
     with pytest.raises(ReadSideUnavailable):
         other.database.upgrade()
     other.stop()
+
+
+@pytest.mark.postgres
+def test_a_database_of_another_application_is_left_alone(postgres_server: Postgres) -> None:
+    database = Database(postgres_server.new_database(), upgrades=True)
+    with database.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('ae1027a6acf')"))
+    with pytest.raises(ReadSideUnavailable, match="another application"), database.reading():
+        pass
+    with database.engine.begin() as connection:
+        [[found]] = connection.execute(text("SELECT version_num FROM alembic_version"))
+    assert found == "ae1027a6acf"
+    database.close()
 
 
 def layout(engine: Engine) -> dict[str, Any]:

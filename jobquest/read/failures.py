@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from jobquest.errors import InvalidEvent, JobQuestError
+from jobquest.errors import InvalidEvent, JobQuestError, NotRetryable
 
 MAX_ERROR = 5_000
 MAX_PATH = 1_000
@@ -58,6 +58,12 @@ class Failure:
             part and _storable(part, MAX_PART),
             _trace_of(error),
         )
+
+
+def read_side_failed(error: Exception) -> str:
+    """The line for an error of the read side that is no `ReadSideUnavailable`: a table is missing,
+    say."""
+    return f"The read side failed: {' '.join(Failure.of(error).error.split())}"
 
 
 _PART = "_jobquest_part"
@@ -109,7 +115,8 @@ def _short(filename: str) -> str:
 
 def _trace_of(error: BaseException) -> str | None:
     """The last frames that are not a library's, the innermost last, each with its line of code."""
-    if isinstance(error, JobQuestError):  # its line says it all
+    if isinstance(error, JobQuestError) and not isinstance(error, NotRetryable):
+        # Its line says it all.
         return None
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_library(one)]
     lines = [f"{_place(one)}\n    {one.line}" for one in frames[-MAX_FRAMES:]]

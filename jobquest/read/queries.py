@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, Table, bindparam, func, select
+from sqlalchemy import Select, Table, bindparam, false, func, select
 
 from jobquest.clock import now_ms
 from jobquest.events import format_time
@@ -73,6 +73,9 @@ OF_USER = {
         (tables.learning, "completed_ms", "resource_id"),
     )
 }
+_EVERY_TABLE = select(
+    *(select(*table.columns).where(false()).exists() for table in tables.metadata.sorted_tables)
+)
 _LAST_CHANGE = select(tables.counter.c.epoch, tables.counter.c.seq)
 
 
@@ -121,6 +124,12 @@ class Queries:
         with self._database.reading() as connection:
             epoch, seq = connection.execute(_LAST_CHANGE).one()
             return epoch, seq
+
+    def check_tables(self) -> None:
+        """Raise what the database says if a table, a column, or the right to read one is missing;
+        ReadSideUnavailable if it is away."""
+        with self._database.reading() as connection:
+            connection.execute(_EVERY_TABLE)
 
     def last_seq(self) -> int:
         """The number of the last change."""

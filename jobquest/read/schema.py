@@ -25,10 +25,18 @@ def revision(connection: Connection) -> str | None:
     """The revision of a database's tables; None if it has none yet. Raises ReadSideUnavailable if
     its tables are older than the first migration."""
     there = inspect(connection)
-    if not there.has_table("counter"):
-        return None
+    found: str | None = None
     if there.has_table("alembic_version"):
-        found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    if not there.has_table("counter"):
+        if there.has_table("events") or (found and not _BASE <= found <= REVISION):
+            raise ReadSideUnavailable(
+                "The database has tables of another application, or the read side has lost its"
+                " table counter. Give the read side a database or a schema of its own, and run"
+                " `flask events rebuild`."
+            )
+        return None
+    if found:
         return found
     numbered = there.has_table("layout")
     layout = connection.scalar(text("SELECT number FROM layout")) if numbered else 1
