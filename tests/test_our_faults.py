@@ -400,6 +400,18 @@ def test_a_failure_keeps_its_class_and_where_in_our_code_it_came_from(patient: R
     assert attempt["part"].endswith("total")
 
 
+def test_a_handler_that_gives_an_event_up_says_where(patient: Runtime) -> None:
+    def give_up(event: Event) -> None:
+        raise NotRetryable("the address is gone")
+
+    patient.consumer.register_event_handler("xp.earned", give_up)
+    publish(patient, "a1", "ada")
+    consume(patient)
+    found = life(patient, "a1")
+    assert found["outcome"] == "dead"
+    assert "in give_up\n    raise NotRetryable(" in found["attempts"][0]["trace"]
+
+
 def test_a_traceback_is_bounded(patient: Runtime) -> None:
     def deep(depth: int) -> None:
         if depth:
