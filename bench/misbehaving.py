@@ -209,8 +209,8 @@ def _misbehave(
 
 def _compare(service: Service, clients: Clients, wrong_records: int) -> list[str]:
     kept = {event["id"] for event in events_of(service, "xp.earned")}
-    letters = service.get("/api/kafka/dead-letters?limit=500").json["data"]["deadLetters"]
-    classes = Counter(letter["errorClass"] for letter in letters)
+    dead_letters = service.get("/api/kafka/dead-letters?limit=500").json["data"]["deadLetters"]
+    classes = Counter(dead_letter["errorClass"] for dead_letter in dead_letters)
     handled = Counter((service.folder / "handled").read_text().split())
     again = sum(count - 1 for count in handled.values())
     print(f"answers: {dict(clients.codes)}, asked {len(clients.asked)}, taken {len(clients.taken)}")

@@ -5,7 +5,7 @@
 It starts a real Kafka behind a proxy and the service, publishes numbered XP at a steady rate, and
 every few seconds breaks something: the broker is killed, frozen, slow or cuts its connections, the
 read side is locked, a handler fails, a viewer stops reading; in the first third the service itself
-is killed and stopped too. At the end it mends everything, waits, and compares the clients' ledger
+is killed and stopped too. At the end it edits everything, waits, and compares the clients' ledger
 with what the service tells. Every figure that it prints was measured; code 1 where one is wrong.
 """
 
@@ -94,7 +94,7 @@ class Clients:
 
 
 class Faults:
-    """Ways to break things, each mended when it returns."""
+    """Ways to break things, each edited when it returns."""
 
     def __init__(self, service: Service, broker: KafkaBroker, proxy: Proxy, seed: int) -> None:
         self._service, self._broker, self._proxy = service, broker, proxy
@@ -144,7 +144,7 @@ class Faults:
         flag.touch()
         self._wait(self._chance.uniform(0.5, 3))
         flag.unlink()
-        self._service.switch("start")  # the brake may have been pulled
+        self._service.switch("start")  # the circuit breaker may be open
 
     def sleep_viewer(self) -> None:
         host, port = self._service.url.removeprefix("http://").split(":")
@@ -258,8 +258,10 @@ def _break_and_compare(
 def _compare_ledgers(service: Service, clients: Clients) -> list[str]:
     kept = {event["id"] for event in events_of(service, "xp.earned")}
     dead = {
-        letter["eventId"]
-        for letter in service.get("/api/kafka/dead-letters?limit=500").json["data"]["deadLetters"]
+        dead_letter["eventId"]
+        for dead_letter in service.get("/api/kafka/dead-letters?limit=500").json["data"][
+            "deadLetters"
+        ]
     }
     print(f"answers: {dict(clients.codes)}, the slowest after {clients.slowest:.2f} s")
     print(f"asked {len(clients.asked)}, taken {len(clients.taken)}", end=", ")

@@ -116,13 +116,13 @@ def realistic_batch() -> Request:
 
 def _realistic(path: str, bodies: list[str], events: int) -> Request:
     chance = random.Random(7)
-    letters = string.ascii_letters + string.digits + "-_"
+    dead_letters = string.ascii_letters + string.digits + "-_"
     heads = [
         [
             f"Origin: {ORIGIN}",
             f"User-Agent: {_BROWSER}",
             "Accept: application/json, text/plain, */*",
-            f"Authorization: Bearer {''.join(chance.choices(letters, k=_TOKEN_BYTES))}",
+            f"Authorization: Bearer {''.join(chance.choices(dead_letters, k=_TOKEN_BYTES))}",
             f"X-Forwarded-For: 203.0.113.{number % 250 + 1}",
             "X-Forwarded-Proto: https",
             f"X-Request-Id: {ID}",

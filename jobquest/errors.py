@@ -37,7 +37,8 @@ class IdConflict(JobQuestError):
 
 
 class StateConflict(JobQuestError):
-    """What was asked does not fit the state that the thing is in (a letter that is discarded)."""
+    """What was asked does not fit the state that the thing is in (a dead letter that is
+    discarded)."""
 
 
 class Unavailable(JobQuestError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import EventLog, Member, missing_right
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 
 LOOK_SECONDS = 2.0  # from one look to the next
 AWAY_SECONDS = 5.0  # the same while the log does not answer: the supervisor has other things to do

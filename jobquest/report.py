@@ -15,8 +15,8 @@ from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, left_of, next_to_read
 from jobquest.log import EventLog, missing_right
 from jobquest.read import ReadSide
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.failures import read_side_failed
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
 from jobquest.read.queries import Queries
 from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.service_state import ServiceState

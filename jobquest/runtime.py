@@ -22,7 +22,7 @@ from jobquest.consumer import Consumer, Snapshot
 from jobquest.consumer.handlers import load_handlers
 from jobquest.consumer.redrive import Redrive
 from jobquest.consumer.relay import Relay
-from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.retries import Backoff, CircuitBreaker
 from jobquest.errors import JobQuestError, RecordRefused, Unavailable
 from jobquest.events import TOPICS
 from jobquest.feed import Feed
@@ -35,9 +35,9 @@ from jobquest.obstacles import Obstacles, member_name
 from jobquest.producer import Producer
 from jobquest.read import Batch, ReadSide
 from jobquest.read.database import Database
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import DeadLetters, dead_before_the_log
 from jobquest.read.history import forget_old
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
-from jobquest.read.letters import Letters, dead_before_the_log
 from jobquest.read.queries import Queries
 from jobquest.read.rebuild import Rebuild
 from jobquest.read.retry_topic import TOPIC as RETRIES
@@ -76,8 +76,8 @@ class Runtime:
         )
         self.state = ServiceState(self.database)
         process_id = self.state.process_id
-        self.letters = Letters(self.database, process_id, config.kafka_group_id)
-        self.read_side = ReadSide(self.database, self.letters, process_id)
+        self.dead_letters = DeadLetters(self.database, process_id, config.kafka_group_id)
+        self.read_side = ReadSide(self.database, self.dead_letters, process_id)
         self.queries = Queries(self.database)
         self.log = _log(config, member_name(process_id))
         self.outbox = _outbox(config, self.log, self.read_side)
@@ -86,10 +86,10 @@ class Runtime:
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries)
         self.relay = Relay(self.read_side, self.log)
-        self.redrive = Redrive(self.letters, self.read_side, self.log)
+        self.redrive = Redrive(self.dead_letters, self.read_side, self.log)
         self.rebuild = Rebuild(
             self.database,
-            self.letters,
+            self.dead_letters,
             self.log,
             TOPICS,
             config.kafka_group_id,
@@ -101,7 +101,7 @@ class Runtime:
             topics=TOPICS,
             group=config.kafka_group_id,
             backoff=Backoff(config.retry_max_attempts, config.retry_base_seconds),
-            brake=Brake(config.brake_failures),
+            breaker=CircuitBreaker(config.brake_failures),
             want=self.state.want,
             changed=self._changed,
             recover=self.rebuild.recover,
@@ -361,11 +361,11 @@ def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None
     if not config.kafka_broker:
         return None
 
-    def bury(record: NewRecord, error: RecordRefused) -> None:
+    def dead_letter(record: NewRecord, error: RecordRefused) -> None:
         logger.error("Failed to publish event: %s", error)
         read_side.apply(Batch(dead=[dead_before_the_log(record, error)]))
 
-    return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, bury)
+    return Outbox(log, config.data_dir.absolute(), config.outbox_max_events, dead_letter)
 
 
 def _log(config: Config, member: str) -> EventLog:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobquest import create_app, spread
+from jobquest import create_app, listeners
 from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
@@ -151,7 +151,7 @@ def _listen(config: Config) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((config.host, config.port))
-        listening.listen(spread.BACKLOG)
+        listening.listen(listeners.BACKLOG)
     except OSError as error:
         where = f"{in_url(config.host)}:{config.port} ({error.strerror})"
         if error.errno in _NO_SUCH_ADDRESS:
@@ -198,7 +198,7 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
 
     class Server(BaseApplication):  # type: ignore[misc]
         def __init__(self, listening: socket.socket, config: Config) -> None:
-            sockets = spread.sockets_for(config.worker_count, listening)
+            sockets = listeners.sockets_for(config.worker_count, listening)
             self._options = {
                 "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
                 "workers": config.worker_count + config.has_consumer_process,
@@ -215,9 +215,9 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
                 "http_parser": "python",  # the one that was tried, whatever else is installed
                 "control_socket_disable": True,
                 "loglevel": "warning",
-                "when_ready": spread.fix_count,
-                "pre_fork": _slot_chooser(config.has_consumer_process),
-                "post_fork": spread.take_slot,
+                "when_ready": listeners.fix_count,
+                "pre_fork": _socket_chooser(config.has_consumer_process),
+                "post_fork": listeners.take_socket,
                 "post_worker_init": _start_worker,
                 "worker_exit": _stop_worker,
             }
@@ -238,9 +238,9 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
     return serve
 
 
-def _slot_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
+def _socket_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
     def choose(server: Any, worker: Any) -> None:
-        spread.choose_slot(server, worker, has_consumer=has_consumer)
+        listeners.choose_socket(server, worker, has_consumer=has_consumer)
 
     return choose
 

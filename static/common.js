@@ -61,8 +61,8 @@ export function shown(value) {
   );
 }
 
-// A number that the browser's own would round is kept as it is spelled, where the browser can: it is
-// an object that `JSON.stringify` spells again.
+// A number that the browser's own would round is kept as it is spelled, where the browser can: it
+// is an object that `JSON.stringify` spells again.
 const HUGE = /\d{16}|\d[eE][-+]?\d{3}/;
 
 export function parseJson(text) {
@@ -132,8 +132,8 @@ export function inZone(time) {
   return [date, `${clock}.${String(moment.getMilliseconds()).padStart(3, "0")}`];
 }
 
-// The service's clock, Unix milliseconds: the browser's own may be wrong by hours. Pages and statuses
-// tell it; meanwhile the time that passes is counted.
+// The service's clock, Unix milliseconds: the browser's own may be wrong by hours. Pages and
+// statuses tell it; meanwhile the time that passes is counted.
 let ahead = 0; // of `performance.now()`
 export const now = () => ahead + performance.now();
 export function tellTime(told, since = performance.now()) {

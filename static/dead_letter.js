@@ -1,4 +1,4 @@
-// A dead letter's page: checks what is mended as it is typed, saves it, redrives it, discards it.
+// A dead letter's page: checks what is edited as it is typed, saves it, redrives it, discards it.
 
 import { announce, ask, byId, element, setOrRemove, setText, visible } from "./common.js";
 import { checkAsTyped, firstWrong, readEvent, showErrors } from "./event_form.js";
@@ -8,9 +8,9 @@ import { refresh } from "./refresh.js";
 const CHECK_MS = 300;
 const FRESH_MS = 3_000;
 
-const page = byId("letter");
-const form = byId("mend-form"); // absent where there is nothing to mend
-const letter = { id: Number(page.dataset.id), eventId: page.dataset.event };
+const page = byId("dead-letter");
+const form = byId("edit-form"); // absent where there is nothing to edit
+const deadLetter = { id: Number(page.dataset.id), eventId: page.dataset.event };
 
 // --- the two editors: `read` gives the value, `complain` shows the errors of an answer ---
 
@@ -31,15 +31,15 @@ const text = {
 
   start(check) {
     const checkNow = async () => {
-      if (!byId("mend-text")) return; // it is redriven by now
+      if (!byId("edit-text")) return; // it is redriven by now
       this.asked += 1;
       const mine = this.asked;
       const answer = await check(this.read());
-      if (mine !== this.asked || !byId("mend-text")) return; // there is a newer text, or none
+      if (mine !== this.asked || !byId("edit-text")) return; // there is a newer text, or none
       this.show(answer);
       judge(answer);
     };
-    byId("mend-text").addEventListener("input", () => {
+    byId("edit-text").addEventListener("input", () => {
       this.asked += 1;
       clearTimeout(this.timer);
       this.timer = setTimeout(checkNow, CHECK_MS);
@@ -47,7 +47,7 @@ const text = {
     checkNow();
   },
 
-  read: () => byId("mend-text").value,
+  read: () => byId("edit-text").value,
 
   show({ ok, errors = {} }) {
     const lines = Object.entries(errors).map(([path, its]) => {
@@ -55,25 +55,25 @@ const text = {
       const where = name ? [element("code", {}, visible(name)), ": "] : [];
       return element("li", {}, ...where, visible(its.join(" ")));
     });
-    const list = byId("mend-problems");
+    const list = byId("edit-problems");
     list.replaceChildren(...lines);
     list.hidden = !lines.length;
-    setOrRemove(byId("mend-text"), "aria-invalid", ok || !lines.length ? null : "true");
+    setOrRemove(byId("edit-text"), "aria-invalid", ok || !lines.length ? null : "true");
   },
 
   complain(answer) {
     this.show(answer);
-    byId("mend-text").focus();
+    byId("edit-text").focus();
   },
 };
 
-const editor = byId("mend-text") ? text : fields;
+const editor = byId("edit-text") ? text : fields;
 const patch = (value, query = "") => ask("PATCH", form.dataset.url + query, { value });
 
 function judge({ ok, code, message }) {
-  if (!byId("mend-verdict")) return; // it is redriven by now
+  if (!byId("edit-verdict")) return; // it is redriven by now
   const verdict = ok ? "It is valid: it can be saved." : message;
-  setText(byId("mend-verdict"), code === 400 ? "It would die again: see what is wrong." : verdict);
+  setText(byId("edit-verdict"), code === 400 ? "It would die again: see what is wrong." : verdict);
 }
 
 // Whether it is saved.
@@ -84,14 +84,14 @@ async function save() {
     editor.complain(answer);
     return false;
   }
-  setText(byId("mend-verdict"), "It is saved: redrive it to have it processed.");
+  setText(byId("edit-verdict"), "It is saved: redrive it to have it processed.");
   await refresh();
   return true;
 }
 
 async function redriveIt() {
   byId("refusal").hidden = true;
-  const run = await redrive(`Redriving letter ${letter.id}`, [letter], refresh);
+  const run = await redrive(`Redriving dead letter ${deadLetter.id}`, [deadLetter], refresh);
   const [reason] = run?.reasons ?? [];
   if (reason) {
     setText(byId("refusal"), `It was not redriven. ${reason}`);
@@ -116,10 +116,10 @@ async function keepFresh() {
 
 const ACTIONS = {
   redrive: () => alone(redriveIt),
-  discard: () => discard([letter.id], refresh),
+  discard: () => discard([deadLetter.id], refresh),
   save: () => alone(save),
   example(button) {
-    const area = byId("mend-text");
+    const area = byId("edit-text");
     area.value = button.dataset.text;
     area.dispatchEvent(new Event("input", { bubbles: true }));
     area.focus();

@@ -1,20 +1,18 @@
-// The form for one event (templates/_event_form.html), for the pages that publish and mend.
+// The form for one event (templates/_event_form.html), for the pages that publish and edit.
 //
-//   readEvent(form)                  the event as it is typed: { eventType or type, userId, data, … }
-//   showErrors(form, errors, rest)   `errors` (path → lines, as the API answers) at their fields,
-//                                    those of no field and the line `rest` on top; {} clears them
-//   firstWrong(form)                 the first input that is wrong, uncovered, to focus it; null
-//   inputOf(form, path)              a field's input, "userId", "data.xpEarned"; undefined
-//   type(input, text)                has an input say something, as if it were typed
-//   checkAsTyped(form, check, told)  calls check(event), which answers what ask() does, once now
-//                                    and a moment after each change; shows the errors of a 400,
-//                                    clears them where it is ok, and calls told(answer, event);
-//                                    an older answer never comes after a newer one. Gives back
-//                                    a function that checks at once.
+// readEvent(form)                  the event as it is typed: { eventType or type, userId, data, … }
+// showErrors(form, errors, rest)   `errors` (path → lines, as the API answers) at their fields,
+// those of no field and the line `rest` on top; {} clears them firstWrong(form)                 the
+// first input that is wrong, uncovered, to focus it; null inputOf(form, path)              a
+// field's input, "userId", "data.xpEarned"; undefined type(input, text)                has an input
+// say something, as if it were typed checkAsTyped(form, check, told)  calls check(event), which
+// answers what ask() does, once now and a moment after each change; shows the errors of a 400,
+// clears them where it is ok, and calls told(answer, event); an older answer never comes after a
+// newer one. Gives back a function that checks at once.
 //
 // `form` is any element around the fields. Empty optional fields are left out; what is not what
 // its field wants is kept as it was typed, so that the service says what is wrong. Paths may begin
-// with "value.", as those of a dead letter's mended value do.
+// with "value.", as those of a dead letter's edited value do.
 
 import { announce, element, isLocal, many, part, setOrRemove, setText } from "./common.js";
 

@@ -1,7 +1,7 @@
 // The list of failures: keeps it up to date, has events tried now, and starts what redrive.js does.
 
 import { announce, ask, byId, eventUrl, element, many, setText } from "./common.js";
-import { discard, endWork, follow, letterUrl, redrive } from "./redrive.js";
+import { discard, endWork, follow, deadLetterUrl, redrive } from "./redrive.js";
 import { works } from "./now.js";
 import { refresh } from "./refresh.js";
 
@@ -26,7 +26,7 @@ async function update() {
 
 // The focus is on what goes away: its list is the next best place.
 function leave() {
-  (byId("letters-title") ?? byId("main")).focus();
+  (byId("dead-letters-title") ?? byId("main")).focus();
 }
 
 async function updateElsewhere() {
@@ -71,9 +71,9 @@ async function sayOutcome(cell, id, before) {
   // Its row is not served any more: what it said of the next try holds no longer.
   for (const due of cell.closest("tr").querySelectorAll(".due")) due.remove();
   const word = outcome === "dead" ? "dead" : "processed";
-  const letter = outcome === "dead" && deadLetter;
-  const link = letter
-    ? element("a", { href: letterUrl(letter.id) }, `Letter ${letter.id}`)
+  const its = outcome === "dead" && deadLetter;
+  const link = its
+    ? element("a", { href: deadLetterUrl(its.id) }, `Dead letter ${its.id}`)
     : element("a", { href: eventUrl(id) }, "To its event");
   say(cell, element("span", { class: "badge", "data-word": word }, word), " ", link);
 }
@@ -96,17 +96,17 @@ function forgetOld() {
   }
 }
 
-// --- letters ---
+// --- dead letters ---
 
 const boxes = () => [...document.querySelectorAll('input[name="pick"]')];
-const letterOf = (row) => ({ id: Number(row.dataset.key), eventId: row.dataset.event });
-const picked = () => boxes().filter((box) => box.checked).map((box) => letterOf(box.closest("tr")));
+const deadLetterOf = (row) => ({ id: Number(row.dataset.key), eventId: row.dataset.event });
+const picked = () => boxes().filter((box) => box.checked).map((box) => deadLetterOf(box.closest("tr")));
 
 function showPicked() {
   const count = picked().length;
   const all = byId("pick-all");
   if (!all) return;
-  setText(byId("picked"), count ? `${many(count, "letter")} selected.` : "");
+  setText(byId("picked"), count ? `${many(count, "dead letter")} selected.` : "");
   all.checked = count > 0 && count === boxes().length;
   all.indeterminate = count > 0 && !all.checked;
   for (const name of ["picked", "discard-picked"]) {
@@ -129,16 +129,16 @@ function complain(text) {
 const ACTIONS = {
   try: tryNow,
   one(button) {
-    const letter = letterOf(button.closest("tr"));
-    return redrive(`Redriving letter ${letter.id}`, [letter], update);
+    const deadLetter = deadLetterOf(button.closest("tr"));
+    return redrive(`Redriving dead letter ${deadLetter.id}`, [deadLetter], update);
   },
   picked() {
-    const letters = picked();
+    const deadLetters = picked();
     forget();
-    return redrive(`Redriving ${many(letters.length, "selected letter")}`, letters, update);
+    return redrive(`Redriving ${many(deadLetters.length, "selected dead letter")}`, deadLetters, update);
   },
   group: (button) => redrive(
-    `Redriving a group of ${many(Number(button.dataset.count), "letter")}`,
+    `Redriving a group of ${many(Number(button.dataset.count), "dead letter")}`,
     JSON.parse(button.dataset.filter),
     update,
   ),

@@ -1,6 +1,6 @@
-// The header of every page: the consumer's state, the lag and the open letters, and the banner while
-// the service does not work. Asks for the status every few seconds, unless the page hears it from
-// elsewhere. The words are those of jobquest/web/pages/now.py.
+// The header of every page: the consumer's state, the lag and the open dead letters, and the banner
+// while the service does not work. Asks for the status every few seconds, unless the page hears it
+// from elsewhere. The words are those of jobquest/web/pages/now.py.
 
 import {
   announce, ask, byId, inZone, isLocal, many, now, part, setText, span, tellTime, visible,
@@ -37,7 +37,7 @@ export function lagWords({ messages, seconds }) {
   return seconds === null ? `${behind} behind` : `${behind}, ${span(seconds)} behind`;
 }
 
-function lettersWords(count) {
+function deadLettersWords(count) {
   if (count === undefined) return "dead letters not known";
   return count ? many(count, "open dead letter") : "no open dead letters";
 }
@@ -77,8 +77,8 @@ function show(status) {
   place.querySelector(".now").dataset.look = look;
   setText(part(place, "now-state"), status.state.charAt(0).toUpperCase() + status.state.slice(1));
   setText(part(place, "now-lag"), lagWords(status.lag));
-  setText(part(place, "now-letters"), lettersWords(status.deadLetters));
-  part(place, "now-letters").classList.toggle("failing", status.deadLetters > 0);
+  setText(part(place, "now-dead-letters"), deadLettersWords(status.deadLetters));
+  part(place, "now-dead-letters").classList.toggle("failing", status.deadLetters > 0);
   showBanner(status, look, next);
 }
 

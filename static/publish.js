@@ -1,5 +1,6 @@
 // The page that publishes: checks the event as it is typed, sends it, keeps the code and what the
-// demo's handler does with it up to date. The words around the code are those of jobquest/web/pages/publish.py.
+// demo's handler does with it up to date. The words around the code are those of
+// jobquest/web/pages/publish.py.
 
 import {
   announce, ask, byId, element, eventUrl, jsonText, many, setText, visible,

@@ -1,21 +1,21 @@
-// What an operator does with dead letters, on their list and on a letter's own page: redrive them,
-// in parts that can be stopped, see what came of each, and give letters up with a reason. The
-// markup is that of templates/_letters.html.
+// What an operator does with dead letters, on their list and on a dead letter's own page: redrive
+// them, in parts that can be stopped, see what came of each, and give dead letters up with a
+// reason. The markup is that of templates/_dead_letters.html.
 
 import {
   announce, ask, byId, element, eventUrl, many, number, setText, shown, visible,
 } from "./common.js";
 import { works } from "./now.js";
 
-const CHUNK = 25; // letters a request: a quarter of a second at the service's pace
-const PAGE = 100; // letters that are listed a request
+const CHUNK = 25; // dead letters a request: a quarter of a second at the service's pace
+const PAGE = 100; // dead letters that are listed a request
 const FOLLOWED = 50; // events that are asked for in one round
 const AT_ONCE = 10;
 const ROUND_MS = 500;
 const PATIENCE_MS = 30_000; // without any news
 const WATCH_MS = 3_000; // between two looks at those that are tried again
 const LISTED = 50;
-const CUT = 240; // characters of a reason: its letter's page has it whole
+const CUT = 240; // characters of a reason: its dead letter's page has it whole
 
 const panel = byId("work");
 const root = document.body.dataset.root;
@@ -25,12 +25,12 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 export const isWorking = () => panel.dataset.busy === "true";
 const isPersonal = new URLSearchParams(location.search).get("personal") === "shown";
 const view = isPersonal ? "?personal=shown" : "";
-export const letterUrl = (id) => `${root}/dead-letters/${id}${view}`;
+export const deadLetterUrl = (id) => `${root}/dead-letters/${id}${view}`;
 
 // --- following an event ---
 
 // An event's life once something came of it, else null: it is processed, or `isNews(life)` says
-// that its letter or its tries are new ones.
+// that its dead letter or its tries are new ones.
 async function outcomeOf(eventId, isNews) {
   const { ok, data } = await ask("GET", `${panel.dataset.events}/${encodeURIComponent(eventId)}`);
   if (!ok) return null;
@@ -48,17 +48,17 @@ export async function follow(eventId, isNews) {
   return null;
 }
 
-// --- a run: letters, one part after the other ---
+// --- a run: dead letters, one part after the other ---
 
 class Run {
   constructor(title, changed) {
     this.title = title;
     this.changed = changed; // brings the page up to date, before this says more than it
-    this.letters = []; // {id, eventId}, oldest first
+    this.deadLetters = []; // {id, eventId}, oldest first
     this.asked = 0;
     this.redriven = [];
     this.reasons = []; // why others are not
-    this.outcomes = new Map(); // letter's id → what came of its event
+    this.outcomes = new Map(); // dead letter's id → what came of its event
     this.listed = 0;
     this.last = null; // the life of the event that was heard of last
     this.stopped = false;
@@ -84,8 +84,8 @@ class Run {
 
   // Every part, until the end, a stop or a problem.
   async redrive() {
-    while (this.asked < this.letters.length && !this.stopped && !this.problem) {
-      const chunk = this.letters.slice(this.asked, this.asked + CHUNK);
+    while (this.asked < this.deadLetters.length && !this.stopped && !this.problem) {
+      const chunk = this.deadLetters.slice(this.asked, this.asked + CHUNK);
       const ids = chunk.map(({ id }) => id);
       const { ok, data, message } = await ask("POST", panel.dataset.url, { ids });
       if (ok) this.take(chunk, data);
@@ -99,7 +99,7 @@ class Run {
     this.asked += chunk.length;
     this.redriven.push(...chunk.filter(({ id }) => taken.has(id)));
     this.reasons.push(...refused.map(({ reason }) => reason));
-    for (const { id, reason } of refused) this.list(id, `refused: ${reason}`, "Mend it");
+    for (const { id, reason } of refused) this.list(id, `refused: ${reason}`, "Edit it");
   }
 
   fail(message) {
@@ -111,7 +111,7 @@ class Run {
   list(id, text, word) {
     this.listed += 1;
     const line = this.listed > LISTED ? [`${this.listed - LISTED} more are not listed.`]
-      : [`Letter ${id} ${cut(visible(text))} `, element("a", { href: letterUrl(id) }, word)];
+      : [`Dead letter ${id} ${cut(visible(text))} `, element("a", { href: deadLetterUrl(id) }, word)];
     const list = byId("work-list");
     if (this.listed > LISTED + 1) list.lastElementChild.replaceChildren(...line);
     else list.append(element("li", {}, ...line));
@@ -119,7 +119,7 @@ class Run {
   }
 
   show() {
-    const all = this.letters.length;
+    const all = this.deadLetters.length;
     const progress = byId("work-progress");
     progress.max = Math.max(all, 1);
     progress.value = this.asked;
@@ -160,28 +160,28 @@ class Run {
   }
 
   // Look at some of these, the others come first in the next round; whether there is news.
-  async lookAround(letters) {
-    const round = letters.slice(0, FOLLOWED);
+  async lookAround(deadLetters) {
+    const round = deadLetters.slice(0, FOLLOWED);
     let isNews = false;
     for (let at = 0; at < round.length; at += AT_ONCE) {
       const known = await Promise.all(
-        round.slice(at, at + AT_ONCE).map((letter) => this.lookAt(letter)),
+        round.slice(at, at + AT_ONCE).map((deadLetter) => this.lookAt(deadLetter)),
       );
       isNews ||= known.includes(true);
     }
     const isSeen = new Set(round);
-    this.redriven = [...this.redriven.filter((letter) => !isSeen.has(letter)), ...round];
+    this.redriven = [...this.redriven.filter((deadLetter) => !isSeen.has(deadLetter)), ...round];
     if (isNews) await this.changed();
     this.showOutcome();
     return isNews;
   }
 
-  // What came of a letter's event; whether that is news.
-  async lookAt(letter) {
-    letter.eventId = await eventIdOf(letter);
-    const life = await outcomeOf(letter.eventId, (its) => isAfter(its, letter));
-    if (!life || this.outcomes.get(letter.id) === life.outcome) return false;
-    this.outcomes.set(letter.id, life.outcome);
+  // What came of a dead letter's event; whether that is news.
+  async lookAt(deadLetter) {
+    deadLetter.eventId = await eventIdOf(deadLetter);
+    const life = await outcomeOf(deadLetter.eventId, (its) => isAfter(its, deadLetter));
+    if (!life || this.outcomes.get(deadLetter.id) === life.outcome) return false;
+    this.outcomes.set(deadLetter.id, life.outcome);
     this.last = life;
     const [newest] = life.deadLetters;
     if (life.outcome === "dead") {
@@ -229,17 +229,17 @@ class Run {
 const button = () => panel.querySelector('[data-action="end-work"]');
 let run = null;
 
-function isAfter(life, letter) {
+function isAfter(life, deadLetter) {
   if (life.outcome === "retrying") return true;
-  return life.deadLetters.some(({ id }) => id > letter.id);
+  return life.deadLetters.some(({ id }) => id > deadLetter.id);
 }
 
-// What could not be read has no event of its own until it is mended.
+// What could not be read has no event of its own until it is edited.
 async function eventIdOf({ id, eventId }) {
   if (!eventId.startsWith("jq:dead:")) return eventId;
-  const { data } = await ask("GET", `${panel.dataset.letters}/${id}`);
+  const { data } = await ask("GET", `${panel.dataset.deadLetters}/${id}`);
   try {
-    return JSON.parse(data.mended ?? data.value).id ?? eventId;
+    return JSON.parse(data.edited ?? data.value).id ?? eventId;
   } catch {
     return eventId;
   }
@@ -257,16 +257,16 @@ function effectsWords(effects) {
   return texts.length ? visible(`It changed ${texts.join("; ")}.`) : "";
 }
 
-// Redrive letters and see what comes of it. `letters`: a list of {id, eventId}, or a filter of the
-// API whose letters are found first. Gives back the run once all is known; `changed` is called on
-// the way. One at a time.
-export async function redrive(title, letters, changed) {
+// Redrive dead letters and see what comes of it. `deadLetters`: a list of {id, eventId}, or a
+// filter of the API whose dead letters are found first. Gives back the run once all is known;
+// `changed` is called on the way. One at a time.
+export async function redrive(title, deadLetters, changed) {
   if (isWorking()) return null;
   run = new Run(title, changed);
   run.open();
-  if (Array.isArray(letters)) run.letters = letters;
-  else await collect(run, letters);
-  run.letters.sort((one, other) => one.id - other.id); // a user's events in their order
+  if (Array.isArray(deadLetters)) run.deadLetters = deadLetters;
+  else await collect(run, deadLetters);
+  run.deadLetters.sort((one, other) => one.id - other.id); // a user's events in their order
   run.show();
   await run.redrive();
   await changed();
@@ -281,11 +281,11 @@ async function collect(run, filter) {
   do {
     const query = new URLSearchParams({ ...filter, limit: PAGE });
     if (after !== null) query.set("after", after);
-    const { ok, data, message } = await ask("GET", `${panel.dataset.letters}?${query}`);
+    const { ok, data, message } = await ask("GET", `${panel.dataset.deadLetters}?${query}`);
     if (!ok) return run.fail(message);
-    run.letters.push(...data.deadLetters.map(({ id, eventId }) => ({ id, eventId })));
+    run.deadLetters.push(...data.deadLetters.map(({ id, eventId }) => ({ id, eventId })));
     after = data.next;
-    setText(byId("work-words"), `${many(run.letters.length, "letter")} found.`);
+    setText(byId("work-words"), `${many(run.deadLetters.length, "dead letter")} found.`);
   } while (after !== null && !run.stopped);
 }
 
@@ -302,23 +302,23 @@ export function endWork() {
 
 // --- discarding ---
 
-// Give letters up, and take them off `ids`; what is wrong, where one can't be.
+// Give dead letters up, and take them off `ids`; what is wrong, where one can't be.
 async function discardAll(ids, reason) {
   while (ids.length) {
-    const address = `${panel.dataset.letters}/${ids[0]}/discard`;
+    const address = `${panel.dataset.deadLetters}/${ids[0]}/discard`;
     const { ok, message, errors } = await ask("POST", address, { reason });
-    if (!ok) return `Letter ${ids[0]}: ${errors?.reason?.join(" ") ?? message}`;
+    if (!ok) return `Dead letter ${ids[0]}: ${errors?.reason?.join(" ") ?? message}`;
     ids.shift();
   }
   return null;
 }
 
-// Ask for a reason, then give these letters up; `done()` once they are.
+// Ask for a reason, then give these dead letters up; `done()` once they are.
 export function discard(ids, done) {
   const dialog = byId("discard");
   const form = byId("discard-form");
   const problem = byId("discard-problem");
-  const what = ids.length === 1 ? `letter ${ids[0]}` : many(ids.length, "letter");
+  const what = ids.length === 1 ? `dead letter ${ids[0]}` : many(ids.length, "dead letter");
   setText(byId("discard-title"), `Discard ${what}`);
   form.reset();
   problem.hidden = true;

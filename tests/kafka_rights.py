@@ -106,7 +106,7 @@ class GuardedBroker(KafkaBroker):
             )
 
     def grant_group(self, group: str) -> None:
-        """Let `USER` take a seat in the group."""
+        """Let `USER` take a subscription in the group."""
         with self._admin() as admin:
             admin.create_acls([_acl(ResourcePattern(ResourceType.GROUP, group), "READ")])
 

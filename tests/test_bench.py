@@ -145,20 +145,20 @@ def test_the_ratio_is_the_median_of_the_rounds_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("least", "stretch", "at_most", "verdict"),
+    ("least", "bucket", "at_most", "verdict"),
     [
         (2.5, None, False, "**missed**"),
         (2.0, 3.0, False, "met"),
-        (1.0, 2.0, False, "met, stretch too"),
+        (1.0, 2.0, False, "met, bucket too"),
         (1.9, None, True, "**missed**"),
         (2.0, 1.0, True, "met"),
-        (3.0, 2.0, True, "met, stretch too"),
+        (3.0, 2.0, True, "met, bucket too"),
     ],
 )
 def test_a_goal_is_met_or_said_to_be_missed(
-    least: float, stretch: float | None, at_most: bool, verdict: str
+    least: float, bucket: float | None, at_most: bool, verdict: str
 ) -> None:
-    goal = Goal("faster", OURS, THEIRS, "times", least, stretch, at_most)
+    goal = Goal("faster", OURS, THEIRS, "times", least, bucket, at_most)
     results = measured([20], [10])
     assert results.table([goal]).endswith(f"| {verdict} |")
     assert bool(results.missed([goal])) == (verdict == "**missed**")

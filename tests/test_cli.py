@@ -168,9 +168,9 @@ def test_dead_letters_are_listed_shown_redriven_and_discarded(cli: FlaskCliRunne
     refused = cli.invoke(args=[*command, "redrive", "1", "7"])
     assert refused.exit_code == 1
     assert "1 redriven, 1 refused." in refused.output
-    assert "There is no letter 7." in refused.output
+    assert "There is no dead letter 7." in refused.output
     assert cli.invoke(args=[*command, "redrive"]).exit_code == 2
     [line] = lines(cli.invoke(args=[*command, "discard", "2", "--reason", "a test"]))
-    assert line == "Letter 2 is discarded."
+    assert line == "Dead letter 2 is discarded."
     result = cli.invoke(args=[*command, "show", "99"])
     assert (result.exit_code, len(result.output.splitlines())) == (1, 1)

@@ -25,7 +25,10 @@ COMMANDS: list[tuple[list[str], str]] = [
     (["events", "dead-letters", "list"], "2 of topic system-events"),
     (["events", "dead-letters", "show", "1"], '"topic": "system-events"'),
     (["events", "dead-letters", "redrive", "1"], "0 redriven, 1 refused."),
-    (["events", "dead-letters", "discard", "2", "--reason", "a test"], "Letter 2 is discarded."),
+    (
+        ["events", "dead-letters", "discard", "2", "--reason", "a test"],
+        "Dead letter 2 is discarded.",
+    ),
     (["db", "upgrade"], "already"),
 ]
 REFUSES = {"redrive"}  # what is no JSON stays so

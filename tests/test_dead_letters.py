@@ -15,8 +15,8 @@ from jobquest.config import load
 from jobquest.consumer.redrive import MAX_REDRIVES
 from jobquest.errors import InvalidEvent, StateConflict
 from jobquest.log import NewRecord, Partition, Record
-from jobquest.read.letters import REDRIVES_HEADER, LetterFilter
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import REDRIVES_HEADER, DeadLetterFilter
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.runtime import Runtime
 from tests.kafka_broker import KafkaBroker
 from tests.samples import SAMPLES
@@ -36,10 +36,10 @@ def settings(settings: dict[str, str]) -> dict[str, str]:
     return {**settings, "JOBQUEST_RETRY_MAX_ATTEMPTS": "1"}
 
 
-def letters(runtime: Runtime, **wanted: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = runtime.queries.letters(LetterFilter(**wanted), None, 50)[
-        "deadLetters"
-    ]
+def dead_letters(runtime: Runtime, **wanted: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = runtime.queries.dead_letters(
+        DeadLetterFilter(**wanted), None, 50
+    )["deadLetters"]
     return found
 
 
@@ -49,14 +49,16 @@ def on_topic(runtime: Runtime) -> list[Record]:
 
 
 def dead(runtime: Runtime, id: str = "a1", user: str = "ada") -> tuple[int, Failing]:
-    """Have an event die by its handler: its letter's id, and the handler."""
+    """Have an event die by its handler: its dead letter's id, and the handler."""
     handler = failing(runtime, user)
     publish(runtime, id, user)
     consume(runtime)
-    return letters(runtime, event_id=id)[0]["id"], handler
+    return dead_letters(runtime, event_id=id)[0]["id"], handler
 
 
-def test_a_letter_stands_on_its_topic_with_the_original_bytes_and_why(runtime: Runtime) -> None:
+def test_a_dead_letter_stands_on_its_topic_with_the_original_bytes_and_why(
+    runtime: Runtime,
+) -> None:
     dead(runtime)
     [original] = runtime.log.read(Partition("achievements", 0), 0, 10)
     [record] = on_topic(runtime)
@@ -80,18 +82,18 @@ def test_a_letter_stands_on_its_topic_with_the_original_bytes_and_why(runtime: R
 def test_bytes_that_are_no_text_are_kept_and_told_in_base64(runtime: Runtime) -> None:
     write(runtime, "achievements", b"\xff\xfe")
     consume(runtime)
-    [letter] = letters(runtime)
-    assert (letter["value"], letter["encoding"]) == ("//4=", "base64")
+    [dead_letter] = dead_letters(runtime)
+    assert (dead_letter["value"], dead_letter["encoding"]) == ("//4=", "base64")
     [record] = on_topic(runtime)
     assert record.value == b"\xff\xfe"
 
 
-def test_a_tombstone_is_a_letter_too(runtime: Runtime) -> None:
+def test_a_tombstone_is_a_dead_letter_too(runtime: Runtime) -> None:
     [future] = runtime.log.append([NewRecord("achievements", b"k", None)])
     future.result(5)
     consume(runtime)
-    [letter] = letters(runtime)
-    assert letter["value"] is None
+    [dead_letter] = dead_letters(runtime)
+    assert dead_letter["value"] is None
     assert on_topic(runtime)[0].value is None
 
 
@@ -114,21 +116,21 @@ def test_two_operators_who_redrive_at_once_count_it_once(runtime: Runtime) -> No
     """Both have appended before either has said so: the id makes the second copy harmless."""
     id, handler = dead(runtime)
     handler.users.clear()
-    letter = runtime.letters.get(id)
-    assert letter
-    [copy] = runtime.log.append([NewRecord(letter.topic, letter.key, letter.value)])
+    dead_letter = runtime.dead_letters.get(id)
+    assert dead_letter
+    [copy] = runtime.log.append([NewRecord(dead_letter.topic, dead_letter.key, dead_letter.value)])
     copy.result(5)
     assert runtime.redrive.redrive([id]).redriven == [id]
     consume(runtime)
     assert stats(runtime, "ada")["xp"] == 10
 
 
-def test_a_letter_is_redriven_three_times_at_most(runtime: Runtime) -> None:
+def test_a_dead_letter_is_redriven_three_times_at_most(runtime: Runtime) -> None:
     id, _ = dead(runtime)
     for count in range(1, MAX_REDRIVES + 1):
         assert runtime.redrive.redrive([id]).redriven == [id]
         consume(runtime)
-        newest = letters(runtime, event_id="a1")[0]
+        newest = dead_letters(runtime, event_id="a1")[0]
         assert (newest["redrives"], newest["state"]) == (count, "open")
         assert newest["id"] != id
         id = newest["id"]
@@ -136,45 +138,47 @@ def test_a_letter_is_redriven_three_times_at_most(runtime: Runtime) -> None:
     assert "3 times" in reason
 
 
-def test_what_would_die_again_is_refused_until_it_is_mended(runtime: Runtime) -> None:
+def test_what_would_die_again_is_refused_until_it_is_edited(runtime: Runtime) -> None:
     write(runtime, "achievements", b'{"id": "m1", "type": "xp.earned"')
     consume(runtime)
-    [letter] = letters(runtime)
-    [(_, reason)] = runtime.redrive.redrive([letter["id"]]).refused
-    assert "mend it first" in reason
+    [dead_letter] = dead_letters(runtime)
+    [(_, reason)] = runtime.redrive.redrive([dead_letter["id"]]).refused
+    assert "edit it first" in reason
     event = {"id": "m1", "type": "xp.earned", "userId": "ada", "metadata": {}}
     event |= {"timestamp": "2026-11-24T06:00:00.000Z", "data": {"xpAmount": 7, "totalXp": 7}}
-    runtime.redrive.mend(letter["id"], json.dumps(event).encode())
-    assert runtime.redrive.redrive([letter["id"]]).redriven
+    runtime.redrive.edit(dead_letter["id"], json.dumps(event).encode())
+    assert runtime.redrive.redrive([dead_letter["id"]]).redriven
     consume(runtime)
     assert stats(runtime, "ada")["xp"] == 7
     actions = [dict(one.headers)["jobquest.dlq.action"] for one in on_topic(runtime)]
-    assert actions == [b"died", b"mended", b"redriven"]
+    assert actions == [b"died", b"edited", b"redriven"]
     assert json.loads(on_topic(runtime)[1].value or b"") == event
-    assert letters(runtime)[0]["value"] == '{"id": "m1", "type": "xp.earned"', "the original stays"
+    assert dead_letters(runtime)[0]["value"] == '{"id": "m1", "type": "xp.earned"', (
+        "the original stays"
+    )
 
 
-def test_a_mended_value_is_checked(runtime: Runtime) -> None:
+def test_a_edited_value_is_checked(runtime: Runtime) -> None:
     id, _ = dead(runtime)
-    sound = json.loads(letters(runtime)[0]["value"])
+    sound = json.loads(dead_letters(runtime)[0]["value"])
     for change, path in (
         ({"data": {"xpAmount": -1}}, "data.xpAmount"),
         ({"id": "other"}, "id"),
         ({"type": "user.login", "data": {}}, "type"),
     ):
         with pytest.raises(InvalidEvent) as refused:
-            runtime.redrive.mend(id, json.dumps(sound | change).encode())
+            runtime.redrive.edit(id, json.dumps(sound | change).encode())
         assert path in refused.value.errors
-    runtime.redrive.mend(id, json.dumps(sound | {"data": {"xpAmount": 5, "totalXp": 5}}).encode())
+    runtime.redrive.edit(id, json.dumps(sound | {"data": {"xpAmount": 5, "totalXp": 5}}).encode())
 
 
-def test_a_discarded_letter_stays_dead_and_says_why(runtime: Runtime) -> None:
+def test_a_discarded_dead_letter_stays_dead_and_says_why(runtime: Runtime) -> None:
     id, _ = dead(runtime)
     with pytest.raises(InvalidEvent):
         runtime.redrive.discard(id, "  ")
     runtime.redrive.discard(id, "a test of ours")
-    [letter] = letters(runtime)
-    assert (letter["state"], letter["reason"]) == ("discarded", "a test of ours")
+    [dead_letter] = dead_letters(runtime)
+    assert (dead_letter["state"], dead_letter["reason"]) == ("discarded", "a test of ours")
     [(_, reason)] = runtime.redrive.redrive([id]).refused
     assert reason == "It is discarded already."
     with pytest.raises(StateConflict):
@@ -184,34 +188,34 @@ def test_a_discarded_letter_stays_dead_and_says_why(runtime: Runtime) -> None:
     assert runtime.queries.outcomes()["deadLetters"] == 0
 
 
-def test_an_id_conflict_is_mended_with_an_id_of_its_own(runtime: Runtime) -> None:
+def test_an_id_conflict_is_edited_with_an_id_of_its_own(runtime: Runtime) -> None:
     publish(runtime, "same")
     consume(runtime)
     event = json.loads(runtime.log.read(Partition("achievements", 0), 0, 1)[0].value or b"")
     event["data"] = {"xpAmount": 99, "totalXp": 0}
     write(runtime, "achievements", json.dumps(event).encode())
     consume(runtime)
-    [letter] = letters(runtime)
-    assert letter["errorClass"] == "IdConflict"
-    [(_, reason)] = runtime.redrive.redrive([letter["id"]]).refused
+    [dead_letter] = dead_letters(runtime)
+    assert dead_letter["errorClass"] == "IdConflict"
+    [(_, reason)] = runtime.redrive.redrive([dead_letter["id"]]).refused
     assert "another event has its id" in reason
-    runtime.redrive.mend(letter["id"], json.dumps(event | {"id": "its-own"}).encode())
-    assert runtime.redrive.redrive([letter["id"]]).redriven
+    runtime.redrive.edit(dead_letter["id"], json.dumps(event | {"id": "its-own"}).encode())
+    assert runtime.redrive.redrive([dead_letter["id"]]).redriven
     consume(runtime)
     assert stats(runtime)["xp"] == 109
 
 
-def test_letters_are_redriven_at_a_bounded_rate(
+def test_dead_letters_are_redriven_at_a_bounded_rate(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.consumer.redrive.LETTERS_PER_SECOND", 20)
+    monkeypatch.setattr("jobquest.consumer.redrive.DEAD_LETTERS_PER_SECOND", 20)
     users = [f"u{n}" for n in range(5)]
     handler = failing(runtime, *users)
     for user in users:
         publish(runtime, user, user)
     consume(runtime)
     handler.users.clear()
-    result = runtime.redrive.redrive_matching(LetterFilter(state="open"))
+    result = runtime.redrive.redrive_matching(DeadLetterFilter(state="open"))
     assert len(result.redriven) == 5
     consume(runtime)
     times = [one.timestamp_ms for one in runtime.log.read(Partition("achievements", 0), 5, 10)]
@@ -236,7 +240,7 @@ def runtime_of(client: FlaskClient) -> Runtime:
     return runtime
 
 
-def test_letters_are_listed_by_filter_and_grouped_by_error(client: FlaskClient) -> None:
+def test_dead_letters_are_listed_by_filter_and_grouped_by_error(client: FlaskClient) -> None:
     runtime = runtime_of(client)
     dead(runtime)
     write(runtime, "user-activities", b"null", b"null", b"{}")
@@ -262,8 +266,8 @@ def test_letters_are_listed_by_filter_and_grouped_by_error(client: FlaskClient) 
     rest = data_of(client.get(f"{PATH}?limit=3&after={page['next']}"))
     assert (len(rest["deadLetters"]), rest["next"]) == (1, None)
     error_of(client.get(f"{PATH}?state=lost"), 400)
-    letter = data_of(client.get(f"{PATH}/{rest['deadLetters'][0]['id']}"))
-    assert set(letter) >= {
+    dead_letter = data_of(client.get(f"{PATH}/{rest['deadLetters'][0]['id']}"))
+    assert set(dead_letter) >= {
         *("id", "topic", "partition", "offset", "eventId", "userId", "error", "errorClass"),
         *("path", "attempts", "firstFailedAt", "value", "state"),
     }
@@ -271,7 +275,7 @@ def test_letters_are_listed_by_filter_and_grouped_by_error(client: FlaskClient) 
     error_of(client.get(f"{PATH}/99999999999999"), 404)
 
 
-def test_a_letter_is_mended_redriven_and_discarded_over_the_api(client: FlaskClient) -> None:
+def test_a_dead_letter_is_edited_redriven_and_discarded_over_the_api(client: FlaskClient) -> None:
     runtime = runtime_of(client)
     id, handler = dead(runtime)
     other, _ = dead(runtime, "b1", "bob")
@@ -283,12 +287,12 @@ def test_a_letter_is_mended_redriven_and_discarded_over_the_api(client: FlaskCli
     )
     error_of(client.patch(f"{PATH}/{id}?dryRun=1", json=wrong), 400)
     sound = {"value": event | {"data": {"xpAmount": 3, "totalXp": 3}}}
-    assert data_of(client.patch(f"{PATH}/{id}?dryRun=1", json=sound))["mended"] is None
-    assert json.loads(data_of(client.patch(f"{PATH}/{id}", json=sound))["mended"]) == sound["value"]
+    assert data_of(client.patch(f"{PATH}/{id}?dryRun=1", json=sound))["edited"] is None
+    assert json.loads(data_of(client.patch(f"{PATH}/{id}", json=sound))["edited"]) == sound["value"]
     result = data_of(client.post(f"{PATH}/redrive", json={"ids": [id, 999]}))
     assert result == {
         "redriven": [id],
-        "refused": [{"id": 999, "reason": "There is no letter 999."}],
+        "refused": [{"id": 999, "reason": "There is no dead letter 999."}],
     }
     for dry in ("", "?dryRun=1"):
         error_of(client.patch(f"{PATH}/{id}{dry}", json=sound), 409)
@@ -300,7 +304,7 @@ def test_a_letter_is_mended_redriven_and_discarded_over_the_api(client: FlaskCli
     assert stats(runtime, "ada")["xp"] == 3
 
 
-def test_a_filter_redrives_only_open_letters(client: FlaskClient) -> None:
+def test_a_filter_redrives_only_open_dead_letters(client: FlaskClient) -> None:
     runtime = runtime_of(client)
     id, handler = dead(runtime)
     handler.users.clear()
@@ -346,7 +350,7 @@ def test_what_waits_is_listed_and_tried_now(settings: dict[str, str]) -> None:
 
 
 @pytest.mark.kafka
-def test_on_kafka_a_letter_as_large_as_a_topic_takes_is_kept_and_redriven(
+def test_on_kafka_a_dead_letter_as_large_as_a_topic_takes_is_kept_and_redriven(
     empty_kafka: str, settings: dict[str, str]
 ) -> None:
     runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka}))
@@ -366,27 +370,27 @@ def test_on_kafka_a_letter_as_large_as_a_topic_takes_is_kept_and_redriven(
     runtime.stop()
 
 
-def test_a_letter_of_the_running_service_is_redriven_and_processed(service: Service) -> None:
-    """End to end on both logs: poison dies, is mended over HTTP, redriven, and counts."""
+def test_a_dead_letter_of_the_running_service_is_redriven_and_processed(service: Service) -> None:
+    """End to end on both logs: poison dies, is edited over HTTP, redriven, and counts."""
     other = Runtime(load({**service.settings, "PORT": "0"}))
     write(other, "achievements", b"{}")
     other.log.close()
     wait_for(lambda: service.status()["deadLetters"] == 1, 30, service.tail)
-    [letter] = service.get(PATH).json["data"]["deadLetters"]
+    [dead_letter] = service.get(PATH).json["data"]["deadLetters"]
     event = {"id": "good", "type": "xp.earned", "userId": "ada", "metadata": {}}
     event |= {"timestamp": "2026-11-24T06:00:00.000Z", "data": {"xpAmount": 7, "totalXp": 7}}
-    path = f"{PATH}/{letter['id']}"
-    mended = service.request("PATCH", path, json.dumps({"value": event}).encode())
-    assert mended.code == 200, mended.json
-    ids = json.dumps({"ids": [letter["id"]]}).encode()
+    path = f"{PATH}/{dead_letter['id']}"
+    edited = service.request("PATCH", path, json.dumps({"value": event}).encode())
+    assert edited.code == 200, edited.json
+    ids = json.dumps({"ids": [dead_letter["id"]]}).encode()
     answer = service.request("POST", f"{PATH}/redrive", ids).json["data"]
-    assert answer["redriven"] == [letter["id"]]
+    assert answer["redriven"] == [dead_letter["id"]]
     wait_for(lambda: outcome(service, "good") == "processed", 30, service.tail)
     assert service.status()["deadLetters"] == 0
 
 
 @pytest.mark.kafka
-def test_what_kafka_refuses_after_it_was_queued_becomes_a_letter(
+def test_what_kafka_refuses_after_it_was_queued_becomes_a_dead_letter(
     kafka_broker: KafkaBroker, empty_kafka: str, settings: dict[str, str]
 ) -> None:
     """The topic takes 2,000 bytes; the outbox took more, and answered for it."""
@@ -409,10 +413,14 @@ def test_what_kafka_refuses_after_it_was_queued_becomes_a_letter(
             assert queued.result == "queued"
     finally:
         kafka_broker.thaw()
-    wait_for(lambda: letters(runtime), 30)
-    [letter] = letters(runtime)
-    assert (letter["eventId"], letter["partition"], letter["offset"]) == ("large", None, None)
-    assert letter["errorClass"] == "RecordRefused"
+    wait_for(lambda: dead_letters(runtime), 30)
+    [dead_letter] = dead_letters(runtime)
+    assert (dead_letter["eventId"], dead_letter["partition"], dead_letter["offset"]) == (
+        "large",
+        None,
+        None,
+    )
+    assert dead_letter["errorClass"] == "RecordRefused"
     wait_for(lambda: runtime.outbox.waiting().events == 0, 20)  # type: ignore[union-attr]
     wait_for(lambda: runtime.consumer.step(0.2) and runtime.queries.event("small"), 30)
     assert life(runtime, "small")["outcome"] == "processed"
@@ -421,7 +429,7 @@ def test_what_kafka_refuses_after_it_was_queued_becomes_a_letter(
 
 
 @pytest.mark.kafka
-def test_a_letter_that_its_topic_refuses_holds_up_no_other(
+def test_a_dead_letter_that_its_topic_refuses_holds_up_no_other(
     empty_kafka: str, settings: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     narrow = {
@@ -433,11 +441,11 @@ def test_a_letter_that_its_topic_refuses_holds_up_no_other(
         admin.create_topics({DEAD_LETTERS: narrow}, wait_for_metadata=True)
     runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka}))
     write(runtime, "achievements", b"x" * 5000, b"small")
-    wait_for(lambda: runtime.consumer.step(0.2) and len(letters(runtime)) == 2, 30)
+    wait_for(lambda: runtime.consumer.step(0.2) and len(dead_letters(runtime)) == 2, 30)
     wait_for(lambda: runtime.relay.step(), 30)
     assert [one.value for one in on_topic(runtime)] == [b"small"]
     assert runtime.queries.outcomes()["followUpsWaiting"] == 0
     assert any("died:" in line and "is not published" in line for line in caplog.messages)
-    assert len(letters(runtime, state="open")) == 2, "the table has both"
+    assert len(dead_letters(runtime, state="open")) == 2, "the table has both"
     runtime.consumer.close()
     runtime.stop()

@@ -26,7 +26,7 @@ BROKEN = {
     "value of an option": ({"DATABASE_URL": f"{PG}/x?sslmode=no"}, "DATABASE_URL:", "sslmode"),
     "ports of hosts": ({"DATABASE_URL": f"{PG}/x?host=a:b&host=c:1"}, "DATABASE_URL:", "port"),
     "escape": ({"DATABASE_URL": f"{PG}/x%zz"}, "DATABASE_URL:", "%25"),
-    "escape of no letter": ({"DATABASE_URL": f"{PG}/x%ff"}, "DATABASE_URL:", "UTF-8"),
+    "escape of no dead letter": ({"DATABASE_URL": f"{PG}/x%ff"}, "DATABASE_URL:", "UTF-8"),
     "driver": ({"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL:", "sqlite:///"),
     "database in memory": ({"DATABASE_URL": "sqlite:///:memory:"}, "DATABASE_URL:", "memory"),
     "database without a file": ({"DATABASE_URL": "sqlite:///"}, "DATABASE_URL:", "memory"),

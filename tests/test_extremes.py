@@ -136,13 +136,13 @@ def test_a_place_beyond_the_last_change_costs_nothing(tmp_path: Path) -> None:
 def test_a_record_of_any_time_is_read_and_shown() -> None:
     """Other producers choose their records' times: what no calendar holds ends no consumer."""
     value = b'{"id":"a","type":"user.login","userId":"u","timestamp":"2026-01-01T00:00:00.000Z",'
-    careful = value + b'"metadata":{},"data":{},"\\u0061":1}'
+    validation = value + b'"metadata":{},"data":{},"\\u0061":1}'
     for appended_ms in (2**63 - 1, 10**15):
-        assert from_record(careful, appended_ms).id == "a"
+        assert from_record(validation, appended_ms).id == "a"
         assert format_time(appended_ms).startswith("9999-12-31")
     for appended_ms in (-(2**63), -1, 0):
         with pytest.raises(InvalidEvent, match="5 minutes ahead"):
-            from_record(careful, appended_ms)
+            from_record(validation, appended_ms)
 
 
 def test_refused_numbers_are_told_with_their_bounds(client: FlaskClient) -> None:

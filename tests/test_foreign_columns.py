@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from jobquest.events import Event, from_request
 from jobquest.log import NewRecord, load_headers
-from jobquest.read.letters import LetterFilter
+from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.runtime import Runtime
 from tests.test_http import consume, data_of, runtime_of
 
@@ -78,8 +78,10 @@ def change(runtime: Runtime, statement: str, stored: Any) -> None:
         connection.execute(text(statement), {"stored": stored})
 
 
-def letters_of(runtime: Runtime) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = runtime.queries.letters(LetterFilter(), None, 50)["deadLetters"]
+def dead_letters_of(runtime: Runtime) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = runtime.queries.dead_letters(DeadLetterFilter(), None, 50)[
+        "deadLetters"
+    ]
     return found
 
 
@@ -102,12 +104,14 @@ def test_a_parked_event_with_foreign_headers_dies_alone(failing: Runtime, stored
     change(failing, "UPDATE parked SET headers = :stored, next_ms = 1", stored)
     consumed(failing)
     assert outcomes(failing) == ["dead"]
-    [letter] = letters_of(failing)
-    assert "headers" in letter["error"]
-    assert '"waits"' in letter["value"]
+    [dead_letter] = dead_letters_of(failing)
+    assert "headers" in dead_letter["error"]
+    assert '"waits"' in dead_letter["value"]
 
 
-def test_a_letter_and_what_waits_for_the_log_do_without_their_headers(failing: Runtime) -> None:
+def test_a_dead_letter_and_what_waits_for_the_log_do_without_their_headers(
+    failing: Runtime,
+) -> None:
     change(failing, "UPDATE parked SET headers = :stored, next_ms = 1", b"[1]")
     while failing.consumer.step():
         pass
@@ -116,7 +120,7 @@ def test_a_letter_and_what_waits_for_the_log_do_without_their_headers(failing: R
     consumed(failing)
     assert failing.queries.outcomes()["followUpsWaiting"] == 0
     failing.consumer.unregister_event_handler("user.login", fail)
-    assert failing.redrive.redrive([letters_of(failing)[0]["id"]]).redriven
+    assert failing.redrive.redrive([dead_letters_of(failing)[0]["id"]]).redriven
     consumed(failing)
     assert outcomes(failing) == ["processed"]
 

@@ -79,7 +79,7 @@ def test_an_event_that_is_ahead_of_both_clocks_dies_and_stays_dead(
     set_record_times(tmp_path, -10 * MINUTES)
     consume(runtime)
     later = now_ms() + 20 * MINUTES
-    monkeypatch.setattr("jobquest.events.careful.now_ms", lambda: later)
+    monkeypatch.setattr("jobquest.events.validation.now_ms", lambda: later)
     runtime.rebuild.run()
     assert outcomes(runtime) == [("dead", None)]
     assert runtime.queries.user("u") is None

@@ -208,7 +208,7 @@ def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]
     with runtime.database.writing() as connection:
         connection.execute(text("ALTER TABLE events RENAME TO gone"))
         connection.execute(text("ALTER TABLE counter RENAME COLUMN seq TO number"))
-        connection.execute(text("ALTER TABLE dead_letters RENAME TO no_letters"))
+        connection.execute(text("ALTER TABLE dead_letters RENAME TO no_dead_letters"))
     body = {"eventType": "user.login", "data": {}, "id": "mine"}
     assert client.post("/api/kafka/events", json=body).status_code == 201
     status: Any = client.get("/api/kafka/status").json

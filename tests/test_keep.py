@@ -1,4 +1,4 @@
-"""What grows with time is kept for so many days: failed tries, closed letters, minutes."""
+"""What grows with time is kept for so many days: failed tries, closed dead letters, minutes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from sqlalchemy import insert, text, update
 
 from jobquest.clock import now_ms
 from jobquest.read import history, tables
+from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.history import DAY_MS, forget_old
-from jobquest.read.letters import LetterFilter
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres
 from tests.service import wait_for
 from tests.test_consumer import consume
-from tests.test_rebuild import die, letter_of, live_a_life, lose, rows_of, run_sql
+from tests.test_rebuild import dead_letter_of, die, live_a_life, lose, rows_of, run_sql
 from tests.test_rebuild import settings as settings
 from tests.test_retries import failing, publish
 
@@ -42,7 +42,7 @@ def test_what_is_younger_stays(runtime: Runtime) -> None:
     assert rows_of(runtime, BOUNDED) == before
 
 
-def test_what_is_older_goes_but_open_letters_stay(
+def test_what_is_older_goes_but_open_dead_letters_stay(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live_a_life(runtime)
@@ -74,7 +74,7 @@ def test_what_is_forgotten_does_not_come_back_through_a_rebuild(
     publish(runtime, "eve0", "eve")
     consume(runtime)
     die(runtime, "eve0")
-    runtime.letters.discard(letter_of(runtime, "eve0"), "not ours")
+    runtime.dead_letters.discard(dead_letter_of(runtime, "eve0"), "not ours")
     consume(runtime)
     before, seen = rows_of(runtime), list(handler.seen)
     wait_days(monkeypatch)
@@ -82,14 +82,14 @@ def test_what_is_forgotten_does_not_come_back_through_a_rebuild(
     kept = rows_of(runtime, (tables.dead_letters,))
     for _ in range(2):
         made = runtime.rebuild.run()
-        assert (made.buried, made.lost) == (0, 0)
+        assert (made.dead_lettered, made.lost) == (0, 0)
         assert rows_of(runtime) == before
         assert rows_of(runtime, (tables.dead_letters,)) == kept
     again = lose(runtime)
     again.rebuild.run()
     assert rows_of(again) == before
-    assert again.letters.ids(LetterFilter(state="discarded"), 10) == []
-    assert again.letters.ids(LetterFilter(state="redriven"), 10) == []
+    assert again.dead_letters.ids(DeadLetterFilter(state="discarded"), 10) == []
+    assert again.dead_letters.ids(DeadLetterFilter(state="redriven"), 10) == []
     again.rebuild.run()
     assert rows_of(again) == before
     assert handler.seen == seen

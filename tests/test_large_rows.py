@@ -16,9 +16,9 @@ from jobquest.config import load
 from jobquest.events import Event
 from jobquest.log import Partition
 from jobquest.log.sqlite import SqliteLog
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
-from jobquest.read.letters import LetterFilter
-from jobquest.read.past import in_order
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import DeadLetterFilter
+from jobquest.read.merge import in_order
 from jobquest.runtime import Runtime
 from tests.load import forget_peak, peak_memory_of
 from tests.test_portions import append, spelled
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 COUNT = 60
 MEGABYTE = 1_000_000
 TOPIC = "user-activities"
-LETTERS = LetterFilter()
+ANY = DeadLetterFilter()
 
 
 @pytest.fixture
@@ -83,17 +83,17 @@ def test_events_of_a_megabyte_that_wait_are_listed_and_tried_again_within_bounds
     assert all(item["truncated"] for item in found)
 
 
-def test_letters_of_a_megabyte_are_listed_and_relayed_within_bounds(runtime: Runtime) -> None:
+def test_dead_letters_of_a_megabyte_are_listed_and_relayed_within_bounds(runtime: Runtime) -> None:
     for n in range(COUNT):
         append(runtime.log, TOPIC, [b"%d no event " % n + b"x" * MEGABYTE], b"k" * 300_000)
     consume: Callable[[], int] = runtime.consumer.step
     while runtime.queries.outcomes()["deadLetters"] < COUNT:
         consume()
     with grows_by_less_than(20_000_000):
-        found = runtime.queries.letters(LETTERS, None, 500)["deadLetters"]
+        found = runtime.queries.dead_letters(ANY, None, 500)["deadLetters"]
     assert len(found) == COUNT
-    assert all(letter["truncated"] for letter in found)
-    whole = runtime.queries.letter(found[0]["id"])
+    assert all(dead_letter["truncated"] for dead_letter in found)
+    whole = runtime.queries.dead_letter(found[0]["id"])
     assert whole
     assert len(whole["value"]) > MEGABYTE
     with grows_by_less_than(60_000_000):

@@ -49,7 +49,7 @@ def test_the_try_that_an_event_dies_of_is_its_last(runtime: Runtime) -> None:
         "dead",
         "retrying",  # the first after the redrive
     ]
-    assert [letter["state"] for letter in found["deadLetters"]] == ["redriven"]
+    assert [dead_letter["state"] for dead_letter in found["deadLetters"]] == ["redriven"]
 
 
 @pytest.mark.parametrize("event_type", TYPES)

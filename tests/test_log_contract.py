@@ -23,7 +23,7 @@ from jobquest.log import (
     Subscription,
 )
 from jobquest.log.sqlite import SqliteLog
-from jobquest.read.past import in_order
+from jobquest.read.merge import in_order
 from tests.logs import UNTRIED, Embedded, OnKafka
 from tests.service import wait_for
 
@@ -63,7 +63,7 @@ def append(log: EventLog, *records: NewRecord) -> list[Position]:
 
 
 @contextmanager
-def seat(
+def subscription(
     log: EventLog, topics: Sequence[str], start: Start = from_the_start, group: str = "g"
 ) -> Iterator[Subscription]:
     with closing(log.subscribe(topics, group, start)) as taken:
@@ -89,7 +89,7 @@ def test_records_of_one_key_keep_their_order_and_partition(
     positions = append(log, *numbered(place.topics[0], *range(100)))
     assert len({position.partition for position in positions}) == 1
     assert [position.offset for position in positions] == list(range(100))
-    with seat(log, place.topics) as taken:
+    with subscription(log, place.topics) as taken:
         assert [record.value for record in read(taken, 100)] == [b"%d" % n for n in range(100)]
 
 
@@ -115,7 +115,7 @@ def test_bytes_come_back_as_they_went(log: EventLog, place: Embedded | OnKafka) 
     value, headers = bytes(range(256)), (("a", b"\x00\xff"), ("a", b"again"), ("b", b""))
     before = int(time.time() * 1000) - 1
     [position] = append(log, NewRecord(place.topics[0], None, value, headers))
-    with seat(log, place.topics) as taken:
+    with subscription(log, place.topics) as taken:
         [record] = read(taken, 1)
     assert (record.key, record.value, record.headers) == (None, value, headers)
     assert (record.topic, record.partition, record.offset) == position
@@ -131,14 +131,14 @@ def test_a_tombstone_comes_back_as_one_and_nothing_at_all_is_refused(
     with pytest.raises(RecordRefused):
         refused.result(10)
     assert taken.result(10).offset == 0
-    with seat(log, place.topics) as seated:
+    with subscription(log, place.topics) as seated:
         [record] = read(seated, 1)
     assert (record.key, record.value, record.damage) == (b"k", None, None)
 
 
 def test_reading_begins_where_it_is_told(log: EventLog, place: Embedded | OnKafka) -> None:
     append(log, *numbered(place.topics[0], 0, 1, 2, 3))
-    with seat(log, place.topics, lambda origins: dict.fromkeys(origins, 2)) as taken:
+    with subscription(log, place.topics, lambda origins: dict.fromkeys(origins, 2)) as taken:
         # Partitions without records have no offset 2: they begin at their start all the same.
         assert [record.value for record in read(taken, 2)] == [b"2", b"3"]
 
@@ -147,7 +147,7 @@ def test_rewinding_brings_back_what_was_not_applied(
     log: EventLog, place: Embedded | OnKafka
 ) -> None:
     append(log, *numbered(place.topics[0], 0, 1, 2))
-    with seat(log, place.topics) as taken:
+    with subscription(log, place.topics) as taken:
         assert len(read(taken, 3)) == 3
         taken.rewind()
         assert [record.offset for record in read(taken, 3)] == [0, 1, 2]
@@ -156,7 +156,7 @@ def test_rewinding_brings_back_what_was_not_applied(
 
 
 def test_new_records_are_seen_soon(log: EventLog, place: Embedded | OnKafka) -> None:
-    with seat(log, place.topics) as taken:
+    with subscription(log, place.topics) as taken:
         append(log, *numbered(place.topics[0], 0))
         read(taken, 1)
         append(log, *numbered(place.topics[1], 1))
@@ -169,8 +169,8 @@ def test_a_group_reads_each_record_once_and_the_next_member_takes_over(
     log: EventLog, place: Embedded | OnKafka
 ) -> None:
     append(log, *numbered(place.topics[0], *range(10)))
-    with closing(place.open()) as other, seat(other, place.topics) as second:
-        with seat(log, place.topics) as first:
+    with closing(place.open()) as other, subscription(other, place.topics) as second:
+        with subscription(log, place.topics) as first:
             deadline = time.monotonic() + 15
             while time.monotonic() < deadline:  # until both have settled
                 first.poll(0.1, 100)
@@ -217,7 +217,7 @@ def test_of_large_records_a_few_are_read_at_a_time(
         assert sum(len(record.value or b"") for record in found) < most
         offsets += [record.offset for record in found]
     assert offsets == list(range(22))
-    with seat(log, place.topics) as taken:
+    with subscription(log, place.topics) as taken:
         seen = 0
         while seen < 44:
             found = taken.poll(1.0, 3_000)
@@ -248,7 +248,7 @@ def test_ranges_of_several_partitions_are_read_at_once(
 def test_the_past_is_one_stream_by_time_and_in_order_within_each_partition(
     log: EventLog, place: Embedded | OnKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.read.past.READ_RECORDS", 4)
+    monkeypatch.setattr("jobquest.read.merge.READ_RECORDS", 4)
     for n in range(30):
         topic = place.topics[n * n % 7 % 2]
         append(log, *numbered(topic, n, key=b"%d" % (n % 3)))
@@ -290,7 +290,7 @@ def test_a_topic_made_anew_is_read_from_its_start(log: EventLog, place: Embedded
     def start(origins: Sequence[Origin]) -> dict[Origin, int]:
         return {origin: positions[origin] for origin in origins if origin in positions}
 
-    with seat(log, place.topics, start) as taken:
+    with subscription(log, place.topics, start) as taken:
         for record in read(taken, 3):
             origin = taken.assignment()[Partition(record.topic, record.partition)]
             positions[origin] = record.offset + 1

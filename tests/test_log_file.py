@@ -206,8 +206,8 @@ def test_a_record_that_was_overwritten_is_told_as_damaged_and_dies_alone(
     wait_for(lambda: runtime.consumer.step() == 0 and runtime.queries.last_seq() == 2, 20)
     outcomes = {item["offset"]: item["outcome"] for item in runtime.queries.events()["events"]}
     assert outcomes == {0: "dead", 1: "processed"}
-    [letter] = client.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
-    assert "can't be read" in letter["error"]
+    [dead_letter] = client.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
+    assert "can't be read" in dead_letter["error"]
     browsed = client.get("/api/kafka/topics/system-events/records?partition=0&offset=0")
     assert browsed.status_code == 200, browsed.text
     runtime.consumer.close()

@@ -71,9 +71,9 @@ def read(log: EventLog, place: OnKafka, count: int, start: int | None = None) ->
 
     records: list[Record] = []
     deadline = time.monotonic() + 20
-    with closing(log.subscribe(place.topics, uuid.uuid4().hex, positions)) as seat:
+    with closing(log.subscribe(place.topics, uuid.uuid4().hex, positions)) as subscription:
         while len(records) < count and time.monotonic() < deadline:
-            records += seat.poll(0.2, 100)
+            records += subscription.poll(0.2, 100)
     return records
 
 
@@ -183,21 +183,21 @@ def test_the_group_s_offsets_are_written_soon_and_at_the_end_for_lag_tools(
 
     with closing(place.open()) as log:
         append(log, place.topics[0], b"1", b"2", b"3")
-        with closing(log.subscribe(place.topics, group, lambda origins: {})) as seat:
-            wait_for(lambda: seat.poll(0.2, 100), 20)
-            seat.commit({spot: 2})
+        with closing(log.subscribe(place.topics, group, lambda origins: {})) as subscription:
+            wait_for(lambda: subscription.poll(0.2, 100), 20)
+            subscription.commit({spot: 2})
 
             def is_written() -> bool:
-                seat.poll(0.2, 100)
+                subscription.poll(0.2, 100)
                 return written() == 2
 
             wait_for(is_written, 10)
-            seat.commit({spot: 3})
+            subscription.commit({spot: 3})
         assert written() == 3
-        with closing(log.subscribe(place.topics, group, lambda origins: {})) as seat:
-            wait_for(lambda: seat.poll(0.2, 100), 20)
-            seat.commit({spot: 1})
-            seat.on_partitions_revoked([TopicPartition(*spot)])  # another may be further
+        with closing(log.subscribe(place.topics, group, lambda origins: {})) as subscription:
+            wait_for(lambda: subscription.poll(0.2, 100), 20)
+            subscription.commit({spot: 1})
+            subscription.on_partitions_revoked([TopicPartition(*spot)])  # another may be further
         assert written() == 3
 
 
@@ -230,8 +230,10 @@ def test_a_connection_that_breaks_in_a_poll_harms_no_record(
         append(log, place.topics[0], *(b"%d" % n for n in range(20)))
         monkeypatch.setattr(KafkaConsumer, "poll", poll)
         records: list[Record] = []
-        with closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat:
-            wait_for(lambda: records.extend(seat.poll(0.2, 3)) or len(records) >= 20, 20)
+        with closing(
+            log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})
+        ) as subscription:
+            wait_for(lambda: records.extend(subscription.poll(0.2, 3)) or len(records) >= 20, 20)
     assert [record.value for record in records] == [b"%d" % n for n in range(20)]
 
 
@@ -247,10 +249,10 @@ def test_a_connection_that_stays_broken_is_not_polled_without_rest(
 
     with (
         closing(place.open()) as log,
-        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat,
+        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as subscription,
     ):
         monkeypatch.setattr(KafkaConsumer, "poll", poll)
-        assert seat.poll(1.0, 3) == []
+        assert subscription.poll(1.0, 3) == []
     assert next(calls) <= 12
 
 
@@ -264,11 +266,11 @@ def test_what_kafka_will_never_let_us_read_is_no_damage_but_an_absence(
 
     with (
         closing(place.open()) as log,
-        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat,
+        closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as subscription,
     ):
         monkeypatch.setattr(KafkaConsumer, "poll", poll)
         with pytest.raises(LogUnavailable, match="not yours"):
-            seat.poll(1.0, 3)
+            subscription.poll(1.0, 3)
 
 
 def open_files() -> int:
@@ -323,11 +325,11 @@ def test_a_broker_that_was_killed_is_found_again(
     place = OnKafka(own_broker.bootstrap, ["t"], version)
     with closing(place.open()) as log:
         append(log, "t", b"before")
-        with closing(log.subscribe(["t"], "g", lambda origins: {})) as seat:
-            wait_for(lambda: seat.poll(0.2, 10), 20)
+        with closing(log.subscribe(["t"], "g", lambda origins: {})) as subscription:
+            wait_for(lambda: subscription.poll(0.2, 10), 20)
             own_broker.kill()
             with pytest.raises(LogUnavailable):
-                wait_for(lambda: seat.poll(0.2, 10), 20)
+                wait_for(lambda: subscription.poll(0.2, 10), 20)
             own_broker.start()
 
             def appended() -> bool:
@@ -548,17 +550,17 @@ def test_a_join_that_the_library_forgets_is_made_again(
     place: OnKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It joins again because there are more partitions, and polls end before that does."""
-    monkeypatch.setattr("jobquest.log.kafka.seat.REJOIN_SECONDS", 6.0)
+    monkeypatch.setattr("jobquest.log.kafka.subscription.REJOIN_SECONDS", 6.0)
     [topic] = place.topics
     make_topic(place, 2)
     with (
         closing(place.open()) as log,
-        closing(log.subscribe([topic], "hasty", lambda origins: {})) as seat,
+        closing(log.subscribe([topic], "hasty", lambda origins: {})) as subscription,
     ):
-        wait_for(lambda: seat.poll(0.5, 1) or len(seat.assignment()) == 2, 20)
+        wait_for(lambda: subscription.poll(0.5, 1) or len(subscription.assignment()) == 2, 20)
         with KafkaAdminClient(bootstrap_servers=place.bootstrap, api_version=(4, 0)) as admin:
             admin.create_partitions({topic: 6})
         hasty_until = time.monotonic() + 8
         while time.monotonic() < hasty_until:
-            seat.poll(0.0, 1)
-        wait_for(lambda: seat.poll(0.5, 1) or len(seat.assignment()) == 6, 40)
+            subscription.poll(0.0, 1)
+        wait_for(lambda: subscription.poll(0.5, 1) or len(subscription.assignment()) == 6, 40)

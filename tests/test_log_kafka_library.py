@@ -101,7 +101,7 @@ def test_an_answer_that_was_damaged_on_its_way_harms_no_record(
 
     def read_all() -> bool:
         try:
-            records.extend(seat.poll(0.2, 100))
+            records.extend(subscription.poll(0.2, 100))
         except LogUnavailable as error:
             assert "can't be unpacked" in str(error)  # noqa: PT017
         return len(records) >= 3
@@ -110,7 +110,9 @@ def test_an_answer_that_was_damaged_on_its_way_harms_no_record(
         for n in range(3):  # one batch each
             [future] = log.append([NewRecord(place.topics[0], b"k", b"%d" % n)])
             future.result(10)
-        with closing(log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})) as seat:
+        with closing(
+            log.subscribe(place.topics, uuid.uuid4().hex, lambda origins: {})
+        ) as subscription:
             wait_for(read_all, 20)
     assert [(one.value, one.damage) for one in records] == [
         (b"0", None),
@@ -153,7 +155,7 @@ def reached_into(tree: ast.AST) -> Iterator[str]:
             ):
                 if is_private(str(value)):
                     yield str(value)
-            case ast.ImportFrom(module=str(module), names=names) if not is_ours(module):
+            case ast.ImportFrom(module=str(module), names=names) if not is_internal(module):
                 parts = [*module.split("."), *(one.name for one in names)]
                 yield from filter(is_private, parts)
                 if module.split(".")[0] == "kafka" and module not in KAFKA_DOCUMENTS:
@@ -163,7 +165,7 @@ def reached_into(tree: ast.AST) -> Iterator[str]:
                 yield from filter(is_private, parts)
 
 
-def is_ours(module: str) -> bool:
+def is_internal(module: str) -> bool:
     return module.split(".")[0] == "jobquest"
 
 
@@ -183,7 +185,7 @@ def shared_with_a_base(tree: ast.AST) -> Iterator[str]:
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, Callable[[], Any]]]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and not is_ours(node.module):
+        if isinstance(node, ast.ImportFrom) and node.module and not is_internal(node.module):
             for one in node.names:
                 yield one.asname or one.name, partial(imported_from, node.module, one.name)
         elif isinstance(node, ast.Import):

@@ -111,16 +111,16 @@ def test_a_deleted_topic_is_made_by_who_appends_and_by_no_question(
     place = Partition(topic, 0)
     with closing(OnKafka(bootstrap, [topic], version).open()) as log:
         log.append([NewRecord(topic, b"k", b"v")])[0].result(10)
-        with closing(log.subscribe([topic], uuid.uuid4().hex, lambda origins: {})) as seat:
-            wait_for(lambda: seat.poll(0.2, 10), 20)
+        with closing(log.subscribe([topic], uuid.uuid4().hex, lambda origins: {})) as subscription:
+            wait_for(lambda: subscription.poll(0.2, 10), 20)
             delete_topics(bootstrap, [topic])
             deadline = time.monotonic() + REFRESH_SECONDS
             while time.monotonic() < deadline:
-                seat.poll(0.2, 10)
+                subscription.poll(0.2, 10)
                 assert log.describe([topic]) == []
                 assert log.read_each({place: (0, 1)}, 1) == {place: Found([], 0)}
             assert topic not in settings_of(bootstrap)
             again = [NewRecord(topic, b"k", b"again")]
             wait_for(lambda: log.append(again)[0].exception(3) is None, 20)
             assert settings_of(bootstrap)[topic] == (KAFKA_PARTITIONS, OURS)
-            wait_for(lambda: b"again" in {one.value for one in seat.poll(0.2, 10)}, 20)
+            wait_for(lambda: b"again" in {one.value for one in subscription.poll(0.2, 10)}, 20)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobquest.config import load
-from jobquest.consumer import BrakePulled
+from jobquest.consumer import CircuitOpen
 from jobquest.errors import NotRetryable
 from jobquest.events import Event
 from jobquest.log import NewRecord, Partition, Record
@@ -126,7 +126,7 @@ def test_what_fails_for_one_type_pauses_the_consumer_though_others_succeed(
             patient.producer.publish("mission.started", f"mission-{n}", mission)
             consume(patient)
 
-    with pytest.raises(BrakePulled, match=rf"{broken}.*user\.login"):
+    with pytest.raises(CircuitOpen, match=rf"{broken}.*user\.login"):
         publish_both_and_consume()
 
 
@@ -208,10 +208,10 @@ def test_a_handler_that_succeeded_is_not_called_again_for_its_neighbours_failure
     assert waiting["part"] == "handler tests.test_retries.Failing"
     for _ in range(2):
         retry(made, "a1")
-    letter = life(made, "a1")["deadLetter"]
-    assert letter["handlersDone"] == ["tests.test_our_faults.send_mail"]
+    dead_letter = life(made, "a1")["deadLetter"]
+    assert dead_letter["handlersDone"] == ["tests.test_our_faults.send_mail"]
     failing.users.clear()
-    made.redrive.redrive([letter["id"]])
+    made.redrive.redrive([dead_letter["id"]])
     consume(made)
     assert life(made, "a1")["outcome"] == "processed"
     assert calls == ["mail a1"], "not for a redrive either"
@@ -227,11 +227,11 @@ def test_an_event_that_was_edited_is_another_to_every_handler(
         patient.consumer.register_event_handler("xp.earned", handler)
     publish(patient, "a1", "ada")
     consume(patient)
-    letter = life(patient, "a1")["deadLetter"]
-    value = letter["value"].replace('"xpAmount":10', '"xpAmount":20').encode()
-    patient.redrive.mend(letter["id"], value)
+    dead_letter = life(patient, "a1")["deadLetter"]
+    value = dead_letter["value"].replace('"xpAmount":10', '"xpAmount":20').encode()
+    patient.redrive.edit(dead_letter["id"], value)
     failing.users.clear()
-    patient.redrive.redrive([letter["id"]])
+    patient.redrive.redrive([dead_letter["id"]])
     consume(patient)
     assert calls == ["mail a1", "mail a1"]
     assert stats(patient, "ada")["xp"] == 20

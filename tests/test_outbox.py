@@ -259,7 +259,7 @@ def test_stopping_keeps_what_is_unconfirmed_and_the_next_process_delivers_it(
     assert bench.arrived() == numbers(*range(21))
 
 
-def test_a_damaged_slot_is_put_aside_and_the_door_goes_on(
+def test_a_damaged_spool_file_is_put_aside_and_the_door_goes_on(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     (bench.folder / "outbox-0.db").write_bytes(b"no database at all" * 1_000)
@@ -298,7 +298,7 @@ def test_what_an_earlier_version_left_in_one_sequence_is_delivered_in_order(benc
     assert headers == {(("h", b"\xff"),)}
 
 
-def test_each_process_has_a_slot_and_a_script_takes_an_empty_one(bench: Bench) -> None:
+def test_each_process_has_a_spool_file_and_a_script_takes_an_empty_one(bench: Bench) -> None:
     log = OnKafka(f"127.0.0.1:{free_port()}", [bench.topic]).open()
     with closing(log):
         first, second, script = (bench.outbox(log) for _ in range(3))

@@ -18,7 +18,7 @@ from jobquest.events import CATALOGUE, Event
 from jobquest.log import NewRecord
 from jobquest.log.sqlite import SqliteLog
 from jobquest.read import tables
-from jobquest.read.letters import now_ms
+from jobquest.read.dead_letters import now_ms
 from jobquest.read.portions import Portion, fill
 from tests.load import forget_peak, peak_memory_of, worker_of
 from tests.samples import SAMPLES

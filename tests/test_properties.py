@@ -30,7 +30,7 @@ from jobquest.log import NewRecord, Partition, Record
 from jobquest.log.sqlite import MAX_VALUE_BYTES, SqliteLog
 from jobquest.producer import record_of
 from jobquest.read import tables
-from jobquest.read.letters import Letter, LetterFilter
+from jobquest.read.dead_letters import DeadLetter, DeadLetterFilter
 from jobquest.runtime import Runtime
 from tests.service import ROOT
 from tests.test_rebuild import redrive, rows_of
@@ -89,7 +89,7 @@ _RECORDS = st.lists(st.tuples(_TOPIC, _KEY, _VALUE), min_size=1, max_size=6)
 
 
 class LogMachine(RuleBasedStateMachine):
-    """The model is a list per topic, and how far the seat is in each."""
+    """The model is a list per topic, and how far the subscription is in each."""
 
     other: subprocess.Popen[str]
 
@@ -100,7 +100,7 @@ class LogMachine(RuleBasedStateMachine):
         self.kept: dict[str, list[tuple[bytes, bytes | None]]] = {t: [] for t in LOG_TOPICS}
         self.stored: dict[str, int] = {}
         self.polled: dict[str, int] = {}
-        self.seat = self._sit()
+        self.subscription = self._sit()
         self.identities = {info.origin for info in self.log.describe(LOG_TOPICS)}
 
     def _open(self) -> SqliteLog:
@@ -140,7 +140,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 10))
     def poll(self, limit: int) -> None:
-        records = self.seat.poll(0.0, limit)
+        records = self.subscription.poll(0.0, limit)
         assert len(records) <= limit
         for record in records:
             at = self.polled.get(record.topic, 0)
@@ -154,22 +154,22 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         self.stored = dict(self.polled)
-        self.seat.commit({Partition(topic, 0): at for topic, at in self.stored.items()})
+        self.subscription.commit({Partition(topic, 0): at for topic, at in self.stored.items()})
 
     @rule()
     def rewind(self) -> None:
-        self.seat.rewind()
+        self.subscription.rewind()
         self.polled = dict(self.stored)
 
     @rule()
     def crash_and_sit_again(self) -> None:
-        self.seat.close()
-        self.seat = self._sit()
+        self.subscription.close()
+        self.subscription = self._sit()
 
     @rule()
     def sit_beside(self) -> None:
-        self.seat.poll(0.0, 1)  # it has the seat from the first poll on
-        self.seat.rewind()
+        self.subscription.poll(0.0, 1)  # it has the subscription from the first poll on
+        self.subscription.rewind()
         self.polled = dict(self.stored)
         beside = self.log.subscribe(LOG_TOPICS, "group", lambda origins: {})
         assert beside.poll(0.0, 10) == []
@@ -200,7 +200,7 @@ class LogMachine(RuleBasedStateMachine):
             while any(len(kept) > self.polled.get(t, 0) for t, kept in self.kept.items()):
                 self.poll(10)
         finally:
-            self.seat.close()
+            self.subscription.close()
             self.log.close()
             shutil.rmtree(self.folder)
 
@@ -271,12 +271,15 @@ class ReadSideMachine(RuleBasedStateMachine):
     def _handle(self, event: Event) -> None:
         taking_over, self.zombie = self.zombie, None
         if taking_over:
-            seat, self.runtime.consumer._seat = self.runtime.consumer._seat, None
-            assert seat
-            seat.close()  # it was taken for dead
+            subscription, self.runtime.consumer._subscription = (
+                self.runtime.consumer._subscription,
+                None,
+            )
+            assert subscription
+            subscription.close()  # it was taken for dead
             for _ in range(2):  # what waits is tried from the second on
                 self._step(taking_over)
-            self.runtime.consumer._seat = seat
+            self.runtime.consumer._subscription = subscription
             self.outlived = len(self.calls)
         self.calls.append((event.id, event.id not in self.failing))
         if event.id in self.failing:
@@ -351,8 +354,8 @@ class ReadSideMachine(RuleBasedStateMachine):
     def crash_before_anything_is_written(self) -> None:
         """Polled, and lost with the process."""
         self.step()
-        assert self.runtime.consumer._seat
-        self.runtime.consumer._seat.poll(0.0, 100)
+        assert self.runtime.consumer._subscription
+        self.runtime.consumer._subscription.poll(0.0, 100)
         self.crash()
 
     @rule()
@@ -383,32 +386,36 @@ class ReadSideMachine(RuleBasedStateMachine):
             with contextlib.suppress(StateConflict):
                 self.runtime.read_side.try_now(waiting[n % len(waiting)])
 
-    def _open_letter(self, n: int) -> Letter | None:
-        found = self.runtime.letters.ids(LetterFilter(state="open"), 100)
-        return self.runtime.letters.get(found[n % len(found)]) if found else None
+    def _open_dead_letter(self, n: int) -> DeadLetter | None:
+        found = self.runtime.dead_letters.ids(DeadLetterFilter(state="open"), 100)
+        return self.runtime.dead_letters.get(found[n % len(found)]) if found else None
 
     @rule(n=_NTH)
     def discard(self, n: int) -> None:
-        if letter := self._open_letter(n):
-            self.runtime.letters.discard(letter.id, "enough")
+        if dead_letter := self._open_dead_letter(n):
+            self.runtime.dead_letters.discard(dead_letter.id, "enough")
 
     @rule(n=_NTH)
     def redrive(self, n: int) -> None:
-        if letter := self._open_letter(n):
-            redrive(self.runtime, letter.id)
+        if dead_letter := self._open_dead_letter(n):
+            redrive(self.runtime, dead_letter.id)
 
     @rule(n=_NTH)
     def redrive_and_crash_before_it_is_noted(self, n: int) -> None:
-        if letter := self._open_letter(n):
-            self._put(NewRecord(letter.topic, letter.key, letter.value, letter.headers))
+        if dead_letter := self._open_dead_letter(n):
+            self._put(
+                NewRecord(
+                    dead_letter.topic, dead_letter.key, dead_letter.value, dead_letter.headers
+                )
+            )
 
     @rule(n=_NTH, user=_USER, id=_XP_ID)
-    def mend_and_redrive(self, n: int, user: str, id: str) -> None:
-        letter = self._open_letter(n)
-        if letter and letter.topic == "achievements":
-            mended = from_request("xp.earned", user, {"xpAmount": 40, "totalXp": 0}, id=id)
-            self.runtime.letters.mend(letter.id, mended.to_json())
-            redrive(self.runtime, letter.id)
+    def edit_and_redrive(self, n: int, user: str, id: str) -> None:
+        dead_letter = self._open_dead_letter(n)
+        if dead_letter and dead_letter.topic == "achievements":
+            edited = from_request("xp.earned", user, {"xpAmount": 40, "totalXp": 0}, id=id)
+            self.runtime.dead_letters.edit(dead_letter.id, edited.to_json())
+            redrive(self.runtime, dead_letter.id)
 
     @rule()
     def rebuild(self) -> None:
@@ -416,7 +423,7 @@ class ReadSideMachine(RuleBasedStateMachine):
         made = self.runtime.rebuild.run()
         if made.restored is None:
             assert rows_of(self.runtime) == before
-            assert (made.lost, made.buried) == (0, 0)
+            assert (made.lost, made.dead_lettered) == (0, 0)
         else:  # nothing was read yet: what the log has counts, and is past
             self.silent = True
             self.waited |= {(t, o): set() for t, o in self._log_now()}
@@ -424,7 +431,7 @@ class ReadSideMachine(RuleBasedStateMachine):
 
     @rule()
     def drain_and_check(self) -> None:
-        self.step()  # a seat has partitions from its first poll on, and may find nothing then
+        self.step()  # the first poll gets partitions, and may find nothing
         while self._step(self.runtime) + self.runtime.relay.step():
             pass
         self._check()
@@ -458,10 +465,10 @@ class ReadSideMachine(RuleBasedStateMachine):
 
     def _check(self) -> None:
         log = self._log_now()
-        letters = rows_of(self.runtime, (tables.dead_letters,))["dead_letters"]
+        dead_letters = rows_of(self.runtime, (tables.dead_letters,))["dead_letters"]
         found = rows_of(self.runtime)
         rows = {row["id"]: row for row in found["events"]}
-        dead = {(row["topic"], row["offset"]): row for row in letters}
+        dead = {(row["topic"], row["offset"]): row for row in dead_letters}
         counted = {
             (row["topic"], row["offset"]): row
             for row in rows.values()
@@ -487,20 +494,20 @@ class ReadSideMachine(RuleBasedStateMachine):
         counted: dict[tuple[str, int], Any],
         dead: dict[tuple[str, int], Any],
     ) -> None:
-        """It counted, or has a letter with a good reason, or repeats what did or waited."""
+        """It counted, or has a dead letter with a good reason, or repeats what did or waited."""
         event = _event(record)
         if place in counted:
             assert event["id"] == counted[place]["id"]
         elif place in dead:
-            letter = dead[place]
-            if letter["error_class"] == "Unlucky":
-                assert letter["attempts"] == ATTEMPTS
-                assert letter["event_id"] == event["id"]
+            dead_letter = dead[place]
+            if dead_letter["error_class"] == "Unlucky":
+                assert dead_letter["attempts"] == ATTEMPTS
+                assert dead_letter["event_id"] == event["id"]
                 assert rows[event["id"]]["outcome"] in ("dead", "processed")
-            elif letter["error_class"] == "IdConflict":
+            elif dead_letter["error_class"] == "IdConflict":
                 assert event["id"] in rows
             else:
-                assert (letter["error_class"], event) == ("InvalidEvent", {})
+                assert (dead_letter["error_class"], event) == ("InvalidEvent", {})
         else:
             row = rows[event["id"]]
             ours = event["id"].startswith("jq:")
@@ -570,8 +577,8 @@ def test_the_read_side_comes_to_what_a_replay_does_whatever_happens(
 
 
 def test_nothing_overtakes_what_waited_before_a_restart(sent_at_once: None) -> None:
-    """What the machine found: a seat knows its partitions, and so what waits there, only when it
-    has polled for the first time."""
+    """What the machine found: a subscription knows its partitions, and so what waits there, only
+    when it has polled for the first time."""
     machine = ReadSideMachine()
     machine.fail_for({"x0"})
     machine.earn("x0", "ada", 10)

@@ -128,7 +128,7 @@ def test_batches_of_every_size_need_few_statements(runtime: Runtime) -> None:
 def test_a_users_events_are_found_however_many_changes_lie_between(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nine stretches of changes, asked one, two, four and so on at a time."""
+    """Nine buckets of changes, asked one, two, four and so on at a time."""
     for n in (0, 2, 250_000, 250_002, 800_000):
         with runtime.database.writing() as connection:
             connection.exec_driver_sql(f"UPDATE counter SET seq = {n}")

@@ -22,9 +22,9 @@ from jobquest.log import NewRecord, Partition
 from jobquest.producer import record_of
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import tables
-from jobquest.read.letters import REDRIVES_HEADER, LetterFilter
+from jobquest.read.dead_letters import REDRIVES_HEADER, DeadLetterFilter
 from jobquest.read.rebuild import Rebuilt
-from jobquest.read.refold import RebuildFailed
+from jobquest.read.replay import RebuildFailed
 from jobquest.runtime import Runtime
 from tests.logs import Embedded
 from tests.samples import SAMPLES, TYPES
@@ -50,7 +50,7 @@ def settings(settings: dict[str, str]) -> dict[str, str]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few records at one go, so that a few events make many batches and rounds."""
     monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 3)
-    monkeypatch.setattr("jobquest.read.past.READ_RECORDS", 2)
+    monkeypatch.setattr("jobquest.read.merge.READ_RECORDS", 2)
 
 
 def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = tables.DERIVED) -> Rows:
@@ -83,19 +83,19 @@ def damage(runtime: Runtime) -> None:
     )
 
 
-def letter_of(runtime: Runtime, event_id: str) -> int:
-    [found] = runtime.letters.ids(LetterFilter(event_id=event_id, state="open"), 10)
+def dead_letter_of(runtime: Runtime, event_id: str) -> int:
+    [found] = runtime.dead_letters.ids(DeadLetterFilter(event_id=event_id, state="open"), 10)
     return found
 
 
 def redrive(runtime: Runtime, id: int) -> None:
     """What an operator's redrive does: the record again, then the decision."""
-    letter = runtime.letters.get(id)
-    assert letter
-    value = letter.value if letter.mended is None else letter.mended
-    headers = (*letter.headers, (REDRIVES_HEADER, b"1"))
-    runtime.log.append([NewRecord(letter.topic, letter.key, value, headers)])[0].result(5)
-    runtime.letters.mark_redriven(id)
+    dead_letter = runtime.dead_letters.get(id)
+    assert dead_letter
+    value = dead_letter.value if dead_letter.edited is None else dead_letter.edited
+    headers = (*dead_letter.headers, (REDRIVES_HEADER, b"1"))
+    runtime.log.append([NewRecord(dead_letter.topic, dead_letter.key, value, headers)])[0].result(5)
+    runtime.dead_letters.mark_redriven(id)
 
 
 def die(runtime: Runtime, id: str) -> None:
@@ -125,19 +125,21 @@ def live_a_life(runtime: Runtime) -> Failing:
     append(runtime, xp_event("twice", "u", 60), xp_event("twice", "u", 1))
     consume(runtime)
     handler = failing(runtime, "ada")
-    for id in ("redriven", "mended", "discarded", "dead", "again", "late"):
+    for id in ("redriven", "edited", "discarded", "dead", "again", "late"):
         publish(runtime, id, "ada")
     consume(runtime)
     append(runtime, xp_event("redriven", "ada", 10))  # a repeat that is dropped, since it waits
     consume(runtime)
-    for id in ("redriven", "mended", "discarded", "dead", "again"):
+    for id in ("redriven", "edited", "discarded", "dead", "again"):
         die(runtime, id)
     handler.users.clear()
     retry(runtime, "late")
-    runtime.letters.discard(letter_of(runtime, "discarded"), "not ours")
-    runtime.letters.mend(letter_of(runtime, "mended"), xp_event("mended", "ada", 500).to_json())
-    redrive(runtime, letter_of(runtime, "mended"))
-    redrive(runtime, letter_of(runtime, "redriven"))
+    runtime.dead_letters.discard(dead_letter_of(runtime, "discarded"), "not ours")
+    runtime.dead_letters.edit(
+        dead_letter_of(runtime, "edited"), xp_event("edited", "ada", 500).to_json()
+    )
+    redrive(runtime, dead_letter_of(runtime, "edited"))
+    redrive(runtime, dead_letter_of(runtime, "redriven"))
     publish(runtime, "again", "ada")
     consume(runtime)
     assert stats(runtime, "ada")["xp"] == 10 + 500 + 10 + 10
@@ -159,7 +161,7 @@ def test_a_rebuild_makes_the_same_rows_again(runtime: Runtime, small_batches: No
     assert rows_of(runtime) == before
     assert rows_of(runtime, OPERATIONAL) == kept
     assert handler.seen == seen, "no handler runs"
-    assert (made.events, made.lost, made.buried, made.restored) == (
+    assert (made.events, made.lost, made.dead_lettered, made.restored) == (
         len(before["events"]),
         0,
         0,
@@ -371,13 +373,13 @@ def test_a_lost_read_side_is_made_anew_and_no_handler_runs_for_the_past(
     runtime: Runtime, small_batches: None
 ) -> None:
     live_a_life(runtime)
-    before, letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
+    before, dead_letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
     again = lose(runtime)
     handler = failing(again)
     made = again.rebuild.run()
-    assert made.restored == len(letters["dead_letters"])
+    assert made.restored == len(dead_letters["dead_letters"])
     assert rows_of(again) == before
-    assert _without_ids(rows_of(again, (tables.dead_letters,))) == _without_ids(letters)
+    assert _without_ids(rows_of(again, (tables.dead_letters,))) == _without_ids(dead_letters)
     assert consume(again) == 0
     assert handler.seen == []
     publish(again, "new", "ada")
@@ -387,16 +389,16 @@ def test_a_lost_read_side_is_made_anew_and_no_handler_runs_for_the_past(
     again.stop()
 
 
-def _without_ids(letters: Rows) -> list[dict[str, Any]]:
-    found = [{k: v for k, v in row.items() if k != "id"} for row in letters["dead_letters"]]
+def _without_ids(dead_letters: Rows) -> list[dict[str, Any]]:
+    found = [{k: v for k, v in row.items() if k != "id"} for row in dead_letters["dead_letters"]]
     return sorted(found, key=lambda row: (row["topic"], row["offset"]))
 
 
 def test_decisions_stand_however_often_their_records_come(runtime: Runtime) -> None:
     write(runtime, "achievements", b"poison")
     consume(runtime)
-    [id] = runtime.letters.ids(LetterFilter(), 10)
-    runtime.letters.discard(id, "noise")
+    [id] = runtime.dead_letters.ids(DeadLetterFilter(), 10)
+    runtime.dead_letters.discard(id, "noise")
     consume(runtime)
     records = runtime.log.read(Partition("dead-letters", 0), 0, 10)
     died, discarded = [NewRecord(r.topic, r.key, r.value, r.headers) for r in records]
@@ -407,8 +409,8 @@ def test_decisions_stand_however_often_their_records_come(runtime: Runtime) -> N
         future.result(5)
     again = lose(runtime)
     assert again.rebuild.run().restored == 1
-    [letter] = rows_of(again, (tables.dead_letters,))["dead_letters"]
-    assert (letter["state"], letter["reason"]) == ("discarded", "noise")
+    [dead_letter] = rows_of(again, (tables.dead_letters,))["dead_letters"]
+    assert (dead_letter["state"], dead_letter["reason"]) == ("discarded", "noise")
     again.stop()
 
 
@@ -523,22 +525,22 @@ def _folds() -> Any:
     return USER_STATS.folds
 
 
-def test_what_can_not_be_read_and_has_no_letter_gets_one(runtime: Runtime) -> None:
+def test_what_can_not_be_read_and_has_no_dead_letter_gets_one(runtime: Runtime) -> None:
     write(runtime, "achievements", b"poison")
     append(runtime, xp_event("one", "u", 10), xp_event("one", "u", 20))
     consume(runtime)
-    before, letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
+    before, dead_letters = rows_of(runtime), rows_of(runtime, (tables.dead_letters,))
     run_sql(runtime, delete(tables.dead_letters), delete(tables.outgoing))
-    assert runtime.rebuild.run().buried == 2
+    assert runtime.rebuild.run().dead_lettered == 2
     assert rows_of(runtime) == before
     made = rows_of(runtime, (tables.dead_letters,))
-    assert _what(made) == _what(letters)
+    assert _what(made) == _what(dead_letters)
     assert consume(runtime) == 2, "they are on their topic again"
-    assert runtime.rebuild.run().buried == 0
+    assert runtime.rebuild.run().dead_lettered == 0
 
 
-def _what(letters: Rows) -> list[tuple[Any, ...]]:
-    rows = letters["dead_letters"]
+def _what(dead_letters: Rows) -> list[tuple[Any, ...]]:
+    rows = dead_letters["dead_letters"]
     return sorted((r["event_id"], r["offset"], r["error"], r["state"]) for r in rows)
 
 

@@ -1,4 +1,5 @@
-"""Failing handlers: retries in order, what dies after the last, the brake, and what hangs."""
+"""Failing handlers: retries in order, what dies after the last, the circuit breaker, and what
+hangs."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobquest.config import load
-from jobquest.consumer import BrakePulled
-from jobquest.consumer.retries import JITTER, Backoff, Brake
+from jobquest.consumer import CircuitOpen
+from jobquest.consumer.retries import JITTER, Backoff, CircuitBreaker
 from jobquest.errors import NotRetryable, StateConflict
 from jobquest.events import Event
 from jobquest.read import Batch, OrderingKey
@@ -104,9 +105,12 @@ def test_an_event_dies_after_its_last_try_and_the_next_gets_its_own(runtime: Run
     consume(runtime)
     for _ in range(ATTEMPTS - 1):
         retry(runtime, "a1")
-    letter = life(runtime, "a1")["deadLetter"]
-    assert (letter["state"], letter["attempts"]) == ("open", ATTEMPTS)
-    assert (letter["error"], letter["errorClass"]) == ("ValueError: unlucky", "ValueError")
+    dead_letter = life(runtime, "a1")["deadLetter"]
+    assert (dead_letter["state"], dead_letter["attempts"]) == ("open", ATTEMPTS)
+    assert (dead_letter["error"], dead_letter["errorClass"]) == (
+        "ValueError: unlucky",
+        "ValueError",
+    )
     assert handler.seen == ["a1"] * ATTEMPTS + ["a2"]
     [second] = runtime.queries.retries()
     assert (second["id"], second["attempts"]) == ("a2", 1)
@@ -118,8 +122,8 @@ def test_a_handler_may_say_that_trying_again_is_useless(runtime: Runtime) -> Non
     publish(runtime, "a1", "ada")
     publish(runtime, "a2", "ada")
     consume(runtime)
-    letter = life(runtime, "a1")["deadLetter"]
-    assert (letter["attempts"], letter["errorClass"]) == (1, "NotRetryable")
+    dead_letter = life(runtime, "a1")["deadLetter"]
+    assert (dead_letter["attempts"], dead_letter["errorClass"]) == (1, "NotRetryable")
     assert handler.seen == ["a1", "a2"], "nobody waits behind it"
     assert runtime.queries.retries() == []
 
@@ -226,68 +230,70 @@ def test_a_parked_event_is_tried_by_the_thread_when_its_time_has_come(
     runtime.stop()
 
 
-# --- the brake ---
+# --- the circuit breaker ---
 
 
 @pytest.fixture
-def braked(settings: dict[str, str]) -> Iterator[Runtime]:
+def runtime_that_pauses(settings: dict[str, str]) -> Iterator[Runtime]:
     made = Runtime(load({**settings, "JOBQUEST_BRAKE_FAILURES": "5"}))
     yield made
     made.consumer.close()
     made.stop()
 
 
-def test_events_that_fail_in_a_row_pull_the_brake_and_start_goes_on_afresh(
-    braked: Runtime,
+def test_events_that_fail_in_a_row_pull_the_breaker_and_start_goes_on_afresh(
+    runtime_that_pauses: Runtime,
 ) -> None:
     users = [f"u{n}" for n in range(8)]
-    handler = failing(braked, *users)
+    handler = failing(runtime_that_pauses, *users)
     for user in users:
-        publish(braked, user, user)
-    braked.consumer.start()
-    wait_for(lambda: braked.consumer.snapshot.state == "paused", 10)
+        publish(runtime_that_pauses, user, user)
+    runtime_that_pauses.consumer.start()
+    wait_for(lambda: runtime_that_pauses.consumer.snapshot.state == "paused", 10)
     assert handler.seen == users[:5]
-    assert "5 events in a row" in str(braked.consumer.snapshot.reason)
-    assert "ValueError: unlucky" in str(braked.consumer.snapshot.reason)
-    assert len(braked.queries.retries()) == 5, "nothing died of it"
-    braked.consumer.resume()
-    assert braked.consumer.snapshot.state == "paused", "only the operator's start goes on"
+    assert "5 events in a row" in str(runtime_that_pauses.consumer.snapshot.reason)
+    assert "ValueError: unlucky" in str(runtime_that_pauses.consumer.snapshot.reason)
+    assert len(runtime_that_pauses.queries.retries()) == 5, "nothing died of it"
+    runtime_that_pauses.consumer.resume()
+    assert runtime_that_pauses.consumer.snapshot.state == "paused", (
+        "only the operator's start goes on"
+    )
     handler.users.clear()
-    braked.consumer.start()
-    wait_for(lambda: braked.consumer.snapshot.processed == 3, 10)
-    assert braked.consumer.snapshot.state in ("running", "idle")
-    braked.consumer.stop()
-    assert braked.consumer.snapshot.state == "stopped"
+    runtime_that_pauses.consumer.start()
+    wait_for(lambda: runtime_that_pauses.consumer.snapshot.processed == 3, 10)
+    assert runtime_that_pauses.consumer.snapshot.state in ("running", "idle")
+    runtime_that_pauses.consumer.stop()
+    assert runtime_that_pauses.consumer.snapshot.state == "stopped"
 
 
 def test_one_success_or_one_event_that_fails_often_does_not_pull_it() -> None:
-    brake, failure = Brake(3), Failure("unlucky", "ValueError", part="handler h")
+    breaker, failure = CircuitBreaker(3), Failure("unlucky", "ValueError", part="handler h")
     for _ in range(10):
-        brake.handler_failed("same", "user.login", failure)
-    assert brake.pulled is None
-    brake.handler_failed("other", "user.login", failure)
-    brake.handlers_succeeded("user.login", ["handler h"])
+        breaker.handler_failed("same", "user.login", failure)
+    assert breaker.open_reason is None
+    breaker.handler_failed("other", "user.login", failure)
+    breaker.handlers_succeeded("user.login", ["handler h"])
     for id in ("a", "b"):
-        brake.handler_failed(id, "user.login", failure)
-    assert brake.pulled is None
-    brake.handler_failed("c", "user.login", failure)
-    assert brake.pulled
+        breaker.handler_failed(id, "user.login", failure)
+    assert breaker.open_reason is None
+    breaker.handler_failed("c", "user.login", failure)
+    assert breaker.open_reason
 
 
-def test_a_paused_consumer_is_stopped_by_stop(braked: Runtime) -> None:
+def test_a_paused_consumer_is_stopped_by_stop(runtime_that_pauses: Runtime) -> None:
     users = [f"u{n}" for n in range(5)]
-    failing(braked, *users, *(f"new-{user}" for user in users))
+    failing(runtime_that_pauses, *users, *(f"new-{user}" for user in users))
     for user in users:
-        publish(braked, user, user)
-    with pytest.raises(BrakePulled):
-        consume(braked)
-    braked.consumer.close()
-    braked.consumer.start()
+        publish(runtime_that_pauses, user, user)
+    with pytest.raises(CircuitOpen):
+        consume(runtime_that_pauses)
+    runtime_that_pauses.consumer.close()
+    runtime_that_pauses.consumer.start()
     for user in users:
-        publish(braked, f"new-{user}", f"new-{user}")
-    wait_for(lambda: braked.consumer.snapshot.state == "paused", 10)
-    braked.consumer.stop()
-    assert braked.consumer.snapshot.state == "stopped"
+        publish(runtime_that_pauses, f"new-{user}", f"new-{user}")
+    wait_for(lambda: runtime_that_pauses.consumer.snapshot.state == "paused", 10)
+    runtime_that_pauses.consumer.stop()
+    assert runtime_that_pauses.consumer.snapshot.state == "stopped"
 
 
 # --- what hangs ---
@@ -338,7 +344,10 @@ def test_a_hang_is_written_down_as_a_failed_try_that_outlives_the_process(
     # What a process that was started again finds, while the first still hangs:
     runtime.producer.publish("user.logout", "bob", {}, id="other")
     again = Runtime(runtime.config)
-    stuck, runtime.consumer._seat = runtime.consumer._seat, None  # its kill frees the seat
+    stuck, runtime.consumer._subscription = (
+        runtime.consumer._subscription,
+        None,
+    )  # its kill frees the subscription
     assert stuck
     stuck.close()
     consume(again)
@@ -367,5 +376,5 @@ def test_an_event_that_hung_at_its_last_try_dies_without_another(runtime: Runtim
     runtime.read_side.apply(Batch(released=[row], parked=[hung]))
     retry(runtime, "a1")
     assert handler.seen == ["a1", "a1"]
-    letter = life(runtime, "a1")["deadLetter"]
-    assert (letter["errorClass"], letter["attempts"]) == ("HandlerStalled", ATTEMPTS)
+    dead_letter = life(runtime, "a1")["deadLetter"]
+    assert (dead_letter["errorClass"], dead_letter["attempts"]) == ("HandlerStalled", ATTEMPTS)

@@ -157,21 +157,21 @@ def test_a_topic_that_may_not_be_read_keeps_nothing_else_from_being_read(
         return {origin: at.get((origin.topic, origin.number), 0) for origin in origins}
 
     def read(count: int, other: int) -> bool:
-        found.extend(seat.poll(0.2, 100))
+        found.extend(subscription.poll(0.2, 100))
         of_first = sum(record.topic == topics[0] for record in found)
         return (of_first, len(found) - of_first) == (count, other)
 
     with (
         closing(OnKafka(broker.bootstrap, topics).open()) as writer,
-        closing(log.subscribe(topics, GROUP, positions)) as seat,
+        closing(log.subscribe(topics, GROUP, positions)) as subscription,
     ):
         write(writer, topics)
         wait_for(lambda: read(3, 0), 20)
-        assert {place.topic for place in seat.assignment()} == {topics[0]}
+        assert {place.topic for place in subscription.assignment()} == {topics[0]}
         broker.grant(topics[1:], "READ")
         wait_for(lambda: read(3, 3), 20)
         broker.withdraw(topics[1:], "READ")
-        wait_for(lambda: read(3, 3) and len(seat.assignment()) == 2, 10)
+        wait_for(lambda: read(3, 3) and len(subscription.assignment()) == 2, 10)
         write(writer, topics)
         wait_for(lambda: read(6, 3), 10)
         broker.grant(topics[1:], "READ")
@@ -193,17 +193,17 @@ def test_a_look_at_a_topic_that_may_not_be_read_fails_alone(
 
 
 def test_a_group_that_may_not_be_joined_is_named(log: EventLog, topics: list[str]) -> None:
-    with closing(log.subscribe(topics, "theirs", lambda origins: {})) as seat:
+    with closing(log.subscribe(topics, "theirs", lambda origins: {})) as subscription:
 
         def is_named() -> bool:
             with suppress(LogUnavailable):
-                seat.poll(0.2, 10)
+                subscription.poll(0.2, 10)
                 return False
             return True
 
         wait_for(is_named, 10)
         with pytest.raises(LogUnavailable, match="The right READ on the group theirs is missing"):
-            seat.poll(5, 10)
+            subscription.poll(5, 10)
     assert log.members("theirs") == ()
     assert {info.origin.topic for info in log.describe(topics)} == {topics[0]}
 

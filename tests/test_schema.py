@@ -99,17 +99,17 @@ def test_what_waits_and_what_was_decided_outlives_an_upgrade(
     retry(upgraded, "waits")
     assert calls == ["waits", "behind"]
     assert stats(upgraded, "ada")["xp"] == 20
-    letters = {
+    dead_letters = {
         row["event_id"]: row for row in rows_of(upgraded, (tables.dead_letters,))["dead_letters"]
     }
-    assert {id: row["state"] for id, row in letters.items()} == {
+    assert {id: row["state"] for id, row in dead_letters.items()} == {
         "discarded": "discarded",
         "edited": "open",
         "redriven": "redriven",
         "open": "open",
     }
-    assert letters["discarded"]["reason"] == "Not ours"
-    assert b'"xpAmount": 5' in letters["edited"]["mended"]
+    assert dead_letters["discarded"]["reason"] == "Not ours"
+    assert b'"xpAmount": 5' in dead_letters["edited"]["edited"]
 
 
 def test_an_upgraded_read_side_goes_on_counting(upgraded: Runtime) -> None:

@@ -133,7 +133,7 @@ def test_starting_while_it_has_no_partition_yet(settings: dict[str, str]) -> Non
     runtime_of(client).stop()
 
 
-def test_paused_by_the_brake_with_its_reason(client: FlaskClient) -> None:
+def test_paused_by_the_breaker_with_its_reason(client: FlaskClient) -> None:
     await_state(client, "idle")
     handler = Failing("u0", "u1", "u2")
     runtime_of(client).consumer.register_event_handler("user.login", handler)

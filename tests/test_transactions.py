@@ -19,7 +19,7 @@ from jobquest.config import load
 from jobquest.events import TOPICS
 from jobquest.lag import Lag
 from jobquest.log import Found, NewRecord, Origin, Partition, Record
-from jobquest.read.past import in_order
+from jobquest.read.merge import in_order
 from jobquest.runtime import Runtime
 from tests.kafka_broker import KafkaBroker
 from tests.logs import UNTRIED, OnKafka
@@ -172,12 +172,12 @@ def test_a_past_with_offsets_that_have_no_record_is_read_to_its_end(place: OnKaf
         assert found == [b"1", b"2"]
         assert log.read_each({spot: (25, end)}, 5) == {spot: Found([], end)}
         assert time.monotonic() - began < 2, "it waited for what never comes"
-        with closing(log.subscribe([topic], uuid.uuid4().hex, lambda origins: {})) as seat:
+        with closing(log.subscribe([topic], uuid.uuid4().hex, lambda origins: {})) as subscription:
             records: list[Record] = []
 
             def has_reached_the_end() -> bool:
-                records.extend(seat.poll(0.2, 1))
-                return seat.reached().get(spot) == end
+                records.extend(subscription.poll(0.2, 1))
+                return subscription.reached().get(spot) == end
 
             wait_for(has_reached_the_end, 20)
             assert [record.value for record in records] == [b"1", b"2"]

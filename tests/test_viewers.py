@@ -223,8 +223,8 @@ def _in_pieces(data: bytes, size: int = 65_536) -> Iterator[bytes]:
 
 def compressed_bomb() -> Iterator[bytes]:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    letters = b"a" * 1_000_000
-    packed = b"".join(packer.compress(letters) for _ in range(HUGE_BYTES // len(letters)))
+    dead_letters = b"a" * 1_000_000
+    packed = b"".join(packer.compress(dead_letters) for _ in range(HUGE_BYTES // len(dead_letters)))
     packed += packer.flush(zlib.Z_SYNC_FLUSH)
     yield from _in_pieces(client_frame(TEXT, packed[:-4], compressed=True))
 
@@ -375,7 +375,7 @@ def test_viewers_are_capped_so_that_requests_are_always_answered(alone: Service)
     for answer, _ in answers:
         answer.close()
     wait_for(lambda: viewers(alone) == 0, 20, alone.tail)
-    late = Upgrade(alone.url)  # the seats are given back
+    late = Upgrade(alone.url)  # the subscriptions are given back
     assert late.code == 101
     late.close()
     # The server keeps its pool's threads; the readers' are gone.

@@ -12,7 +12,7 @@ from flask.cli import AppGroup
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.consumer.redrive import Redriven
 from jobquest.errors import StateConflict
-from jobquest.read.letters import LetterFilter
+from jobquest.read.dead_letters import DeadLetterFilter
 
 dead_letters = AppGroup("dead-letters", short_help="List, redrive and discard dead letters.")
 
@@ -31,15 +31,15 @@ _STATES = click.Choice(["open", "redriven", "discarded"])
 @click.option("-n", "--last", type=_COUNT, default=20, show_default=True, help="At most this many.")
 @one_line
 def list_(last: int, **options: str | None) -> None:
-    """List letters, newest first, and how many share an error."""
+    """List dead letters, newest first, and how many share an error."""
     wanted = _wanted(**options)
-    found = current_runtime().queries.letters(wanted, None, max(1, last))
-    letters, following = found["deadLetters"], found["next"]
-    while following is not None and len(letters) < last:  # an answer holds 2 MB of them
-        more = current_runtime().queries.letters(wanted, following, last - len(letters))
-        letters, following = letters + more["deadLetters"], more["next"]
+    found = current_runtime().queries.dead_letters(wanted, None, max(1, last))
+    dead_letters, following = found["deadLetters"], found["next"]
+    while following is not None and len(dead_letters) < last:  # an answer holds 2 MB of them
+        more = current_runtime().queries.dead_letters(wanted, following, last - len(dead_letters))
+        dead_letters, following = dead_letters + more["deadLetters"], more["next"]
     click.echo(f"{'ID':>6}  {'DIED':<24}  {'TOPIC':<18}  {'USER':<16}  {'TRIES':>5}  ERROR")
-    for one in letters:
+    for one in dead_letters:
         error = _error_line(one)
         user = str(one["userId"] or "-")[:16]
         place = f"{one['topic']:<18}  {user:<16}  {one['attempts']:>5}"
@@ -57,25 +57,27 @@ def _error_line(failure: Mapping[str, Any]) -> str:
 @click.argument("id", type=_ID)
 @one_line
 def show(id: int) -> None:
-    """Show letter ID, its value included, as JSON."""
-    letter = current_runtime().queries.letter(id)
-    if letter is None:
-        raise StateConflict(f"There is no letter {id}: `flask events dead-letters list --help`.")
-    click.echo(json.dumps(letter, indent=2, ensure_ascii=False))
+    """Show dead letter ID, its value included, as JSON."""
+    dead_letter = current_runtime().queries.dead_letter(id)
+    if dead_letter is None:
+        raise StateConflict(
+            f"There is no dead letter {id}: `flask events dead-letters list --help`."
+        )
+    click.echo(json.dumps(dead_letter, indent=2, ensure_ascii=False))
 
 
 @dead_letters.command()
 @click.argument("ids", type=_ID, nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every open letter that the options name.")
+@click.option("--all", "every", is_flag=True, help="Every open dead letter that the options name.")
 @click.option("--topic", help="With --all: of this topic.")
 @click.option("--type", "event_type", help="With --all: of this event type.")
 @click.option("-u", "--user", help="With --all: of this user.")
 @click.option("--error-class", help="With --all: with this class of error.")
 @one_line
 def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
-    """Have the letters IDS processed again; code 1 where one is refused."""
+    """Have the dead letters IDS processed again; code 1 where one is refused."""
     if bool(ids) == every:
-        raise click.UsageError("Name the letters' ids, or --all.")
+        raise click.UsageError("Name the dead letters' ids, or --all.")
     runtime = current_runtime()
     try:
         if every:
@@ -92,13 +94,15 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
 @click.option("--reason", required=True, help="Why it is given up.")
 @one_line
 def discard(id: int, reason: str) -> None:
-    """Give letter ID up."""
+    """Give dead letter ID up."""
     current_runtime().redrive.discard(id, reason)
-    click.echo(f"Letter {id} is discarded.")
+    click.echo(f"Dead letter {id} is discarded.")
 
 
-def _wanted(event_type: str | None = None, user: str | None = None, **same: Any) -> LetterFilter:
-    return LetterFilter(type=event_type, user_id=user, **same)
+def _wanted(
+    event_type: str | None = None, user: str | None = None, **same: Any
+) -> DeadLetterFilter:
+    return DeadLetterFilter(type=event_type, user_id=user, **same)
 
 
 def _tell(result: Redriven) -> None:

@@ -196,8 +196,8 @@ def rebuild() -> None:
         )
     if made.lost:
         click.echo(f"{made.lost} events are not in the log any more: they are gone.", err=True)
-    if made.buried:
-        click.echo(f"{made.buried} records could not be counted: dead letters.", err=True)
+    if made.dead_lettered:
+        click.echo(f"{made.dead_lettered} records could not be counted: dead letters.", err=True)
     per_second = made.records / max(made.seconds, 0.001)
     click.echo(
         f"{made.events} events from {made.records} records in {made.seconds:.1f} s"

@@ -19,7 +19,7 @@ from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.offsets import Offsets
 from jobquest.consumer.reactor import Reactor
-from jobquest.consumer.retries import Backoff, Brake, Probes
+from jobquest.consumer.retries import Backoff, CircuitBreaker, Probes
 from jobquest.consumer.watch import Watch
 from jobquest.consumer.writing import Writer
 from jobquest.errors import PositionMoved, StateConflict, Unavailable
@@ -49,7 +49,7 @@ IDLE_AFTER_SECONDS = 1.0
 PACE_SECONDS = 0.05  # from one step to the next, while each has
 SMALL_STEP = 500  # events or fewer
 PASS_SECONDS = 1.0  # while there are records; otherwise at once
-JOINING_SECONDS = 10.0  # a seat without partitions after that is a standby, not a start
+JOINING_SECONDS = 10.0  # a subscription without partitions after that is a standby, not a start
 REBALANCE_SECONDS = 5.0  # without partitions for less than that, nothing has changed
 STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
@@ -77,7 +77,7 @@ class Snapshot:
     duplicates: int = 0
 
 
-class BrakePulled(Exception):
+class CircuitOpen(Exception):
     """Too many events failed in a row: the consumer pauses."""
 
 
@@ -93,7 +93,7 @@ class Consumer:
         topics: Sequence[str],
         group: str,
         backoff: Backoff,
-        brake: Brake,
+        breaker: CircuitBreaker,
         want: Callable[[str], None] = lambda wanted: None,
         changed: Callable[[], None] = lambda: None,
         recover: Callable[[Progress], object] = lambda progress: None,
@@ -108,17 +108,17 @@ class Consumer:
         self._changed = changed
         self._recover = recover
         self._handlers = Handlers()
-        self._brake = brake
+        self._breaker = breaker
         self._probes = Probes()
         self.watch = Watch(read_side, backoff)
-        self._reactor = Reactor(read_side, self._handlers, backoff, brake, self.watch)
-        self._writer = Writer(read_side, backoff, brake, self.watch, self._took)
+        self._reactor = Reactor(read_side, self._handlers, backoff, breaker, self.watch)
+        self._writer = Writer(read_side, backoff, breaker, self.watch, self._took)
         self._lock = threading.Lock()  # over the two below
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._snapshot = Snapshot()
         # The consumer thread's own:
-        self._seat: Subscription | None = None
+        self._subscription: Subscription | None = None
         self._backlog: list[Record] = []
         self._offsets = Offsets(read_side.outgoing_since)
         self._gone: set[Partition] = set()  # events wait in them, but the topic has them no more
@@ -166,7 +166,7 @@ class Consumer:
                 return  # one that is still stopping is asked again by the supervisor
             if self._snapshot.state == "paused" and not afresh:
                 return
-            self._brake.release()
+            self._breaker.reset()
             self._probes.start_again()
             self._stop = threading.Event()
             self._enter("starting")
@@ -194,17 +194,17 @@ class Consumer:
     # --- the thread ---
 
     def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set or the brake is pulled, whatever else happens; says in the
+        """Step until `stop` is set or the circuit breaker opens, whatever else happens; says in the
         snapshot what does."""
         wait = FIRST_WAIT_SECONDS
         while not stop.is_set():
             began = time.monotonic()
             try:
                 self._consume(stop)
-            except BrakePulled as pulled:
+            except CircuitOpen as opened:
                 self._leave()
-                logger.error("The consumer pauses: %s", pulled)
-                self._enter("paused", str(pulled))
+                logger.error("The consumer pauses: %s", opened)
+                self._enter("paused", str(opened))
                 return
             except Unavailable as error:
                 logger.warning("The consumer is disconnected: %s", error)
@@ -228,8 +228,8 @@ class Consumer:
             began = time.monotonic()
             count = self.step(POLL_SECONDS)
             now = time.monotonic()
-            assert self._seat is not None
-            assignment = _named(self._seat.assignment())
+            assert self._subscription is not None
+            assignment = _named(self._subscription.assignment())
             had = now if assignment else had
             if count:
                 self._last_record = now
@@ -252,11 +252,13 @@ class Consumer:
         again) and BrakePulled.
         """
         self.watch.begin("Reading the log")
-        if self._seat is None:
+        if self._subscription is None:
             self._recover_lost()
-            self._seat = self._log.subscribe(self._topics, self._group, self._start_positions)
+            self._subscription = self._log.subscribe(
+                self._topics, self._group, self._start_positions
+            )
         try:
-            count = self._step(self._seat, timeout)
+            count = self._step(self._subscription, timeout)
         except PositionMoved as error:
             logger.warning("%s Reading its position again.", error)
             self._rewind()
@@ -268,22 +270,24 @@ class Consumer:
             self.watch.end()
         if count:
             self._changed()
-        if reason := self._brake.pulled:
+        if reason := self._breaker.open_reason:
             self._rewind()
-            raise BrakePulled(reason)
+            raise CircuitOpen(reason)
         return count
 
-    def _step(self, seat: Subscription, timeout: float) -> int:
+    def _step(self, subscription: Subscription, timeout: float) -> int:
         self._commit()
-        known = set(seat.assignment())
-        count, until_next = self._retry(seat)
-        if self._brake.pulled:
+        known = set(subscription.assignment())
+        count, until_next = self._retry(subscription)
+        if self._breaker.open_reason:
             return count
         self.watch.begin("Reading the log")
         if self._backlog:
-            seat.stay()  # a rebalance in it takes what is not ours any more out of the backlog
-        polled = self._backlog or seat.poll(0.0 if count else min(timeout, until_next), MAX_RECORDS)
-        assigned = seat.assignment()
+            subscription.stay()  # a rebalance in it removes what is not ours any more
+        polled = self._backlog or subscription.poll(
+            0.0 if count else min(timeout, until_next), MAX_RECORDS
+        )
+        assigned = subscription.assignment()
         records = [one for one in polled if one[:2] in assigned]
         self._backlog = []
         if records:
@@ -296,19 +300,19 @@ class Consumer:
         now = time.monotonic()
         if not self._backlog and (not records or now - self._passed > PASS_SECONDS):
             self._passed = now
-            self._pass_gaps(seat, assigned)
+            self._pass_gaps(subscription, assigned)
         return count
 
-    def _pass_gaps(self, seat: Subscription, assigned: Mapping[Partition, Origin]) -> None:
+    def _pass_gaps(self, subscription: Subscription, assigned: Mapping[Partition, Origin]) -> None:
         """Move behind offsets that have no record for us (aborted ones, a transaction's marker):
         the group would be behind for ever. What has a record was applied before."""
-        reached = seat.reached().items()
+        reached = subscription.reached().items()
         self._writer.pass_over({assigned[place]: at for place, at in reached if place in assigned})
 
-    def _retry(self, seat: Subscription) -> tuple[int, float]:
+    def _retry(self, subscription: Subscription) -> tuple[int, float]:
         """Try what is due again; how many events that were, and in how many seconds the next is
         due (NEVER: nothing waits)."""
-        partitions = set(seat.assignment())
+        partitions = set(subscription.assignment())
         # Whoever reads a topic's first partition tries what waits in those that it has no more.
         partitions |= {one for one in self._gone if Partition(one.topic, 0) in partitions}
         if wait := self._probes.wait:
@@ -317,7 +321,7 @@ class Consumer:
         if not found.due:
             return 0, NEVER if found.next_ms is None else (found.next_ms - now_ms()) / 1000
         if self._snapshot.state == "starting":  # the first may take long: it works already
-            self._enter("running", assignment=_named(seat.assignment()))
+            self._enter("running", assignment=_named(subscription.assignment()))
         deadline = time.monotonic() + RETRY_SECONDS
         count, tried, succeeded = 0, 0, 0
         for key in found.due[: self._probes.most]:
@@ -326,13 +330,13 @@ class Consumer:
             tried += 1
             count += len(outcomes)
             succeeded += any(outcome.verdict != "parked" for outcome in outcomes)
-            if self._brake.pulled or time.monotonic() > deadline:
+            if self._breaker.open_reason or time.monotonic() > deadline:
                 break
         self._probes.tried(succeeded, left=len(found.due) > tried)
         return count, 0.0
 
     def close(self) -> None:
-        """Give the seat back; for callers of `step`."""
+        """Give the subscription back; for callers of `step`."""
         self._leave()
 
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
@@ -370,8 +374,8 @@ class Consumer:
 
     def _rewind(self) -> None:
         self._backlog = []
-        if self._seat:
-            self._seat.rewind()
+        if self._subscription:
+            self._subscription.rewind()
 
     def _leave(self) -> None:
         self._backlog = []
@@ -380,9 +384,9 @@ class Consumer:
         except Exception as error:  # whatever is wrong, the partitions have to be given back
             logger.debug("The group's offsets could not be noted: %s", error)
         self._offsets = Offsets(self._read_side.outgoing_since)
-        seat, self._seat = self._seat, None
-        if seat:
-            seat.close()
+        subscription, self._subscription = self._subscription, None
+        if subscription:
+            subscription.close()
 
     # --- what a batch came to ---
 
@@ -400,9 +404,9 @@ class Consumer:
         )
 
     def _commit(self, *, at_once: bool = False) -> None:
-        ready = self._offsets.ready(at_once=at_once) if self._seat else {}
-        if ready and self._seat:
-            self._seat.commit(ready)
+        ready = self._offsets.ready(at_once=at_once) if self._subscription else {}
+        if ready and self._subscription:
+            self._subscription.commit(ready)
 
     def _enter(
         self, state: State, reason: str | None = None, assignment: tuple[str, ...] = ()

@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
         )
 
     def dead(self) -> Dead:
-        """The letter that it becomes."""
+        """The dead letter that it becomes."""
         assert self.failure
         return Dead(
             self.record,

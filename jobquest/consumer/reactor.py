@@ -14,15 +14,15 @@ import orjson
 from jobquest.clock import now_ms
 from jobquest.consumer.handlers import Handlers
 from jobquest.consumer.outcomes import Outcome
-from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.retries import Backoff, CircuitBreaker
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
 from jobquest.events import Event, from_record, judged_from
 from jobquest.log import Headers, Origin, Partition, Record
 from jobquest.log_lines import log_lines
 from jobquest.read import OrderingKey, Parked, ReadSide
+from jobquest.read.dead_letters import DONE_HEADER
 from jobquest.read.failures import Failure
-from jobquest.read.letters import DONE_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,17 @@ class Reactor:
     """Belongs to the consumer's thread."""
 
     def __init__(
-        self, read_side: ReadSide, handlers: Handlers, backoff: Backoff, brake: Brake, watch: Watch
+        self,
+        read_side: ReadSide,
+        handlers: Handlers,
+        backoff: Backoff,
+        breaker: CircuitBreaker,
+        watch: Watch,
     ) -> None:
         self._read_side = read_side
         self._handlers = handlers
         self._backoff = backoff
-        self._brake = brake
+        self._breaker = breaker
         self._watch = watch
         self._lines: list[str] = []
 
@@ -48,7 +53,8 @@ class Reactor:
     ) -> list[Outcome]:
         """The outcomes of polled records; `waits`: something may be parked in these partitions.
 
-        May end before the last record: when handlers have had their time or the brake is pulled.
+        May end before the last record: when handlers have had their time or the circuit breaker
+        opens.
         """
         origins: dict[tuple[str, int], Origin] = dict(assigned.items())
         decoded = [_decoded(one, origins[one[:2]]) for one in records]
@@ -86,14 +92,14 @@ class Reactor:
 
     def _bounded(self) -> Callable[[], bool]:
         deadline = time.monotonic() + HANDLER_SECONDS
-        return lambda: time.monotonic() <= deadline and not self._brake.pulled
+        return lambda: time.monotonic() <= deadline and not self._breaker.open_reason
 
     def _judge(
         self, outcome: Outcome, event: Event, known: dict[str, bytes], busy: set[OrderingKey]
     ) -> Outcome:
         if event.id in known:
             # Ours name a fact by their id: whichever event caused it, it is the same one.
-            if event.is_ours or event.has_content_of(known[event.id]):
+            if event.is_internal or event.has_content_of(known[event.id]):
                 return outcome._replace(verdict="known")
             return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
         if busy and outcome.ordering_key in busy:
@@ -148,7 +154,9 @@ class Reactor:
                 return self._failed(outcome, event, failure, final)
             outcome = outcome._replace(done=(*outcome.done, name))
         if outcome.done != before:
-            self._brake.handlers_succeeded(event.type, [f"handler {name}" for name, _ in handlers])
+            self._breaker.handlers_succeeded(
+                event.type, [f"handler {name}" for name, _ in handlers]
+            )
         return outcome
 
     def _say(self) -> None:
@@ -158,7 +166,7 @@ class Reactor:
 
     def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
         if not outcome.attempts:  # else it is known to fail
-            self._brake.handler_failed(event.id, event.type, failure)
+            self._breaker.handler_failed(event.id, event.type, failure)
         return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
     def _tell(self, outcome: Outcome, failure: Failure) -> None:

@@ -1,5 +1,5 @@
 """When a failing event is tried again, how many at once, and when too many fail: the backoff, the
-probes and the brake.
+probes and the circuit breaker.
 
 Used by the consumer and its reactor. None does anything by itself.
 """
@@ -35,7 +35,7 @@ class Backoff:
         return int(seconds * 1000 * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
-class Brake:
+class CircuitBreaker:
     """Notices when event after event fails, as when what handlers call is away, or when a
     projection has a bug: then the fault is not the events'.
 
@@ -72,12 +72,12 @@ class Brake:
             if row.event_type in ("", event_type) and concerned(row.part):
                 del self._failing[row]
 
-    def release(self) -> None:
+    def reset(self) -> None:
         """Count afresh."""
         self._failing.clear()
 
     @property
-    def pulled(self) -> str | None:
+    def open_reason(self) -> str | None:
         """Why the consumer should pause; None if it should not."""
         for row, events in self._failing.items():
             if len(events) >= self._limit:

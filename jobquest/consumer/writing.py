@@ -12,7 +12,7 @@ from functools import partial
 
 from jobquest.clock import now_ms
 from jobquest.consumer.outcomes import Outcome, batch_of
-from jobquest.consumer.retries import Backoff, Brake
+from jobquest.consumer.retries import Backoff, CircuitBreaker
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable, PositionMoved, Unavailable
 from jobquest.log import Origin
@@ -30,7 +30,7 @@ class Writer:
         self,
         read_side: ReadSide,
         backoff: Backoff,
-        brake: Brake,
+        breaker: CircuitBreaker,
         watch: Watch,
         written: Callable[[Batch, int], None],
     ) -> None:
@@ -38,7 +38,7 @@ class Writer:
         self.stored: dict[Origin, int | None] = {}
         self._read_side = read_side
         self._backoff = backoff
-        self._brake = brake
+        self._breaker = breaker
         self._watch = watch
         self._written = written
 
@@ -72,7 +72,7 @@ class Writer:
             key = outcome.ordering_key
             if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
                 if outcome.was is None:  # else it is known to wait
-                    self._brake.write_failed(outcome.event.id, outcome.event.type, held[key])
+                    self._breaker.write_failed(outcome.event.id, outcome.event.type, held[key])
                 outcome = outcome.waits_behind()
             try:
                 self._write([outcome])
@@ -95,7 +95,7 @@ class Writer:
         else:
             failed = outcome.failed(failure, now_ms(), self._backoff)
             if outcome.event and not outcome.attempts:  # else it is known to fail
-                self._brake.write_failed(outcome.event.id, outcome.event.type, failure)
+                self._breaker.write_failed(outcome.event.id, outcome.event.type, failure)
         logger.error("Failed to process event: %s", failure.text)
         logger.info("%s in %s", failure.error_class, failure.part or "the read side")
         self._write([failed])
@@ -109,7 +109,7 @@ class Writer:
         finally:
             self._watch.end()
         for event_type in {applied.event.type for applied in batch.applied}:
-            self._brake.written(event_type, partial(concerns, event_type))
+            self._breaker.written(event_type, partial(concerns, event_type))
 
     def _apply(self, batch: Batch, outcomes: int) -> None:
         self._read_side.apply(batch)

@@ -7,11 +7,11 @@ Knows neither logs nor databases nor HTTP.
 
 from __future__ import annotations
 
-from jobquest.events import careful, quick
-from jobquest.events.careful import from_request, judged_from
+from jobquest.events import fast_decode, validation
 from jobquest.events.catalogue import CATALOGUE, TOPICS, EventType
 from jobquest.events.event import LAST_MS, OUR_PREFIX, Event, format_time, new_id, parse_time
 from jobquest.events.fields import PERSONAL_FIELDS
+from jobquest.events.validation import from_request, judged_from
 
 __all__ = [
     "CATALOGUE",
@@ -30,6 +30,7 @@ __all__ = [
 
 
 def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
-    """Read an event from a topic: quickly if it is a plain good one. See `careful.from_record`."""
-    event = quick.from_record(value, latest_ms) if value else None
-    return event or careful.from_record(value, latest_ms)
+    """Read an event from a topic: quickly if it is a plain good one. See
+    `validation.from_record`."""
+    event = fast_decode.from_record(value, latest_ms) if value else None
+    return event or validation.from_record(value, latest_ms)

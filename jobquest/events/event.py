@@ -66,14 +66,14 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         return to_ms(self.timestamp) if self.known_ms is None else self.known_ms
 
     @property
-    def is_ours(self) -> bool:
+    def is_internal(self) -> bool:
         """Whether this service published it by itself."""
         return self.id.startswith(OUR_PREFIX)
 
     @property
     def cause(self) -> str | None:
         """The id of the event that one of ours follows from."""
-        cause = self.metadata.get("causedBy") if self.is_ours else None
+        cause = self.metadata.get("causedBy") if self.is_internal else None
         return cause if isinstance(cause, str) else None
 
     def to_dict(self) -> dict[str, Any]:

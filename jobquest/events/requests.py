@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from jobquest.errors import InvalidEvent
-from jobquest.events import careful, quick, strict_json
+from jobquest.events import fast_decode, strict_json, validation
 from jobquest.events.catalogue import unknown
 from jobquest.events.event import Event
 
@@ -52,7 +52,7 @@ def read(body: bytes) -> Request:
 
 def read_plain(body: bytes) -> Request | None:
     """The same in microseconds, for a good event that has nothing unusual; else None."""
-    found = quick.from_request(body, DEMO_USER)
+    found = fast_decode.from_request(body, DEMO_USER)
     return Request(*found) if found else None
 
 
@@ -82,7 +82,7 @@ def read_plain_batch(body: bytes, seconds: float) -> list[Request] | None:
     """The same in about `seconds` at most, for good events that have nothing unusual; else None."""
     deadline = time.perf_counter() + seconds
     found: list[Request] = []
-    for one in quick.from_batch(body, DEMO_USER):
+    for one in fast_decode.from_batch(body, DEMO_USER):
         if one is None or len(found) == MAX_BATCH_EVENTS or time.perf_counter() > deadline:
             return None
         found.append(Request(*one))
@@ -99,7 +99,7 @@ def _split(body: bytes) -> list[bytes]:
     """The events' own bytes, so that what is wrong in one harms no other; none where that fails."""
     try:
         parts = [bytes(part) for part in _BATCH.decode(body).events]
-    except quick.UNREADABLE:
+    except fast_decode.UNREADABLE:
         return []
     # Around the events stand two quotes, of the key. More are a second key of that name.
     return parts if body.count(b'"') == 2 + sum(part.count(b'"') for part in parts) else []
@@ -138,7 +138,7 @@ def read_carefully(body: bytes) -> Request:
 
 
 def _event(given: dict[str, Any]) -> Event:
-    return careful.from_request(
+    return validation.from_request(
         given.get("eventType"),
         given.get("userId", DEMO_USER),
         given.get("data"),

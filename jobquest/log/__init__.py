@@ -104,7 +104,8 @@ StartPositions = Callable[[Sequence[Origin]], Mapping[Origin, int]]
 
 
 class Subscription(Protocol):
-    """A consumer's seat. It belongs to the thread that made it; only that thread may call it."""
+    """A consumer's subscription. It belongs to the thread that made it; only that thread may call
+    it."""
 
     def poll(self, timeout: float, max_records: int) -> list[Record]:
         """Return up to `max_records` records, waiting at most `timeout` seconds for the first.
@@ -125,7 +126,7 @@ class Subscription(Protocol):
         ...
 
     def assignment(self) -> Mapping[Partition, Origin]:
-        """The partitions this seat reads now. Empty while another process holds them."""
+        """The partitions this subscription reads now. Empty while another process holds them."""
         ...
 
     def reached(self) -> Mapping[Partition, int]:
@@ -177,7 +178,7 @@ class EventLog(Protocol):
         ...
 
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Subscription:
-        """Take a seat in `group`. Raises LogUnavailable when the log is away."""
+        """Take a subscription in `group`. Raises LogUnavailable when the log is away."""
         ...
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:

@@ -22,14 +22,14 @@ from typing import NamedTuple
 
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused, TopicUnavailable
 from jobquest.log import PATIENT_SECONDS, PROMPT_SECONDS, EventLog, NewRecord, Position
-from jobquest.log.outbox_slot import Kept, Slot, claim, orphans
 from jobquest.log.pending import Pending, wait_for_all
+from jobquest.log.spool_file import Kept, SpoolFile, claim, orphans
 
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS, BATCH_BYTES = 1_000, 8 * 1024 * 1024
 TRY_SECONDS = 1.0  # between two tries of a log that is away
-ADOPT_SECONDS = 5.0  # between two looks for slots that nobody holds
+ADOPT_SECONDS = 5.0  # between two looks for spool files that nobody holds
 REFUSED_SECONDS = 5.0  # until a callback that raised is tried again
 HOLD_RECORDS, HOLD_SECONDS = 500, 0.4  # the last ones are delivered while new ones are held
 STOP_SECONDS = 0.7  # what is on its way may be confirmed within, at the end
@@ -53,7 +53,7 @@ class _Bar(NamedTuple):
 
 
 class Outbox:
-    """Appends to `log`, or to a slot in `folder`. Any thread may call it.
+    """Appends to `log`, or to a spool file in `folder`. Any thread may call it.
 
     At most `max_events` are kept. `refused` is given what the log refuses for good after it was
     taken here: it must have it durably when it returns, and is called again later when it raises.
@@ -66,7 +66,7 @@ class Outbox:
         self._max_events = max_events
         self._refused = refused
         self._lock = threading.Lock()  # over the next eleven
-        self._slot: Slot | None = None
+        self._spool_file: SpoolFile | None = None
         self._open = False  # for every topic
         self._shut: set[str] = set()  # topics for which it is open, too
         self._barred: dict[str, _Bar] = {}  # of these, those of which the log takes nothing
@@ -76,19 +76,20 @@ class Outbox:
         self._unconfirmed: dict[Taken, NewRecord] = {}  # given to the log, in the order they came
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._why = ""  # there is no slot
+        self._why = ""  # there is no spool file
         self._said: dict[str, str] = {}  # of barred topics, in the service's log
         self._woken = threading.Event()
         self._stop = threading.Event()
         # The forwarder's own; others may read:
-        self._adopted: list[Slot] = []
+        self._adopted: list[SpoolFile] = []
         self._adopts = False
         self._looked = 0.0  # for orphans
         self._hand_over_at = 0.0  # what was refused
         self._prompt = True  # the last delivery was
 
     def start(self) -> None:
-        """Take a slot, one with records first, and deliver; then what other processes left."""
+        """Take a spool file, one with records first, and deliver; then what other processes
+        left."""
         self._adopts = True
         self._looked = time.monotonic()  # others that start now take theirs first
         with self._lock:
@@ -112,7 +113,7 @@ class Outbox:
     @property
     def is_ready(self) -> bool:
         """Whether an append would go straight to the log, and not block."""
-        is_straight = self._slot is not None and not (self._open or self._closed)
+        is_straight = self._spool_file is not None and not (self._open or self._closed)
         return is_straight and self._log.is_ready
 
     def _send(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
@@ -129,10 +130,14 @@ class Outbox:
 
     def waiting(self) -> Waiting:
         """What waits here. Cheap."""
-        slots = [slot for slot in (self._slot, *self._adopted) if slot and slot.count]
-        since_ms = min((slot.oldest_ms or 0 for slot in slots), default=0)
+        spool_files = [
+            spool_file
+            for spool_file in (self._spool_file, *self._adopted)
+            if spool_file and spool_file.count
+        ]
+        since_ms = min((spool_file.oldest_ms or 0 for spool_file in spool_files), default=0)
         seconds = max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0
-        return Waiting(sum(slot.count for slot in slots), round(seconds, 3))
+        return Waiting(sum(spool_file.count for spool_file in spool_files), round(seconds, 3))
 
     def stop(self) -> None:
         """End in about two seconds. What the log has not confirmed by then is kept here."""
@@ -142,26 +147,26 @@ class Outbox:
         wait_for_all(unconfirmed, STOP_SECONDS)
         with self._lock:
             self._keep(self._taken_back())
-            slot, self._slot = self._slot, None
+            spool_file, self._spool_file = self._spool_file, None
             self._why = "The outbox is closed."
         self._stop.set()
         self._woken.set()
         if self._thread:
             self._thread.join(STOP_SECONDS)
-        for held in [slot, *self._adopted]:
+        for held in [spool_file, *self._adopted]:
             if held:
                 held.close()
 
     # --- the circuit: under the lock ---
 
     def _begin(self) -> None:
-        """Take a slot and start the forwarder, at the first use: never before a fork."""
+        """Take a spool file and start the forwarder, at the first use: never before a fork."""
         if self._closed:
             return
-        if self._slot is None:
+        if self._spool_file is None:
             try:
-                self._slot = claim(self._folder, with_records=self._adopts)
-                self._shut = self._slot.topics  # nothing may overtake what is in it
+                self._spool_file = claim(self._folder, with_records=self._adopts)
+                self._shut = self._spool_file.topics  # nothing may overtake what is in it
             except LogUnavailable as error:
                 if self._why != str(error):
                     logger.error("There is no outbox: %s", error)
@@ -204,8 +209,8 @@ class Outbox:
 
     def _open_circuit(self, error: LogUnavailable) -> None:
         """Keep what is unconfirmed, and from now on everything, here."""
-        if self._slot and not self._open:
-            logger.warning("Events wait in %s: %s", self._slot.path, error)
+        if self._spool_file and not self._open:
+            logger.warning("Events wait in %s: %s", self._spool_file.path, error)
             self._open = True
         self._keep(self._taken_back())
         self._woken.set()
@@ -213,9 +218,11 @@ class Outbox:
     def _bar(self, error: TopicUnavailable) -> None:
         """Keep what is unconfirmed of a topic, and from now on everything of it, here."""
         topic, line = error.topic, str(error)
-        if self._slot:
+        if self._spool_file:
             if self._said.get(topic) != line:
-                logger.warning("Events of topic %s wait in %s: %s", topic, self._slot.path, error)
+                logger.warning(
+                    "Events of topic %s wait in %s: %s", topic, self._spool_file.path, error
+                )
             self._said[topic] = line
             self._shut.add(topic)
             self._barred[topic] = _Bar(line, time.monotonic() + TRY_SECONDS)
@@ -225,14 +232,14 @@ class Outbox:
     def _keep(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
         if not entries:
             return
-        slot = self._slot
-        if slot is None:
+        spool_file = self._spool_file
+        if spool_file is None:
             self._refuse_all(
                 entries, f"Kafka does not take events, nor does the outbox: {self._why}"
             )
             return
-        room = max(0, self._max_events - slot.count)
-        kept = slot.append([record for _, record in entries[:room]])
+        room = max(0, self._max_events - spool_file.count)
+        kept = spool_file.append([record for _, record in entries[:room]])
         for (future, _), written in zip(entries[:room], kept, strict=True):
             written.add_done_callback(partial(self._written, future))
         line = (
@@ -245,7 +252,7 @@ class Outbox:
         for future, _ in entries:
             future.fail(LogUnavailable(line))
 
-    # --- answers: on the threads of the log and of the slot's writer ---
+    # --- answers: on the threads of the log and of the spool file's writer ---
 
     def _answered(self, future: Taken, sent: Pending[Position]) -> None:
         error = sent.exception()
@@ -295,7 +302,7 @@ class Outbox:
         with self._lock:
             self._begin()
         self._adopt()
-        for held in (self._slot, *self._adopted):
+        for held in (self._spool_file, *self._adopted):
             if held and held.damage:
                 self._replace(held)
         try:
@@ -305,10 +312,10 @@ class Outbox:
                 if not self._open and not self._closed:
                     self._open_circuit(error)  # before a request has to find out
             raise
-        if self._slot:
+        if self._spool_file:
             try:
-                self._deliver(self._slot)
-                self._close_circuit(self._slot)
+                self._deliver(self._spool_file)
+                self._close_circuit(self._spool_file)
             finally:
                 self._release(0.0)
         for orphan in tuple(self._adopted):
@@ -321,17 +328,17 @@ class Outbox:
         if not self._adopts or time.monotonic() - self._looked < ADOPT_SECONDS:
             return
         self._looked = time.monotonic()
-        for slot in orphans(self._folder):
-            logger.info("Delivering what another process left in %s.", slot.path)
-            self._adopted.append(slot)
+        for spool_file in orphans(self._folder):
+            logger.info("Delivering what another process left in %s.", spool_file.path)
+            self._adopted.append(spool_file)
 
-    def _hold(self, slot: Slot) -> None:
+    def _hold(self, spool_file: SpoolFile) -> None:
         """Have new records wait for the last few here, unless the log is slow: then every request
         would wait in vain, and its producer go again and again."""
         with self._lock:
             is_open = self._open or self._shut - self._barred.keys()
-            if is_open and slot is self._slot and self._prompt and not self._holding:
-                few = slot.deliverable(self._barred) <= HOLD_RECORDS
+            if is_open and spool_file is self._spool_file and self._prompt and not self._holding:
+                few = spool_file.deliverable(self._barred) <= HOLD_RECORDS
                 if few and time.monotonic() > self._hold_at:
                     self._holding = True
                     self._hold_until = time.monotonic() + HOLD_SECONDS
@@ -343,12 +350,12 @@ class Outbox:
                 self._hold_at = time.monotonic() + TRY_SECONDS
                 self._keep(self._taken_back())
 
-    def _close_circuit(self, slot: Slot) -> None:
+    def _close_circuit(self, spool_file: SpoolFile) -> None:
         """Give what was held to the log, and close, where nothing is left that the log takes."""
         while True:
             with self._lock:
-                is_drained = not slot.deliverable(self._barred)
-                if not self._holding or slot is not self._slot or not is_drained:
+                is_drained = not spool_file.deliverable(self._barred)
+                if not self._holding or spool_file is not self._spool_file or not is_drained:
                     return
                 held, self._held = self._held, []
                 if not held:
@@ -365,24 +372,26 @@ class Outbox:
         else:
             logger.info("Kafka takes events again; the outbox is empty.")
 
-    def _deliver(self, slot: Slot) -> None:
+    def _deliver(self, spool_file: SpoolFile) -> None:
         try:
-            self._hand_over(slot)
-            self._try_barred(slot)
+            self._hand_over(spool_file)
+            self._try_barred(spool_file)
             while not self._stop.is_set():
-                self._hold(slot)
-                if batch := slot.first(BATCH_RECORDS, BATCH_BYTES, self.barred):
-                    self._deliver_batch(slot, batch)
-                elif self._holding and slot.deliverable(self.barred):  # on its way into the file
+                self._hold(spool_file)
+                if batch := spool_file.first(BATCH_RECORDS, BATCH_BYTES, self.barred):
+                    self._deliver_batch(spool_file, batch)
+                elif self._holding and spool_file.deliverable(
+                    self.barred
+                ):  # on its way into the file
                     self._stop.wait(0.01)
                     self._release(self._hold_until)
                 else:
                     return
         except LogDamaged as damage:
-            slot.damage = damage
-            self._replace(slot)
+            spool_file.damage = damage
+            self._replace(spool_file)
 
-    def _try_barred(self, slot: Slot) -> None:
+    def _try_barred(self, spool_file: SpoolFile) -> None:
         """Try the first record of each topic of which the log took nothing a while ago: if it does
         now, the others follow."""
         now = time.monotonic()
@@ -391,10 +400,10 @@ class Outbox:
             for topic in due:
                 del self._barred[topic]
         for topic in due:
-            if first := slot.first_of(topic, 1, BATCH_BYTES):
-                self._deliver_batch(slot, first)
+            if first := spool_file.first_of(topic, 1, BATCH_BYTES):
+                self._deliver_batch(spool_file, first)
 
-    def _deliver_batch(self, slot: Slot, batch: Sequence[Kept]) -> None:
+    def _deliver_batch(self, spool_file: SpoolFile, batch: Sequence[Kept]) -> None:
         began = time.monotonic()
         sent = self._log.append([kept.record for kept in batch], PATIENT_SECONDS)
         while not wait_for_all(sent, 0.1):
@@ -406,13 +415,13 @@ class Outbox:
         for kept, future in zip(batch, sent, strict=True):
             error = future.exception()
             if isinstance(error, RecordRefused):
-                slot.put_aside(kept, error)
+                spool_file.put_aside(kept, error)
             elif isinstance(error, LogUnavailable):
                 failed.append(error)
             else:
                 done.append(kept)
-        slot.discard(done)
-        self._hand_over(slot)
+        spool_file.discard(done)
+        self._hand_over(spool_file)
         forbidden: dict[str, TopicUnavailable] = {}
         for error in failed:
             if not isinstance(error, TopicUnavailable):
@@ -422,12 +431,12 @@ class Outbox:
             for error in forbidden.values():
                 self._bar(error)
 
-    def _hand_over(self, slot: Slot) -> None:
+    def _hand_over(self, spool_file: SpoolFile) -> None:
         """Give away what the log refused; what nobody takes yet stays aside and blocks nothing."""
         if time.monotonic() < self._hand_over_at:
             return
         taken = []
-        for kept, refusal in slot.aside:
+        for kept, refusal in spool_file.aside:
             try:
                 self._refused(kept.record, refusal)
             except Exception as error:  # whoever takes it may have lost its database
@@ -435,12 +444,12 @@ class Outbox:
                 self._hand_over_at = time.monotonic() + REFUSED_SECONDS
                 break
             taken.append(kept)
-        slot.discard(taken)
+        spool_file.discard(taken)
 
-    def _replace(self, slot: Slot) -> None:
+    def _replace(self, spool_file: SpoolFile) -> None:
         with self._lock:  # nothing is appended meanwhile
-            anew = slot.begun_anew()
-            if self._slot is slot:
-                self._slot = anew
+            anew = spool_file.begun_anew()
+            if self._spool_file is spool_file:
+                self._spool_file = anew
             else:
-                self._adopted[self._adopted.index(slot)] = anew
+                self._adopted[self._adopted.index(spool_file)] = anew

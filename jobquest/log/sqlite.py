@@ -98,11 +98,14 @@ class SqliteLog:
         self._started_writer()
         self._raise_damage()
 
-    def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> _Seat:
-        """Take the one consumer's seat, or wait for it: `poll` returns nothing until then."""
+    def subscribe(
+        self, topics: Sequence[str], group: str, start: StartPositions
+    ) -> SqliteSubscription:
+        """Take the one consumer's subscription, or wait for it: `poll` returns nothing until
+        then."""
         with errors_of(self._path, "be opened"):
             self._prepare()
-            return _Seat(self._path, topics, group, start, self._appended)
+            return SqliteSubscription(self._path, topics, group, start, self._appended)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """Every topic's one partition; see `EventLog.describe`."""
@@ -341,8 +344,8 @@ class _Writer:
         return [Position(row[0], 0, row[1]) for row in rows]
 
 
-class _Seat:
-    """The consumer's seat; see `Subscription`.
+class SqliteSubscription:
+    """The consumer's subscription; see `Subscription`.
 
     A lock file makes sure that one process reads at a time; the kernel frees it when its holder
     dies, however it dies.

@@ -21,9 +21,9 @@ from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, rescued_headers
 from jobquest.read import effects, history, parking, retry_topic, tables
 from jobquest.read.database import Database, padded
+from jobquest.read.dead_letters import Dead, DeadLetters
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
-from jobquest.read.letters import Dead, Letters
 from jobquest.read.parking import OrderingKey, Parked, Tries
 from jobquest.read.shared_clock import database_ms
 from jobquest.read.statements import add_rows, rows_by_key, write_rows
@@ -60,9 +60,9 @@ class Batch:
 class ReadSide:
     """Writes what became of events; `process_id` marks the records that this process relays."""
 
-    def __init__(self, database: Database, letters: Letters, process_id: str) -> None:
+    def __init__(self, database: Database, dead_letters: DeadLetters, process_id: str) -> None:
         self._database = database
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._process_id = process_id
         self._lookup = IdLookup(partial(effects.contents_directly, database))
 
@@ -128,7 +128,7 @@ class ReadSide:
     # --- a batch ---
 
     def apply(self, batch: Batch) -> int:
-        """Write a batch's effects, follow-ups, letters and positions: all or nothing.
+        """Write a batch's effects, follow-ups, dead letters and positions: all or nothing.
 
         Returns the new highest `seq`. Raises PositionMoved where another consumer was faster
         (nothing was written: read the positions again), ReadSideUnavailable where the database
@@ -139,23 +139,26 @@ class ReadSide:
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
             told = retry_topic.outgoing_rows(
-                connection, batch.parked, batch.released, self._letters.group, self._process_id
+                connection, batch.parked, batch.released, self._dead_letters.group, self._process_id
             )
             add_rows(connection, tables.outgoing, told)
             counted = [effects.event_row(*entry) for entry in batch.applied]
             if effects.write_events(connection, counted, seq) != len(counted):
                 raise PositionMoved("Another consumer has applied some of these events.")
             others = [effects.parked_row(one) for one in batch.parked]
-            others += [effects.dead_row(letter) for letter in batch.dead]
+            others += [effects.dead_row(dead_letter) for dead_letter in batch.dead]
             effects.write_events(connection, others, seq + len(counted))
             seq += len(counted) + len(others)
             # A batch that moves nothing is one of further tries.
-            again = [] if batch.moves else [letter.origin for letter in batch.dead]
-            self._letters.bury(connection, batch.dead, _positions(connection, again))
+            again = [] if batch.moves else [dead_letter.origin for dead_letter in batch.dead]
+            self._dead_letters.dead_letter(connection, batch.dead, _positions(connection, again))
             history.note_failures(connection, batch.parked, batch.dead)
             history.count(connection, len(batch.applied), batch.parked, len(batch.dead))
-            rises = effects.project(connection, [entry.event for entry in batch.applied])
-            self._queue(connection, [caused for rise in rises for caused in follow_ups(rise)])
+            level_changes = effects.project(connection, [entry.event for entry in batch.applied])
+            self._queue(
+                connection,
+                [caused for level_change in level_changes for caused in follow_ups(level_change)],
+            )
             connection.execute(update(tables.counter).values(seq=seq))
         return seq
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobquest.events import exact_json, format_time
 from jobquest.events.levels import xp_for_level
-from jobquest.read.letters import NOWHERE
+from jobquest.read.dead_letters import NOWHERE
 from jobquest.read.parking import done_of
 
 Answer = dict[str, Any]
@@ -51,7 +51,7 @@ def _event_of(body: str | None, longest: int | None) -> Answer | None:
     return event
 
 
-def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
+def dead_letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
     """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
     was never in the log has no partition and offset. No value is told beyond `longest` characters:
     of a longer one the row needs no more than `bytes_of(longest)`. A traceback is told of one that
@@ -80,8 +80,8 @@ def letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
     if longest is None:
         answer["trace"] = row["trace"]
     answer["value"], answer["encoding"], cut = _cut(row["value"], longest)
-    answer["mended"], _, mended_cut = _cut(row["mended"], longest)
-    answer["truncated"] = cut or mended_cut
+    answer["edited"], _, edited_cut = _cut(row["edited"], longest)
+    answer["truncated"] = cut or edited_cut
     return answer
 
 

@@ -16,9 +16,9 @@ from jobquest.events import Event, from_record
 from jobquest.log import Record
 from jobquest.read import tables
 from jobquest.read.database import Database
+from jobquest.read.dead_letters import Dead
 from jobquest.read.failures import failing_as
-from jobquest.read.follow_ups import NOTICES, Rise
-from jobquest.read.letters import Dead
+from jobquest.read.follow_ups import NOTICES, LevelChange
 from jobquest.read.parking import Parked
 from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
 from jobquest.read.statements import Values, rows_by_key, select_by_key, write_rows
@@ -96,9 +96,11 @@ def write_events(
     return write_rows(connection, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
 
-def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) -> list[Rise]:
+def project(
+    connection: Connection, events: Sequence[Event], into: Into = LIVE
+) -> list[LevelChange]:
     """Fold the events into every projection's rows; returns what may have follow-ups."""
-    rises: list[Rise] = []
+    level_changes: list[LevelChange] = []
     for projection in PROJECTIONS:
         key, folds = projection.key, projection.folds
         table = into[projection.table]
@@ -108,12 +110,12 @@ def project(connection: Connection, events: Sequence[Event], into: Into = LIVE) 
                 continue
             rows = _load(connection, projection, table, {key for key, _ in concerned})
             if projection is USER_STATS:
-                rises = _fold_users(rows, concerned)
+                level_changes = _fold_users(rows, concerned)
             else:
                 for key_, event in concerned:
                     folds[event.type](rows[key_], event)
             write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
-    return rises
+    return level_changes
 
 
 def concerns(event_type: str, part: str) -> bool:
@@ -128,15 +130,17 @@ def _part(projection: Projection) -> str:
 
 def _fold_users(
     rows: Mapping[Values, Row], concerned: Sequence[tuple[Values, Event]]
-) -> list[Rise]:
-    folds, rises = USER_STATS.folds, []
+) -> list[LevelChange]:
+    folds, level_changes = USER_STATS.folds, []
     for key, event in concerned:
         row = rows[key]
         level = row["level"]
         folds[event.type](row, event)
         if row["level"] != level or event.type in NOTICES:
-            rises.append(Rise(event, level, row["level"], row["reported_level"], row["xp"]))
-    return rises
+            level_changes.append(
+                LevelChange(event, level, row["level"], row["reported_level"], row["xp"])
+            )
+    return level_changes
 
 
 def event_row(event: Event, record: Record, outcome: str = "processed") -> EventRow:
@@ -162,14 +166,14 @@ def parked_row(one: Parked) -> EventRow:
     return event_row(event, one.record, "retrying")
 
 
-def dead_row(letter: Dead) -> EventRow:
+def dead_row(dead_letter: Dead) -> EventRow:
     """The row of a record that will not be counted."""
-    record = letter.record
-    if letter.event:
-        return event_row(letter.event, record, "dead")._replace(id=letter.event_id)
-    unread: Row = {"id": letter.event_id, "type": None, "userId": None, "timestamp": None}
+    record = dead_letter.record
+    if dead_letter.event:
+        return event_row(dead_letter.event, record, "dead")._replace(id=dead_letter.event_id)
+    unread: Row = {"id": dead_letter.event_id, "type": None, "userId": None, "timestamp": None}
     return EventRow(
-        id=letter.event_id,
+        id=dead_letter.event_id,
         outcome="dead",
         topic=record.topic,
         partition=record.partition,

@@ -17,7 +17,7 @@ from jobquest.read import listed, tables
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Row, each
 
-MAX_STRETCHES = 512  # looked through by one statement: each is one of its variables
+MAX_BUCKETS = 512  # looked through by one statement: each is one of its variables
 MAX_VALUES = 100  # types or topics: each is a part of the statement, of which SQLite takes 500
 _BEYOND_ALL = 2**62
 _EVENTS = tables.events
@@ -46,15 +46,15 @@ def event_rows(
         yield from each(connection, query())
     elif 0 < len(wanted.types) <= MAX_VALUES:
         if has_times:
-            stretches = _stretches(connection, wanted, low, beyond)
-            low = max(low, (stretches[-1] if stretches else 0) * tables.PLACE_STRETCH)
-            beyond = min(beyond, (stretches[0] + 1 if stretches else 0) * tables.PLACE_STRETCH)
+            buckets = _buckets(connection, wanted, low, beyond)
+            low = max(low, (buckets[-1] if buckets else 0) * tables.PLACE_BUCKET)
+            beyond = min(beyond, (buckets[0] + 1 if buckets else 0) * tables.PLACE_BUCKET)
         yield from each(connection, _of_types(connection, wanted, limit, low, beyond))
     elif (has_times or wanted.topics) and len(wanted.topics) <= MAX_VALUES:
         # The index has the topic before the time.
         wanted = wanted if wanted.topics else replace(wanted, topics=frozenset(TOPICS))
-        stretches = _stretches(connection, wanted, low, beyond)
-        yield from _of_stretches(connection, query("topic"), stretches, limit)
+        buckets = _buckets(connection, wanted, low, beyond)
+        yield from _in_buckets(connection, query("topic"), buckets, limit)
     else:
         yield from each(connection, query())
 
@@ -80,14 +80,14 @@ def _of_types(
     return _NEWEST_FIRST.where(_SEQ.in_(seqs)).limit(limit)
 
 
-def _stretches(connection: Connection, wanted: EventFilter, low: int, beyond: int) -> Sequence[int]:
-    """Stretches of changes, the newest first, that have an event of these topics and times."""
-    newest = min(_last(connection), beyond) // tables.PLACE_STRETCH
-    oldest = low // tables.PLACE_STRETCH
+def _buckets(connection: Connection, wanted: EventFilter, low: int, beyond: int) -> Sequence[int]:
+    """Buckets of changes, the newest first, that have an event of these topics and times."""
+    newest = min(_last(connection), beyond) // tables.PLACE_BUCKET
+    oldest = low // tables.PLACE_BUCKET
     numbers = select(literal(newest).label("number")).cte(recursive=True)
     number = numbers.c.number
     numbers = numbers.union_all(select(number - 1).where(number > literal(oldest)))
-    here = tables.PLACE_STRETCH_OF.op("=")(numbers.c.number)
+    here = tables.PLACE_BUCKET_OF.op("=")(numbers.c.number)
     time = _EVENTS.c.time_ms
     found = [
         # Sorted as the index is: a planner that hopes for an early match looks through all rows.
@@ -103,13 +103,13 @@ def _stretches(connection: Connection, wanted: EventFilter, low: int, beyond: in
     return connection.execute(query).scalars().all()
 
 
-def _of_stretches(
-    connection: Connection, query: Select[Any], stretches: Iterable[int], limit: int
+def _in_buckets(
+    connection: Connection, query: Select[Any], buckets: Iterable[int], limit: int
 ) -> Generator[Row]:
-    for stretch in stretches:
-        first = stretch * tables.PLACE_STRETCH
-        within = (first <= _SEQ, first + tables.PLACE_STRETCH > _SEQ)  # for whom takes the key
-        here = query.where(tables.PLACE_STRETCH_OF.in_([stretch]), *within).limit(limit)
+    for bucket in buckets:
+        first = bucket * tables.PLACE_BUCKET
+        within = (first <= _SEQ, first + tables.PLACE_BUCKET > _SEQ)  # for whom takes the key
+        here = query.where(tables.PLACE_BUCKET_OF.in_([bucket]), *within).limit(limit)
         seqs = here.with_only_columns(_SEQ)
         for row in each(connection, _NEWEST_FIRST.where(_SEQ.in_(seqs))):
             limit -= 1
@@ -121,17 +121,17 @@ def _of_stretches(
 def _of_users(
     connection: Connection, query: Select[Any], limit: int, low: int, beyond: int
 ) -> Generator[Row]:
-    """A user's rows are looked up in one stretch of changes after the other, the newest first, and
+    """A user's rows are looked up in one bucket of changes after the other, the newest first, and
     in ever more of them at once while there are few. `beyond` comes from outside: what lies above
     the last change is not looked through."""
-    stretch = min(beyond, _last(connection)) // tables.STRETCH
+    bucket = min(beyond, _last(connection)) // tables.SEQ_BUCKET
     count = 1
-    while stretch >= low // tables.STRETCH and limit:
-        some = tables.STRETCH_OF.in_(range(stretch, max(-1, stretch - count), -1))
+    while bucket >= low // tables.SEQ_BUCKET and limit:
+        some = tables.SEQ_BUCKET_OF.in_(range(bucket, max(-1, bucket - count), -1))
         for row in each(connection, query.where(some).limit(limit)):
             limit -= 1
             yield row
-        stretch, count = stretch - count, min(count * 2, MAX_STRETCHES)
+        bucket, count = bucket - count, min(count * 2, MAX_BUCKETS)
 
 
 def _last(connection: Connection) -> int:

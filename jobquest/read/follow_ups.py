@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jobquest.events import OUR_PREFIX, Event
 
 
-class Rise(NamedTuple):
+class LevelChange(NamedTuple):
     """An event that may have follow-ups, and what its user's statistics were then."""
 
     event: Event
@@ -23,12 +23,12 @@ class Rise(NamedTuple):
     xp: int
 
 
-def follow_ups(rise: Rise) -> list[Event]:
+def follow_ups(level_change: LevelChange) -> list[Event]:
     """The events that follow from one."""
-    event, level = rise.event, rise.level
+    event, level = level_change.event, level_change.level
     found = [_notification(event)] if event.type in NOTICES else []
-    if level > rise.level_before and level > rise.reported_level:
-        data = {"newLevel": level, "totalXp": rise.xp}
+    if level > level_change.level_before and level > level_change.reported_level:
+        data = {"newLevel": level, "totalXp": level_change.xp}
         found.append(_event(event, "level.up", f"level:{level}", data))
     return found
 

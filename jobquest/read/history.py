@@ -2,7 +2,7 @@
 each minute.
 
 Parts of a batch's transaction (`ReadSide.apply`), so that no batch is counted twice. Operational:
-a rebuild leaves both as they are. `forget_old` bounds them, and the letters that are closed.
+a rebuild leaves both as they are. `forget_old` bounds them, and the dead letters that are closed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 from jobquest.clock import now_ms
 from jobquest.read import tables
 from jobquest.read.database import Database, inserting, padded
+from jobquest.read.dead_letters import Dead
 from jobquest.read.failures import COLUMNS, Failure
-from jobquest.read.letters import Dead
 from jobquest.read.parking import Parked
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
-# Of a table, in one transaction: nobody waits long for it. A letter may have two megabytes.
-FORGOTTEN_ROWS, FORGOTTEN_LETTERS = 500, 20
+# Of a table, in one transaction: nobody waits long for it. A dead letter may have two megabytes.
+FORGOTTEN_ROWS, FORGOTTEN_DEAD_LETTERS = 500, 20
 _FORGET_LOCK = 7317003  # PostgreSQL's advisory locks have numbers for names
 
 
@@ -91,8 +91,8 @@ def note_lag(connection: Connection, messages: int, seconds: float) -> None:
 
 
 def forget_old(database: Database, keep_days: int) -> int:
-    """Delete some of the failed tries, closed letters and minutes that are older; how many were
-    deleted. 0: none is left, or another process is at it."""
+    """Delete some of the failed tries, closed dead letters and minutes that are older; how many
+    were deleted. 0: none is left, or another process is at it."""
     before_ms = now_ms() - keep_days * DAY_MS
     with database.writing() as connection:
         if not database.is_file:
@@ -102,7 +102,7 @@ def forget_old(database: Database, keep_days: int) -> int:
         return (
             _forget_tries(connection, before_ms)
             + _forget_minutes(connection, before_ms)
-            + _forget_letters(connection, before_ms)
+            + _forget_dead_letters(connection, before_ms)
         )
 
 
@@ -120,16 +120,19 @@ def _forget_minutes(connection: Connection, before_ms: int) -> int:
     return connection.execute(delete(tables.minutes).where(minute.in_(old))).rowcount
 
 
-def _forget_letters(connection: Connection, before_ms: int) -> int:
-    letters, forgotten = tables.dead_letters, tables.forgotten_letters
+def _forget_dead_letters(connection: Connection, before_ms: int) -> int:
+    dead_letters, forgotten = tables.dead_letters, tables.forgotten_dead_letters
     closed = text("state != 'open'")  # spelled as in the index of these
-    old = select(letters.c.id).where(closed, letters.c.died_ms < before_ms)
-    query = old.order_by(letters.c.died_ms).limit(FORGOTTEN_LETTERS)
+    old = select(dead_letters.c.id).where(closed, dead_letters.c.died_ms < before_ms)
+    query = old.order_by(dead_letters.c.died_ms).limit(FORGOTTEN_DEAD_LETTERS)
     ids = list(connection.execute(query).scalars())
     if ids:
-        these, names = letters.c.id.in_(padded(ids)), [column.name for column in forgotten.columns]
-        what = select(*(letters.c[name] for name in names)).where(these)
+        these, names = (
+            dead_letters.c.id.in_(padded(ids)),
+            [column.name for column in forgotten.columns],
+        )
+        what = select(*(dead_letters.c[name] for name in names)).where(these)
         once = inserting(connection.dialect.name, forgotten).from_select(names, what)
         connection.execute(once.on_conflict_do_nothing())
-        connection.execute(delete(letters).where(these))
+        connection.execute(delete(dead_letters).where(these))
     return len(ids)

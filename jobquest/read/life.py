@@ -14,14 +14,14 @@ from sqlalchemy import Connection, Select, select
 from jobquest.errors import InvalidEvent
 from jobquest.events import Event, format_time, from_record
 from jobquest.read import listed, tables
-from jobquest.read.answers import Answer, camel, item_of, letter_of, retry_of
+from jobquest.read.answers import Answer, camel, dead_letter_of, item_of, retry_of
 from jobquest.read.parking import with_heads
 from jobquest.read.portions import Row, each, fill
 from jobquest.read.projections import Effect, effects_of
 
 MAX_FOLLOW_UPS = 100
 MAX_ATTEMPTS = 500
-MAX_LETTERS = 50
+MAX_DEAD_LETTERS = 50
 MAX_PART = 400_000  # bytes of each of these lists
 
 
@@ -32,15 +32,15 @@ def life(connection: Connection, id: str) -> Answer | None:
     if not rows:
         return None
     [row] = rows
-    letters = _letters(connection, id)
+    dead_letters = _dead_letters(connection, id)
     return {
         **item_of(row),
         "received": format_time(row["received_ms"]),
         "attempts": _attempts(connection, id),
         "retry": _retry(connection, id),
         "effects": _effects(connection, row) if row["outcome"] == "processed" else [],
-        "deadLetter": letters[0] if letters else None,
-        "deadLetters": letters,
+        "deadLetter": dead_letters[0] if dead_letters else None,
+        "deadLetters": dead_letters,
         "causedBy": row["caused_by"],
         "followUps": _follow_ups(connection, id),
     }
@@ -70,10 +70,12 @@ def _retry(connection: Connection, id: str) -> Answer | None:
     return retry_of(rows[0]) if rows else None
 
 
-def _letters(connection: Connection, id: str) -> list[Answer]:
+def _dead_letters(connection: Connection, id: str) -> list[Answer]:
     """Newest first, cut as in lists."""
-    query = listed.letters().where(tables.dead_letters.c.event_id == id)
-    return _filled(connection, query.limit(MAX_LETTERS), lambda r: letter_of(r, listed.MAX_VALUE))
+    query = listed.dead_letters().where(tables.dead_letters.c.event_id == id)
+    return _filled(
+        connection, query.limit(MAX_DEAD_LETTERS), lambda r: dead_letter_of(r, listed.MAX_VALUE)
+    )
 
 
 def _follow_ups(connection: Connection, id: str) -> list[Answer]:

@@ -23,12 +23,12 @@ def event_columns() -> list[ColumnElement[Any]]:
     return [body.label("body") if c is table.c.body else c for c in table.columns]
 
 
-def letters() -> Select[Any]:
-    """Letters, newest first; of values only as much as lists tell of them."""
+def dead_letters() -> Select[Any]:
+    """Dead letters, newest first; of values only as much as lists tell of them."""
     table = tables.dead_letters
     cut = {
         name: func.substr(table.c[name], 1, bytes_of(MAX_VALUE), type_=LargeBinary)
-        for name in ("value", "mended")
+        for name in ("value", "edited")
     }
     told = [c for c in table.columns if c.name not in ("key", "headers")]
     columns = [cut[c.name].label(c.name) if c.name in cut else c for c in told]

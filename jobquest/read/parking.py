@@ -214,8 +214,8 @@ def row_of(one: Parked) -> dict[str, Any]:
 
 
 def stored_record(row: Mapping[str, Any]) -> Record:
-    """The record that a row keeps: a parked event's or a letter's. It is damaged if its headers
-    can't be read."""
+    """The record that a row keeps: a parked event's or a dead letter's. It is damaged if its
+    headers can't be read."""
     damage = None
     try:
         headers = load_headers(row["headers"])
@@ -250,7 +250,7 @@ def parked_of(row: Mapping[str, Any]) -> Parked:
 
 
 def failure_of(row: Mapping[str, Any]) -> Failure | None:
-    """The failure that a row keeps: a parked event's or a letter's."""
+    """The failure that a row keeps: a parked event's or a dead letter's."""
     return Failure(*(row[name] for name in FAILURE_COLUMNS)) if row["error"] is not None else None
 
 

@@ -98,7 +98,7 @@ def _stats(event_type: str) -> Fold:
 
     def fold(row: Row, event: Event) -> None:
         row["event_count"] += 1
-        if not event.is_ours:
+        if not event.is_internal:
             row["last_seen_ms"] = max(row["last_seen_ms"] or 0, event.time_ms)
         if xp_field:
             row["xp"] += event.data[xp_field]
@@ -123,7 +123,7 @@ def _mission_completed(row: Row, event: Event) -> None:
 
 def _reported(row: Row, event: Event) -> None:
     """JobQuest's own idea of the total: the latest one counts."""
-    if not event.is_ours and event.time_ms >= (row["reported_ms"] or 0):
+    if not event.is_internal and event.time_ms >= (row["reported_ms"] or 0):
         row["reported_ms"] = event.time_ms
         row["reported_total_xp"] = event.data["totalXp"]
 

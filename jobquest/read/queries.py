@@ -19,16 +19,16 @@ from jobquest.read import listed, tables
 from jobquest.read.answers import (
     Answer,
     camel,
+    dead_letter_of,
     item_of,
-    letter_of,
     place_of,
     retry_of,
     user_of,
 )
 from jobquest.read.database import Database, padded
+from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.event_rows import event_rows
-from jobquest.read.letters import LetterFilter
 from jobquest.read.life import life
 from jobquest.read.parking import with_heads
 from jobquest.read.portions import MAX_BYTES, SMALL_ROWS, Key, Order, Portion, Row, each, fill
@@ -163,22 +163,22 @@ class Queries:
         rows = self._rows(with_heads().where(tables.parked.c.event_id == id))
         return retry_of(rows[0]) if rows else None
 
-    def letters(
-        self, wanted: LetterFilter, after: int | None, limit: int, room: int = MAX_BYTES
+    def dead_letters(
+        self, wanted: DeadLetterFilter, after: int | None, limit: int, room: int = MAX_BYTES
     ) -> Answer:
         """Dead letters, newest first, their values cut to be listed: `deadLetters`, `next` for
         `after`, and `groups`, how many of all that match share an error."""
-        groups = self._letter_groups(wanted)
-        query = listed.letters().where(*wanted.conditions())
+        groups = self._dead_letter_groups(wanted)
+        query = listed.dead_letters().where(*wanted.conditions())
         if after is not None:
             query = query.where(tables.dead_letters.c.id < after)
         query = query.limit(limit + 1)
         room -= len(orjson.dumps(groups))
         with self._database.reading() as connection, closing(each(connection, query)) as rows:
-            found = fill(rows, lambda row: letter_of(row, listed.MAX_VALUE), limit, room, _id)
+            found = fill(rows, lambda row: dead_letter_of(row, listed.MAX_VALUE), limit, room, _id)
         return {"deadLetters": found, "next": found.next, "groups": groups}
 
-    def _letter_groups(self, wanted: LetterFilter) -> list[Answer]:
+    def _dead_letter_groups(self, wanted: DeadLetterFilter) -> list[Answer]:
         table = tables.dead_letters
         count, newest = func.count().label("count"), func.max(table.c.id).label("newest")
         what = (table.c.error_class, table.c.error, table.c.topic)
@@ -186,10 +186,10 @@ class Queries:
         query = query.order_by(count.desc(), newest.desc()).limit(MAX_GROUPS)
         return [camel(row) for row in self._rows(query)]
 
-    def letter(self, id: int) -> Answer | None:
+    def dead_letter(self, id: int) -> Answer | None:
         """One dead letter, whole."""
         rows = self._rows(select(tables.dead_letters).where(tables.dead_letters.c.id == id))
-        return letter_of(rows[0]) if rows else None
+        return dead_letter_of(rows[0]) if rows else None
 
     def user(self, user_id: str) -> Answer | None:
         """A user's statistics."""
@@ -307,7 +307,7 @@ class Queries:
             return fill(rows, camel, MAX_WINDOWS, MAX_BYTES, lambda r: format_time(r["minute_ms"]))
 
     def outcomes(self) -> dict[str, int]:
-        """How many letters are open, how many records of our own wait for the log and how many
+        """How many dead letters are open, how many records of our own wait for the log and how many
         events for another try: what an operator looks for."""
         is_open = tables.dead_letters.c.state == "open"
         with self._database.reading() as connection:

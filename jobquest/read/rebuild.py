@@ -2,8 +2,8 @@
 
 `flask events rebuild` calls it. The consumer may go on meanwhile: the log is folded into shadow
 tables without holding anybody up, to the stored positions and again to where these have moved to;
-only the last stretch and the swap hold the consumer's lock. No handler runs, and nothing is
-published but the letters of records that had none.
+only the last part and the swap hold the consumer's lock. No handler runs, and nothing is
+published but the dead letters of records that had none.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
 from jobquest.read import lock_counter, retry_topic, tables
 from jobquest.read.database import Database
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import DeadLetters
 from jobquest.read.history import forget_old
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
-from jobquest.read.letters import Letters
-from jobquest.read.past import in_order
-from jobquest.read.refold import (
+from jobquest.read.merge import in_order
+from jobquest.read.replay import (
     PREFIX,
     SHADOW,
     Entry,
     RebuildFailed,
-    Refold,
+    Replay,
     decoded,
     shadow_indexes,
     shadows,
@@ -62,15 +62,15 @@ class Rebuilt:
     """What a rebuild came to: `records` read in `seconds`, `events` rows made.
 
     `lost` rows of the old tables could not be made again: the log does not have their records any
-    more. `buried` records became dead letters now. If the read side was new (None: it was not),
-    `restored` letters and `waiting` events came back from their topics.
+    more. `dead_lettered` records became dead letters now. If the read side was new (None: it was
+    not), `restored` dead letters and `waiting` events came back from their topics.
     """
 
     events: int
     records: int
     seconds: float
     lost: int
-    buried: int
+    dead_lettered: int
     restored: int | None
     waiting: int | None
 
@@ -81,7 +81,7 @@ class Rebuild:
     def __init__(
         self,
         database: Database,
-        letters: Letters,
+        dead_letters: DeadLetters,
         log: EventLog,
         topics: Sequence[str],
         group: str,
@@ -90,7 +90,7 @@ class Rebuild:
     ) -> None:
         self._keep_days = keep_days
         self._database = database
-        self.letters = letters
+        self.dead_letters = dead_letters
         self.log = log
         self.topics = topics
         self.group = group
@@ -122,7 +122,7 @@ class Rebuild:
                     _drop_shadows(connection)  # nothing is left of them where they went live
         if made.restored is not None:
             while forget_old(self._database, self._keep_days):
-                pass  # the topic has had letters that are kept no longer
+                pass  # the topic has had dead letters that are kept no longer
         return made
 
 
@@ -158,17 +158,17 @@ class _Run:
 
     def __init__(self, connection: Connection, settings: Rebuild, progress: Progress) -> None:
         self._connection = connection
-        self._letters = settings.letters
+        self._dead_letters = settings.dead_letters
         self._log = settings.log
         self._topics = settings.topics
         self._group = settings.group
         self._progress = progress
-        self._refold = Refold(connection)
+        self._replay = Replay(connection)
         self._is_sqlite = connection.dialect.name == "sqlite"
         self._done: dict[Origin, int] = {}  # the next offset to fold of each partition
         # If the read side is new: the group's offsets. What lies behind them is not done yet.
         self._new: dict[Origin, int] | None = None
-        self._restored: tuple[int | None, int | None] = (None, None)  # letters, waiting events
+        self._restored: tuple[int | None, int | None] = (None, None)  # dead letters, waiting events
         self._records = 0
         self._total = 0
 
@@ -185,7 +185,7 @@ class _Run:
                 break
             for batch in self._batches(ends):
                 with self._connection.begin():
-                    self._refold.fold(batch)
+                    self._replay.fold(batch)
             if not round and not self._is_sqlite:
                 with self._connection.begin():
                     _index(self._connection)
@@ -193,14 +193,14 @@ class _Run:
             lock_counter(self._connection)
             ends = self._ends()
             for batch in self._batches(ends):
-                self._refold.fold(batch)
+                self._replay.fold(batch)
             events, lost = self._finish()
         return Rebuilt(
             events=events,
             records=self._records,
             seconds=time.monotonic() - began,
             lost=lost,
-            buried=len(self._refold.buried),
+            dead_lettered=len(self._replay.dead_lettered),
             restored=self._restored[0],
             waiting=self._restored[1],
         )
@@ -208,8 +208,8 @@ class _Run:
     # --- how far ---
 
     def _begin(self) -> None:
-        """If nothing is stored about the log, take what the group has done, and the letters and
-        what waits from their topics."""
+        """If nothing is stored about the log, take what the group has done, and the dead letters
+        and what waits from their topics."""
         found = self._log.describe(self._topics)
         self._done = {info.origin: info.first for info in found}
         with self._connection.begin():
@@ -220,11 +220,11 @@ class _Run:
             info.origin: max(info.first, min(info.next, committed.get(info.origin, 0)))
             for info in found
         }
-        letters = self._all_of(DEAD_LETTERS)
-        while batch := list(islice(letters, BATCH_RECORDS)):
+        dead_letters = self._all_of(DEAD_LETTERS)
+        while batch := list(islice(dead_letters, BATCH_RECORDS)):
             with self._connection.begin():
                 for record in batch:
-                    self._letters.restore(self._connection, record)
+                    self._dead_letters.restore(self._connection, record)
         with self._connection.begin():
             restored = self._count(select(tables.dead_letters.c.id))
             self._restored = (
@@ -241,7 +241,7 @@ class _Run:
         """The offsets below which every record's fate is known now; what waits is set aside.
 
         The order of the questions matters where the lock is not held: positions, then what waits,
-        then (with each batch) letters. A record's fate moves in that direction only.
+        then (with each batch) dead letters. A record's fate moves in that direction only.
         """
         if self._new is not None:
             ends = self._new
@@ -251,7 +251,7 @@ class _Run:
                 if info.origin in stored:
                     self._done.setdefault(info.origin, info.first)
                     ends[info.origin] = min(stored[info.origin], info.next)
-        self._refold.settle(self._done)
+        self._replay.settle(self._done)
         return ends
 
     def _positions(self) -> dict[Origin, int]:
@@ -284,9 +284,9 @@ class _Run:
         """Complete the shadow tables and swap them in: how many events they have, and how many
         the old ones had that they have not."""
         self._check_origins()
-        self._refold.add_what_the_log_has_lost()
-        for died in self._refold.buried.values():
-            self._letters.bury(self._connection, [died])
+        self._replay.add_what_the_log_has_lost()
+        for died in self._replay.dead_lettered.values():
+            self._dead_letters.dead_letter(self._connection, [died])
         made, old = SHADOW[tables.events], tables.events
         again = select(made.c.id).where(made.c.id == old.c.id).exists()
         events, lost = self._count(select(made.c.id)), self._count(select(old.c.id).where(~again))
@@ -297,7 +297,7 @@ class _Run:
             ]
             self._connection.execute(insert(tables.positions), rows)
         # Viewers know from the epoch that the numbers mean something else now.
-        begun = {"seq": self._refold.seq, "epoch": str(uuid.uuid4())}
+        begun = {"seq": self._replay.seq, "epoch": str(uuid.uuid4())}
         self._connection.execute(update(tables.counter).values(**begun))
         for live, shadow in SHADOW.items():
             _swap(self._connection, live, shadow)

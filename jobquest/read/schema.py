@@ -16,7 +16,7 @@ from jobquest.errors import ReadSideUnavailable
 
 log = logging.getLogger(__name__)
 
-REVISION = "0008"  # the last file in migrations/versions
+REVISION = "0009"  # the last file in migrations/versions
 _BASE, _BASE_LAYOUT = "0005", 5  # databases of before Alembic number their layout instead
 _UPGRADING = threading.Lock()  # Alembic's context is one for the whole process
 

@@ -117,8 +117,8 @@ def _snapshot(stored: str) -> dict[str, Any] | None:
         snapshot = orjson.loads(stored)
     except ValueError:
         return None
-    is_ours = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
-    return snapshot if is_ours else None
+    is_internal = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
+    return snapshot if is_internal else None
 
 
 def _lives(pid: int) -> bool:

@@ -23,12 +23,12 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-STRETCH = 100_000  # changes; a user's events are looked up in one stretch of them after the other
-_STRETCH_OF = f"seq / {STRETCH}"
-STRETCH_OF = literal_column(_STRETCH_OF, Integer)  # as in the index, or it would not be used
-PLACE_STRETCH = 20_000  # the same for events of a topic or a time, many of which are in each
-_PLACE_STRETCH_OF = f"seq / {PLACE_STRETCH}"
-PLACE_STRETCH_OF = literal_column(_PLACE_STRETCH_OF, Integer)
+SEQ_BUCKET = 100_000  # changes; a user's events are looked up in one bucket of them after the other
+_SEQ_BUCKET_OF = f"seq / {SEQ_BUCKET}"
+SEQ_BUCKET_OF = literal_column(_SEQ_BUCKET_OF, Integer)  # as in the index, or it would not be used
+PLACE_BUCKET = 20_000  # the same for events of a topic or a time, many of which are in each
+_PLACE_BUCKET_OF = f"seq / {PLACE_BUCKET}"
+PLACE_BUCKET_OF = literal_column(_PLACE_BUCKET_OF, Integer)
 
 
 def _count(name: str) -> Column[int]:
@@ -71,10 +71,10 @@ events = Table(
     Column("caused_by", String(100)),  # of one of ours: the event that it follows from
     Column("body", Text, nullable=False),  # the event as JSON
     UniqueConstraint("id"),
-    # By stretch first: what is written now lies close together, however many users there are. With
+    # By bucket first: what is written now lies close together, however many users there are. With
     # the user first, a batch changes a page of the index for each of them.
-    Index("events_by_user", text(f"({_STRETCH_OF})"), "user_id", "seq"),
-    Index("events_by_place", text(f"({_PLACE_STRETCH_OF})"), "topic", "time_ms"),
+    Index("events_by_user", text(f"({_SEQ_BUCKET_OF})"), "user_id", "seq"),
+    Index("events_by_place", text(f"({_PLACE_BUCKET_OF})"), "topic", "time_ms"),
     Index("events_by_type", "type", "seq"),
     Index(
         "events_not_processed",
@@ -250,7 +250,7 @@ parked = Table(  # events that wait for another try, see parking.py
     ),
 )
 
-dead_letters = Table(  # see letters.py
+dead_letters = Table(  # see dead_letters.py
     "dead_letters",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
@@ -269,7 +269,7 @@ dead_letters = Table(  # see letters.py
     Column("key", LargeBinary),
     Column("value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),
-    Column("mended", LargeBinary),  # the value that is redriven instead
+    Column("edited", LargeBinary),  # the value that is redriven instead
     # Of one that waited: its repeats before this offset came meanwhile, so they were dropped.
     Column("repeats_below", BigInteger),
     Column("redrives", Integer, nullable=False),  # how often it was redriven before it died here
@@ -285,10 +285,10 @@ dead_letters = Table(  # see letters.py
     ),
 )
 
-# Of closed letters that are kept no longer: what a rebuild has to know, so that their records do
-# not count.
-forgotten_letters = Table(
-    "forgotten_letters",
+# Of closed dead letters that are kept no longer: what a rebuild has to know, so that their records
+# do not count.
+forgotten_dead_letters = Table(
+    "forgotten_dead_letters",
     metadata,
     Column("identity", String(100), primary_key=True),
     Column("topic", String(249), primary_key=True),

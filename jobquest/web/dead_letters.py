@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, abort, request
 
-from jobquest.consumer.redrive import MAX_LETTERS, Redriven
+from jobquest.consumer.redrive import MAX_DEAD_LETTERS, Redriven
 from jobquest.errors import InvalidEvent
-from jobquest.read.letters import LetterFilter
+from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.queries import MAX_LIMIT
 from jobquest.web import answers
 from jobquest.web.answers import (
@@ -40,51 +40,53 @@ FILTERS = {
 
 @dead_letters.get("/dead-letters")
 def listed() -> tuple[Response, int]:
-    """Letters by filter, newest first, and how many there are of each error."""
+    """Dead letters by filter, newest first, and how many there are of each error."""
     choice_parameter("state", STATES, None)
-    wanted = LetterFilter(**{FILTERS[k]: v for k, v in request.args.items() if k in FILTERS})
+    wanted = DeadLetterFilter(**{FILTERS[k]: v for k, v in request.args.items() if k in FILTERS})
     limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
     after = whole_parameter("after", None, 0, MAX_ID)
-    return success(runtime().queries.letters(wanted, after, limit))
+    return success(runtime().queries.dead_letters(wanted, after, limit))
 
 
 @dead_letters.get("/dead-letters/<int:id>")
 def one(id: int) -> tuple[Response, int]:
-    """One letter, its whole value included."""
-    return success(_letter(id))
+    """One dead letter, its whole value included."""
+    return success(_dead_letter(id))
 
 
 @dead_letters.patch("/dead-letters/<int:id>")
-def mend(id: int) -> tuple[Response, int]:
+def edit(id: int) -> tuple[Response, int]:
     """Replace the value that is redriven; with `dryRun`, only check the new one."""
     dry = flag_parameter("dryRun")
     body = json_object()
-    _letter(id)
+    _dead_letter(id)
     value = body.get("value")
     if set(body) != {"value"} or not isinstance(value, dict | str):
         line = "Must be the event, as an object or as JSON text."
         raise InvalidEvent("The body is not valid.", {"value": [line]})
     text = value.encode() if isinstance(value, str) else orjson.dumps(value)
     try:
-        (runtime().redrive.check if dry else runtime().redrive.mend)(id, text)
+        (runtime().redrive.check if dry else runtime().redrive.edit)(id, text)
     except InvalidEvent as error:
         errors = {f"value.{path}": lines for path, lines in error.errors.items()}
         raise InvalidEvent(error.args[0], errors or {"value": [str(error)]}) from None
-    return success(_letter(id), "The value is valid" if dry else "The letter is mended; redrive it")
+    return success(
+        _dead_letter(id), "The value is valid" if dry else "The dead letter is edited; redrive it"
+    )
 
 
 @dead_letters.post("/dead-letters/<int:id>/discard")
 def discard(id: int) -> tuple[Response, int]:
-    """Give a letter up."""
+    """Give a dead letter up."""
     reason = json_object().get("reason")
-    _letter(id)
+    _dead_letter(id)
     runtime().redrive.discard(id, reason if isinstance(reason, str) else "")
-    return success(_letter(id), "The letter is discarded")
+    return success(_dead_letter(id), "The dead letter is discarded")
 
 
 @dead_letters.post("/dead-letters/redrive")
 def redrive() -> tuple[Response, int]:
-    """Have letters processed again."""
+    """Have dead letters processed again."""
     body = json_object()
     if set(body) == {"ids"}:
         return _answered(runtime().redrive.redrive(_ids(body["ids"])))
@@ -110,25 +112,25 @@ def try_now(id: str) -> tuple[Response, int]:
     return success(runtime().queries.retry(id), "It is tried now")
 
 
-def _letter(id: int) -> dict[str, Any]:
-    found = runtime().queries.letter(id) if id <= MAX_ID else None
+def _dead_letter(id: int) -> dict[str, Any]:
+    found = runtime().queries.dead_letter(id) if id <= MAX_ID else None
     return found or abort(404, "There is no dead letter with this id.")
 
 
 def _ids(ids: Any) -> list[int]:
-    fine = isinstance(ids, list) and 1 <= len(ids) <= MAX_LETTERS
+    fine = isinstance(ids, list) and 1 <= len(ids) <= MAX_DEAD_LETTERS
     if not fine or not all(type(id) is int and 0 <= id <= MAX_ID for id in ids):
-        line = f"Must be a list of 1 to {MAX_LETTERS} letters' ids."
+        line = f"Must be a list of 1 to {MAX_DEAD_LETTERS} dead letters' ids."
         raise InvalidEvent("The body is not valid.", {"ids": [line]})
     return list(ids)
 
 
-def _filter(wanted: Any) -> LetterFilter:
+def _filter(wanted: Any) -> DeadLetterFilter:
     known = isinstance(wanted, dict) and wanted.keys() <= FILTERS.keys()
     if not known or not all(isinstance(value, str) for value in wanted.values()):
         line = f"Must be an object with texts for any of {', '.join(FILTERS)}."
         raise InvalidEvent("The body is not valid.", {"filter": [line]})
-    return LetterFilter(**{"state": "open"} | {FILTERS[k]: v for k, v in wanted.items()})
+    return DeadLetterFilter(**{"state": "open"} | {FILTERS[k]: v for k, v in wanted.items()})
 
 
 def _answered(result: Redriven) -> tuple[Response, int]:

@@ -136,7 +136,7 @@ class Entrance:
         if path != LIVE:  # a server may ignore the wish for another protocol (RFC 9110, 7.8)
             environ.pop("HTTP_UPGRADE", None)
         self._runtime.start()  # under the server it has started already
-        if self._is_ours_alone(environ):
+        if self._is_internal_alone(environ):
             environ[_ROUTE] = path
             return self._published(path, environ)
         # Whoever else has a say decides before the body is looked at.
@@ -153,7 +153,7 @@ class Entrance:
             or any(g(environ) for g in self.guards)
         ):
             return None
-        if not self._is_ours_alone(environ):
+        if not self._is_internal_alone(environ):
             return None
         environ[_ROUTE] = path
         try:
@@ -166,7 +166,7 @@ class Entrance:
         one = read_plain(body) if len(body) <= PROMPT_BYTES else None
         return Plain([one], is_batch=False) if one else None
 
-    def _is_ours_alone(self, environ: Environ) -> bool:
+    def _is_internal_alone(self, environ: Environ) -> bool:
         """Whether it is a plain publish, and nobody has a say in how it is answered but us."""
         return (
             environ["PATH_INFO"] in _PUBLISH

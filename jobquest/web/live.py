@@ -96,14 +96,16 @@ def register(app: Flask) -> None:
 
 def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
     """The view with its checks before the upgrade, when an error is still an answer. However a
-    request got here, it takes a seat."""
-    seats = threading.BoundedSemaphore(MAX_VIEWERS)
+    request got here, it counts as a connection."""
+    connections = threading.BoundedSemaphore(MAX_VIEWERS)
 
     def admit() -> Any:
         whole_parameter("since", None, 0, MAX_SEQ)
         g.filter = event_filter()
         _check_handshake()
-        if not seats.acquire(blocking=False):  # a burst must not overrun it: no look before a leap
+        if not connections.acquire(
+            blocking=False
+        ):  # a burst must not overrun it: no look before a leap
             raise ServiceUnavailable(
                 f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
             )
@@ -111,7 +113,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
             _prepare(request.environ)
             return upgrade()
         finally:
-            seats.release()
+            connections.release()
 
     return admit
 

@@ -171,20 +171,22 @@ def test_a_try_that_cannot_be_made_is_said(service: Service, visit: Visit) -> No
     expect(page.locator("#news")).to_contain_text("The service can't be reached", timeout=10_000)
 
 
-def test_a_dead_event_leads_to_its_letter_and_comes_back(service: Service, visit: Visit) -> None:
+def test_a_dead_event_leads_to_its_dead_letter_and_comes_back(
+    service: Service, visit: Visit
+) -> None:
     switch_demo(service, True)
     id = publish(service, "mission.completed", metadata={"demo": "refuse"})
-    letter = wait_until(service, id, "dead")["deadLetter"]["id"]
+    dead_letter = wait_until(service, id, "dead")["deadLetter"]["id"]
     page = visit(f"/events/{id}", 390)
     last = steps(page).last
     expect(last).to_contain_text("Dead letter after 1 try")
     expect(last).to_contain_text("DemoRefusal")
-    expect(last.get_by_role("link")).to_have_attribute("href", f"/dead-letters/{letter}")
+    expect(last.get_by_role("link")).to_have_attribute("href", f"/dead-letters/{dead_letter}")
     expect(page.get_by_text("Nothing: it was not processed")).to_be_visible()
     assert (overflow(page), faults(page)) == (0, [])
     switch_demo(service, False)
     service.switch("stop")
-    body = json.dumps({"ids": [letter]}).encode()
+    body = json.dumps({"ids": [dead_letter]}).encode()
     service.request("POST", "/api/kafka/dead-letters/redrive", body)
     page.reload()
     expect(steps(page).last).to_contain_text("On its way again")
@@ -196,17 +198,17 @@ def test_a_dead_event_leads_to_its_letter_and_comes_back(service: Service, visit
     expect(page.locator(".story .badge")).to_have_text("redriven")
 
 
-def test_a_discarded_and_mended_letter_says_so(service: Service, visit: Visit) -> None:
+def test_a_discarded_and_edited_dead_letter_says_so(service: Service, visit: Visit) -> None:
     switch_demo(service, True)
     id = publish(service, metadata={"demo": "refuse"})
-    letter = wait_until(service, id, "dead")["deadLetter"]
-    path = f"/api/kafka/dead-letters/{letter['id']}"
-    mended = json.dumps({"value": json.loads(letter["value"])}).encode()
-    assert service.request("PATCH", path, mended).code == 200
+    dead_letter = wait_until(service, id, "dead")["deadLetter"]
+    path = f"/api/kafka/dead-letters/{dead_letter['id']}"
+    edited = json.dumps({"value": json.loads(dead_letter["value"])}).encode()
+    assert service.request("PATCH", path, edited).code == 200
     reason = json.dumps({"reason": "A <test>"}).encode()
     assert service.request("POST", f"{path}/discard", reason).code == 200
     last = steps(visit(f"/events/{id}")).last
-    expect(last).to_contain_text("It was discarded: A <test>. Its value is mended.")
+    expect(last).to_contain_text("It was discarded: A <test>. Its value is edited.")
 
 
 def test_a_page_that_is_read_is_not_loaded_anew(service: Service, visit: Visit) -> None:

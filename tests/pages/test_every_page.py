@@ -45,7 +45,7 @@ PATHS = (
     "/topics/mission-events?q=nothing-like-this",
     "/failures",
     "/failures?state=discarded",
-    "/dead-letters/{letter}?personal=shown",
+    "/dead-letters/{dead_letter}?personal=shown",
     "/dead-letters/{unreadable}",
     "/analytics",
     "/analytics?window=day",
@@ -76,13 +76,15 @@ def furnish(service: Service) -> dict[str, str]:
     found["dead"] = publish(service, "job.applied", user_id="cy", metadata={"demo": "refuse"})
     write(service, [b"no JSON"])
 
-    def letters() -> list[dict[str, Any]]:
+    def dead_letters() -> list[dict[str, Any]]:
         answer = service.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
-        return sorted(answer, key=lambda letter: letter["type"] or "")
+        return sorted(answer, key=lambda dead_letter: dead_letter["type"] or "")
 
-    wait_for(lambda: len(letters()) == 2, 20, service.tail)
+    wait_for(lambda: len(dead_letters()) == 2, 20, service.tail)
     wait_for(lambda: service.status()["retrying"] == 1, 20, service.tail)
-    found["unreadable"], found["letter"] = (str(letter["id"]) for letter in letters())
+    found["unreadable"], found["dead_letter"] = (
+        str(dead_letter["id"]) for dead_letter in dead_letters()
+    )
     return found
 
 
@@ -206,7 +208,10 @@ def test_what_events_say_is_inert_on_every_page(service: Service, visit: Visit) 
             metadata = {text[:50]: text, "source": text, "causedBy": text}
             events[event_type] = publish_as_anybody(service, event_type, user, data, metadata)
     fails = []
-    for wish, texts in (("refuse", HOSTILE), ("fail", HOSTILE[:4])):  # more would set the brake
+    for wish, texts in (
+        ("refuse", HOSTILE),
+        ("fail", HOSTILE[:4]),
+    ):  # more would set the circuit breaker
         for user, text in zip(users, texts, strict=False):
             data = {**SAMPLES["xp.earned"], "source": text}
             metadata = {"demo": wish}
@@ -215,15 +220,15 @@ def test_what_events_say_is_inert_on_every_page(service: Service, visit: Visit) 
     write(service, [json.dumps({**broken, "data": {HOSTILE[2]: HOSTILE[4]}}).encode()])
     write(service, [text.encode() for text in HOSTILE])
     service.wait_until_caught_up(60)
-    letters = service.get("/api/kafka/dead-letters?limit=100").json["data"]["deadLetters"]
-    assert len(letters) == 21
+    dead_letters = service.get("/api/kafka/dead-letters?limit=100").json["data"]["deadLetters"]
+    assert len(dead_letters) == 21
     reason = json.dumps({"reason": HOSTILE[0]}).encode()
-    service.request("POST", f"/api/kafka/dead-letters/{letters[0]['id']}/discard", reason)
+    service.request("POST", f"/api/kafka/dead-letters/{dead_letters[0]['id']}/discard", reason)
     page = visit("/")
     paths = [path for path in PATHS if "{" not in path]
     paths += [f"/events/{id}?personal=shown" for id in (*events.values(), *fails)]
     paths += [f"/users?id={quote(user)}" for user in users]
-    paths += [f"/dead-letters/{letter['id']}?personal=shown" for letter in letters]
+    paths += [f"/dead-letters/{dead_letter['id']}?personal=shown" for dead_letter in dead_letters]
     paths += [f"/topics/{topic}?personal=shown" for topic in ("achievements", "dead-letters")]
     paths += ["/failures?state=discarded", f"/?type={quote(HOSTILE[0])}&userId={quote(HOSTILE[3])}"]
     paths += [f"/failures?error={quote(text)}" for text in HOSTILE[:4]]
@@ -249,13 +254,13 @@ def test_personal_data_is_masked_until_the_view_is_asked_to_show_it(
     broken = json.dumps({"id": "x", "type": "user.login", "data": {**SECRETS, "more": 1}})
     write(service, [broken.encode(), broken[:-1].encode()], "system-events")
     service.wait_until_caught_up()
-    letters = service.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
-    assert len(letters) == 3
+    dead_letters = service.get("/api/kafka/dead-letters").json["data"]["deadLetters"]
+    assert len(dead_letters) == 3
     assert set(SECRETS) == PERSONAL_FIELDS
     page = visit("/")
     paths = ["/", "/users", "/users/ada", "/topics/system-events", "/topics/dead-letters"]
     paths += ["/failures", "/catalogue", *(f"/events/{id}" for id in ids.values())]
-    paths += [f"/dead-letters/{letter['id']}" for letter in letters]
+    paths += [f"/dead-letters/{dead_letter['id']}" for dead_letter in dead_letters]
     for path in paths:
         page.goto(service.url + path)
         settle(page)

@@ -1,4 +1,4 @@
-"""Retries and dead letters in a real browser: from a failure to the proof that it is mended."""
+"""Retries and dead letters in a real browser: from a failure to the proof that it is edited."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
 
 
 def refused(service: Service, count: int, event_type: str = "streak.milestone") -> list[str]:
-    """That many letters by the demo's handler, which stays on: the events' ids."""
+    """That many dead letters by the demo's handler, which stays on: the events' ids."""
     switch_demo(service, True)
     before = service.status()["deadLetters"]
     wish = {"demo": "refuse"}
@@ -41,7 +41,7 @@ def refused(service: Service, count: int, event_type: str = "streak.milestone") 
 
 
 def unreadable(service: Service, values: list[bytes]) -> None:
-    """That many letters of records that are no events."""
+    """That many dead letters of records that are no events."""
     before = service.status()["deadLetters"]
     write(service, values)
     wait_for(lambda: service.status()["deadLetters"] == before + len(values), 30, service.tail)
@@ -101,9 +101,11 @@ def test_what_waits_is_tried_now_and_its_row_says_what_came_of_it(
     expect(head.locator('[data-label="Tries"]')).to_have_text("2 of 3")
     button(page, f"Try now: {first}").click()
     expect(head).to_contain_text("dead")
-    expect(head.get_by_role("link", name="Letter 1")).to_have_attribute("href", "/dead-letters/1")
+    expect(head.get_by_role("link", name="Dead letter 1")).to_have_attribute(
+        "href", "/dead-letters/1"
+    )
     expect(waits).to_have_count(0)
-    expect(row(page, "letters", 1)).to_be_visible()
+    expect(row(page, "dead-letters", 1)).to_be_visible()
     assert outcome(service, second) == "processed"
 
     switch_demo(service, False)
@@ -114,24 +116,24 @@ def test_what_waits_is_tried_now_and_its_row_says_what_came_of_it(
 
 
 def test_the_page_is_kept_fresh_under_the_operators_hands(service: Service, visit: Visit) -> None:
-    [letter, _] = refused(service, 2)
+    [dead_letter, _] = refused(service, 2)
     first = publish(service, user_id="bob", metadata={"demo": "fail"})
     page = visit("/failures")
     page.evaluate("document.documentElement.dataset.loaded = 'once'")
-    page.get_by_label("Select letter 1", exact=True).check()
-    expect(page.locator("#picked")).to_have_text("1 letter selected.")
+    page.get_by_label("Select dead letter 1", exact=True).check()
+    expect(page.locator("#picked")).to_have_text("1 dead letter selected.")
     button(page, f"Try now: {first}").focus()
     second = publish(service, user_id="joan", metadata={"demo": "fail"})
     expect(row(page, "retries", second)).to_be_visible()
     expect(button(page, f"Try now: {first}")).to_be_focused()
-    expect(page.get_by_label("Select letter 1", exact=True)).to_be_checked()
+    expect(page.get_by_label("Select dead letter 1", exact=True)).to_be_checked()
     switch_demo(service, False)
     service.request("POST", "/api/kafka/dead-letters/redrive", b'{"ids": [2]}')
     service.request("POST", f"/api/kafka/retries/{first}/now", b"{}")
-    expect(row(page, "letters", 2)).to_have_count(0)
+    expect(row(page, "dead-letters", 2)).to_have_count(0)
     wait_for(lambda: outcome(service, first) == "processed", 30)
     expect(button(page, f"Try now: {first}")).to_be_focused()  # gone, were it not in use
-    expect(row(page, "letters", 1)).to_contain_text(letter)
+    expect(row(page, "dead-letters", 1)).to_contain_text(dead_letter)
     page.keyboard.press("Enter")
     expect(row(page, "retries", first)).to_contain_text("processed")
     assert page.evaluate("document.documentElement.dataset.loaded") == "once"
@@ -168,50 +170,54 @@ def test_more_than_are_listed_is_said_and_they_can_be(service: Service, visit: V
     expect(rows(page, "retries")).to_have_count(30)
 
 
-# --- letters: found ---
+# --- dead letters: found ---
 
 
-def test_letters_are_grouped_by_error_filtered_and_paged(service: Service, visit: Visit) -> None:
+def test_dead_letters_are_grouped_by_error_filtered_and_paged(
+    service: Service, visit: Visit
+) -> None:
     unreadable(service, [b"no JSON"] * 55 + [broken(streakDays="many")])
     page = visit("/failures?personal=shown")
-    expect(page.locator("#letters-note")).to_have_text("56 letters open.")
+    expect(page.locator("#dead-letters-note")).to_have_text("56 dead letters open.")
     expect(rows(page, "groups")).to_have_count(2)
     expect(rows(page, "groups").first).to_contain_text("55")
-    expect(rows(page, "letters")).to_have_count(50)
-    expect(rows(page, "letters").first).to_contain_text("#56")
-    page.get_by_role("link", name="Older letters").click()
-    expect(rows(page, "letters")).to_have_count(6)
-    page.get_by_role("link", name="Newest letters").click()
+    expect(rows(page, "dead-letters")).to_have_count(50)
+    expect(rows(page, "dead-letters").first).to_contain_text("#56")
+    page.get_by_role("link", name="Older dead letters").click()
+    expect(rows(page, "dead-letters")).to_have_count(6)
+    page.get_by_role("link", name="Newest dead letters").click()
     rows(page, "groups").nth(1).get_by_role("link").first.click()
-    expect(rows(page, "letters")).to_have_count(1)
+    expect(rows(page, "dead-letters")).to_have_count(1)
     expect(page.get_by_label("Error class")).to_have_value("InvalidEvent")
     assert "personal=shown" in page.url
     page.get_by_label("State").select_option("discarded")
     button(page, "Filter").click()
-    expect(page.get_by_text("No letter matches")).to_be_visible()
+    expect(page.get_by_text("No dead letter matches")).to_be_visible()
     assert "topic=achievements" in page.url
     assert "userId" not in page.url
     page.get_by_role("link", name="Clear").click()
-    expect(rows(page, "letters")).to_have_count(50)
+    expect(rows(page, "dead-letters")).to_have_count(50)
     as_json = page.get_by_role("link", name="As JSON").first.get_attribute("href")
     assert service.get(str(as_json)).json["data"]["groups"][0]["count"] == 55
     assert service.get("/failures?state=lost", Accept="text/html").code == 400
 
 
-# --- letters: redriven ---
+# --- dead letters: redriven ---
 
 
-def test_one_letter_is_redriven_until_it_is_seen_to_work(service: Service, visit: Visit) -> None:
+def test_one_dead_letter_is_redriven_until_it_is_seen_to_work(
+    service: Service, visit: Visit
+) -> None:
     [id] = refused(service, 1)
     page = visit("/failures")
-    button(page, "Redrive letter 1").click()
+    button(page, "Redrive dead letter 1").click()
     expect(words(page)).to_have_text("1 of 1 redriven.")
     expect(came(page)).to_contain_text("It is dead again.")
-    expect(page.locator("#work-list")).to_contain_text("Letter 2 is dead again: DemoRefusal")
+    expect(page.locator("#work-list")).to_contain_text("Dead letter 2 is dead again: DemoRefusal")
     expect(button(page, "Close")).to_be_focused()
-    expect(row(page, "letters", 1)).to_have_count(0)
+    expect(row(page, "dead-letters", 1)).to_have_count(0)
     switch_demo(service, False)
-    button(page, "Redrive letter 2").click()
+    button(page, "Redrive dead letter 2").click()
     expect(came(page)).to_contain_text("It is processed.")
     expect(came(page)).to_contain_text("It changed ")
     expect(came(page).get_by_role("link")).to_have_attribute("href", f"/events/{id}")
@@ -229,14 +235,14 @@ def test_the_selected_a_group_and_all_that_match_are_redriven(
     page = visit("/failures")
     expect(button(page, "Redrive the selected")).to_have_attribute("aria-disabled", "true")
     for number in (60, 59):
-        page.get_by_label(f"Select letter {number}", exact=True).check()
+        page.get_by_label(f"Select dead letter {number}", exact=True).check()
     button(page, "Redrive the selected").click()
     expect(words(page)).to_have_text("2 of 2 redriven.")
     expect(came(page)).to_have_text("What came of them: 2 processed.")
     assert [outcome(service, id) for id in missions[-3:]] == ["dead", "processed", "processed"]
-    expect(page.locator("#letters-note")).to_have_text("58 letters open.")
+    expect(page.locator("#dead-letters-note")).to_have_text("58 dead letters open.")
 
-    button(page, "Redrive the group of 30 letters: DemoRefusal").click()
+    button(page, "Redrive the group of 30 dead letters: DemoRefusal").click()
     expect(words(page)).to_have_text("30 of 30 redriven.")
     expect(came(page)).to_have_text("What came of them: 30 processed.")
     assert {outcome(service, id) for id in streaks} == {"processed"}
@@ -277,11 +283,11 @@ def test_a_run_shows_how_far_it_is_and_stops_between_two_parts(
     assert [outcome(service, ids[at]) for at in (0, 49, 50)] == ["processed", "processed", "dead"]
     page.unroute_all()
     page.route("**/dead-letters/redrive", lambda route: route.abort())
-    button(page, "Redrive letter 60").click()
+    button(page, "Redrive dead letter 60").click()
     expect(page.locator("#work-problem")).to_contain_text("The service can't be reached")
 
 
-def test_what_would_die_again_is_refused_with_the_reason_and_a_link_to_mend(
+def test_what_would_die_again_is_refused_with_the_reason_and_a_link_to_edit(
     service: Service, visit: Visit
 ) -> None:
     refused(service, 1)
@@ -291,56 +297,56 @@ def test_what_would_die_again_is_refused_with_the_reason_and_a_link_to_mend(
     page.get_by_label("Select all 2 listed").check()
     button(page, "Redrive the selected").click()
     expect(words(page)).to_have_text("1 of 2 redriven, 1 refused.")
-    expect(page.locator("#work-list")).to_contain_text("Letter 2 refused: It would die again")
-    page.get_by_role("link", name="Mend it").click()
+    expect(page.locator("#work-list")).to_contain_text("Dead letter 2 refused: It would die again")
+    page.get_by_role("link", name="Edit it").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Dead letter 2")
     button(page, "Redrive as it is").click()
-    expect(page.locator("#refusal")).to_contain_text("It would die again, so mend it first")
+    expect(page.locator("#refusal")).to_contain_text("It would die again, so edit it first")
     expect(page.locator(".badge").first).to_have_text("open")
 
 
-# --- letters: given up ---
+# --- dead letters: given up ---
 
 
-def test_letters_are_discarded_with_a_reason(service: Service, visit: Visit) -> None:
+def test_dead_letters_are_discarded_with_a_reason(service: Service, visit: Visit) -> None:
     unreadable(service, [b"no JSON"] * 4)
     page = visit("/failures")
-    button(page, "Discard letter 4…").click()
-    expect(page.get_by_role("dialog", name="Discard letter 4")).to_be_visible()
+    button(page, "Discard dead letter 4…").click()
+    expect(page.get_by_role("dialog", name="Discard dead letter 4")).to_be_visible()
     button(page, "Discard").click()  # the reason is required
     expect(page.get_by_role("dialog")).to_be_visible()
     button(page, "Cancel").click()
-    expect(row(page, "letters", 4)).to_be_visible()
-    button(page, "Discard letter 4…").click()
+    expect(row(page, "dead-letters", 4)).to_be_visible()
+    button(page, "Discard dead letter 4…").click()
     page.get_by_label("Reason").fill("   ")
     button(page, "Discard").click()
     expect(page.locator("#discard-problem")).to_contain_text("Must be a text")
     page.get_by_label("Reason").fill("A test of somebody’s")
     button(page, "Discard").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
-    expect(row(page, "letters", 4)).to_have_count(0)
+    expect(row(page, "dead-letters", 4)).to_have_count(0)
 
     for number in (2, 3):
-        page.get_by_label(f"Select letter {number}", exact=True).check()
+        page.get_by_label(f"Select dead letter {number}", exact=True).check()
     button(page, "Discard the selected…").click()
     page.get_by_label("Reason").fill("These too")
     button(page, "Discard").click()
-    expect(rows(page, "letters")).to_have_count(1)
+    expect(rows(page, "dead-letters")).to_have_count(1)
     page.get_by_role("link", name="#1").last.click()
     button(page, "Discard…").click()
     page.get_by_label("Reason").fill("The last one")
     button(page, "Discard").click()
     expect(page.get_by_text("It was given up: The last one")).to_be_visible()
-    expect(page.locator("#mend")).to_have_count(0)
+    expect(page.locator("#edit")).to_have_count(0)
     page.goto(f"{service.url}/failures?state=discarded")
-    expect(rows(page, "letters")).to_have_count(4)
-    expect(page.get_by_label("Select letter 1", exact=True)).to_have_count(0)
+    expect(rows(page, "dead-letters")).to_have_count(4)
+    expect(page.get_by_label("Select dead letter 1", exact=True)).to_have_count(0)
 
 
-# --- letters: mended ---
+# --- dead letters: edited ---
 
 
-def test_a_letter_is_mended_with_errors_as_it_is_typed_and_redriven(
+def test_a_dead_letter_is_edited_with_errors_as_it_is_typed_and_redriven(
     service: Service, visit: Visit
 ) -> None:
     unreadable(service, [broken("s1", streakDays="many")])
@@ -353,30 +359,30 @@ def test_a_letter_is_mended_with_errors_as_it_is_typed_and_redriven(
     )
     wrong = page.locator(".field", has=days).locator(".wrong")
     expect(wrong).to_have_text("Not a whole number.")
-    expect(page.locator("#mend-verdict")).to_contain_text("It would die again")
+    expect(page.locator("#edit-verdict")).to_contain_text("It would die again")
     days.fill("-1")
     expect(wrong).to_contain_text("0")
     button(page, "Save").click()
     expect(days).to_be_focused()
-    assert service.get("/api/kafka/dead-letters/1").json["data"]["mended"] is None
+    assert service.get("/api/kafka/dead-letters/1").json["data"]["edited"] is None
     days.fill("8")
     expect(wrong).to_be_hidden()
-    expect(page.locator("#mend-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
     button(page, "Save").click()
-    expect(page.locator("#mend-verdict")).to_contain_text("It is saved")
+    expect(page.locator("#edit-verdict")).to_contain_text("It is saved")
     expect(page.locator(".value pre").last).to_contain_text('"streakDays":8')
-    expect(page.locator(".badge").nth(1)).to_have_text("mended")
+    expect(page.locator(".badge").nth(1)).to_have_text("edited")
     days.fill("9")
     button(page, "Save and redrive").click()
     expect(came(page)).to_contain_text("It is processed.")
     expect(came(page).get_by_role("link")).to_have_attribute("href", "/events/s1")
-    expect(page.locator("#mend")).to_have_count(0)
+    expect(page.locator("#edit")).to_have_count(0)
     expect(page.locator(".badge").first).to_have_text("redriven")
     life = service.get("/api/events/s1").json["data"]
     assert (life["outcome"], life["event"]["data"]) == ("processed", {"streakDays": 9})
 
 
-def test_a_value_that_is_no_event_is_mended_as_text(service: Service, visit: Visit) -> None:
+def test_a_value_that_is_no_event_is_edited_as_text(service: Service, visit: Visit) -> None:
     unreadable(service, [b"no\tJSON", b"\xff\xfe"])
     page = visit("/dead-letters/2")
     expect(page.get_by_text("Its bytes are no text, so they are shown in base64")).to_be_visible()
@@ -384,28 +390,28 @@ def test_a_value_that_is_no_event_is_mended_as_text(service: Service, visit: Vis
     page = visit("/dead-letters/1")
     text = page.get_by_label("The event as JSON")
     expect(text).to_have_value("no    JSON")
-    expect(page.locator("#mend-problems")).to_contain_text("not JSON")
+    expect(page.locator("#edit-problems")).to_contain_text("not JSON")
     text.fill(broken("mine", streakDays=-1).decode())
-    expect(page.locator("#mend-problems")).to_contain_text("data.streakDays: ")
+    expect(page.locator("#edit-problems")).to_contain_text("data.streakDays: ")
     expect(text).to_have_attribute("aria-invalid", "true")
     text.fill(broken("mine", streakDays=5).decode())
-    expect(page.locator("#mend-verdict")).to_have_text("It is valid: it can be saved.")
-    expect(page.locator("#mend-problems")).to_be_hidden()
+    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-problems")).to_be_hidden()
     button(page, "Save and redrive").click()
     expect(came(page)).to_contain_text("It is processed.")
     expect(came(page).get_by_role("link")).to_have_attribute("href", "/events/mine")
     assert outcome(service, "mine") == "processed"
 
 
-def test_personal_data_is_mended_only_where_it_is_asked_for(service: Service, visit: Visit) -> None:
+def test_personal_data_is_edited_only_where_it_is_asked_for(service: Service, visit: Visit) -> None:
     switch_demo(service, True)
     publish(service, "user.login", data=LOGIN, metadata={"demo": "refuse"})
     wait_for(lambda: service.status()["deadLetters"] == 1, 30, service.tail)
     page = visit("/dead-letters/1")
     expect(page.locator(".value pre")).to_contain_text("[masked]")
-    expect(page.locator("#mend-form")).to_have_count(0)
+    expect(page.locator("#edit-form")).to_have_count(0)
     assert not [secret for secret in LOGIN.values() if secret in page.content()]
-    page.get_by_role("link", name="Show personal data and mend").click()
+    page.get_by_role("link", name="Show personal data and edit").click()
     expect(page.get_by_label("userEmail")).to_have_value("ada@example.org")
     expect(page.locator(".value pre")).to_contain_text("192.0.2.77")
     page.get_by_role("link", name="Edit as text").click()
@@ -431,10 +437,10 @@ def test_from_nothing_to_the_proof_with_the_mouse_only(
     expect(page.get_by_role("link", name="Publish an event")).to_have_attribute("href", "/publish")
     expect(page.get_by_text("The demo’s handler is registered")).to_be_visible()
     id = publish(service, user_id="ada", metadata={"demo": "refuse"})
-    page.get_by_role("link", name="Mend letter 1").click()
+    page.get_by_role("link", name="Edit dead letter 1").click()
     page.get_by_role("link", name="Edit as text").click()
     button(page, "streak.milestone").click()
-    expect(page.locator("#mend-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
     button(page, "Save and redrive").click()
     expect(came(page)).to_contain_text("It is processed. It changed")
     example = service.get(f"/api/events/{id}").json["data"]["event"]

@@ -33,7 +33,7 @@ def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
     made.kill()
 
 
-def test_refused_events_are_mended_or_redriven_and_processed_on_kafka(
+def test_refused_events_are_edited_or_redriven_and_processed_on_kafka(
     service: Service, visit: Visit
 ) -> None:
     switch_demo(service, True)
@@ -41,11 +41,11 @@ def test_refused_events_are_mended_or_redriven_and_processed_on_kafka(
     ids = [publish(service, user_id=user, metadata=wish) for user in ("ada", "bob")]
     wait_for(lambda: service.status()["deadLetters"] == 2, 40, service.tail)
     page = visit("/failures")
-    letters = page.locator("table.letters tbody tr")
-    expect(letters).to_have_count(2)
+    dead_letters = page.locator("table.dead_letters tbody tr")
+    expect(dead_letters).to_have_count(2)
 
-    first = letters.last.get_attribute("data-event")
-    page.get_by_role("link", name="Mend letter 1").click()
+    first = dead_letters.last.get_attribute("data-event")
+    page.get_by_role("link", name="Edit dead letter 1").click()
     page.get_by_role("link", name="Edit as text").click()
     button(page, "streak.milestone").click()
     button(page, "Save and redrive").click()

@@ -209,7 +209,7 @@ def register(consumer):
 """
 
 
-def test_an_event_that_waits_is_one_row_until_it_goes_through_and_the_brake_says_why(
+def test_an_event_that_waits_is_one_row_until_it_goes_through_and_the_breaker_says_why(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "mail.py").write_text(BROKEN)

@@ -189,7 +189,7 @@ def test_a_switch_that_takes_too_long_names_no_state_of_its_own(
 CONTRADICTIONS = """() => {
   window.contradictions = [];
   const look = () => {
-    const head = document.querySelector(".letter-head")?.innerText ?? "";
+    const head = document.querySelector(".dead-letter-head")?.innerText ?? "";
     const came = document.querySelector("#work-outcome")?.innerText ?? "";
     const isOver = came.includes("It is processed");
     if (isOver && !head.includes("processed")) window.contradictions.push([head, came]);
@@ -202,7 +202,9 @@ CONTRADICTIONS = """() => {
 }"""
 
 
-def test_a_redriven_letter_never_says_two_things_at_once(service: Service, visit: Visit) -> None:
+def test_a_redriven_dead_letter_never_says_two_things_at_once(
+    service: Service, visit: Visit
+) -> None:
     switch_demo(service, True)
     publish(service, metadata={"demo": "refuse"})
     wait_for(lambda: service.status()["deadLetters"] == 1, 30, service.tail)
@@ -212,11 +214,11 @@ def test_a_redriven_letter_never_says_two_things_at_once(service: Service, visit
     expect(line(page)).to_contain_text("Stopped")
     page.evaluate(CONTRADICTIONS)
     button(page, "Redrive as it is").click()
-    expect(page.locator(".letter-head")).to_contain_text("its event is not processed yet")
+    expect(page.locator(".dead-letter-head")).to_contain_text("its event is not processed yet")
     expect(page.locator("#work-outcome")).to_contain_text("The consumer does not run")
     service.switch("start")
     expect(page.locator("#work-outcome")).to_contain_text("It is processed.")
-    expect(page.locator(".letter-head")).to_contain_text("its event is now processed")
+    expect(page.locator(".dead-letter-head")).to_contain_text("its event is now processed")
     assert page.evaluate("window.contradictions") == []
 
 
@@ -233,10 +235,10 @@ def test_the_result_of_a_redrive_follows_events_until_they_are_processed_or_dead
         """As the service does, with the outcome that this test wants."""
         life = route.fetch().json()
         outcome = lives.get(route.request.url.rpartition("/")[2], "retrying")
-        letters = life["data"]["deadLetters"]
+        dead_letters = life["data"]["deadLetters"]
         if outcome == "dead":
-            letters = [{**letters[0], "id": letters[0]["id"] + 100}, *letters]
-        life["data"] |= {"outcome": outcome, "deadLetters": letters}
+            dead_letters = [{**dead_letters[0], "id": dead_letters[0]["id"] + 100}, *dead_letters]
+        life["data"] |= {"outcome": outcome, "deadLetters": dead_letters}
         route.fulfill(json=life)
 
     page.route("**/api/events/*", answer)

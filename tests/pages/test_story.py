@@ -37,7 +37,7 @@ def outcome(page: Page, word: str) -> Locator:
     return page.locator(f'.page-head .badge[data-word="{word}"]')
 
 
-def test_an_event_is_published_found_broken_mended_and_redriven_with_the_mouse(page: Page) -> None:
+def test_an_event_is_published_found_broken_edited_and_redriven_with_the_mouse(page: Page) -> None:
     # publish
     page.get_by_role("link", name="Publish", exact=True).click()
     page.get_by_role("link", name="mission.completed").click()
@@ -58,9 +58,9 @@ def test_an_event_is_published_found_broken_mended_and_redriven_with_the_mouse(p
     expect(outcome(page, "dead")).to_be_visible()
     # find it among the failures
     page.get_by_role("link", name="Failures", exact=True).click()
-    page.get_by_role("link", name="Mend letter 1").click()
+    page.get_by_role("link", name="Edit dead letter 1").click()
     expect(page.get_by_text("The demo handler refuses this event")).to_be_visible()
-    # mend and redrive it
+    # edit and redrive it
     page.get_by_role("link", name="Edit as text").click()
     page.get_by_role("button", name="mission.completed", exact=True).click()
     page.get_by_role("button", name="Save and redrive").click()

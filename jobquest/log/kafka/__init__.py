@@ -27,8 +27,8 @@ from jobquest.log import (
     StartPositions,
 )
 from jobquest.log.kafka.cluster import Cluster
-from jobquest.log.kafka.seat import Seat
 from jobquest.log.kafka.sender import Sender
+from jobquest.log.kafka.subscription import KafkaSubscription
 from jobquest.log.kafka.version import library_of
 from jobquest.log.pending import Pending
 
@@ -84,11 +84,13 @@ class KafkaLog:
         """See `EventLog.reach`."""
         self._sender.reach(timeout)
 
-    def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Seat:
+    def subscribe(
+        self, topics: Sequence[str], group: str, start: StartPositions
+    ) -> KafkaSubscription:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
         self._cluster.compare()  # here, for one process of the service consumes: one line a start
-        return Seat(self._library, self._cluster, self._member, topics, group, start)
+        return KafkaSubscription(self._library, self._cluster, self._member, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """See `EventLog.describe`."""

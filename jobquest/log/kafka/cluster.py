@@ -1,7 +1,7 @@
 """Questions to the cluster and the making of topics: kafka-python's admin side, one caller at a
 time, bounded in time, connected anew after any error.
 
-Used by the log and its seats; it appends and consumes nothing by itself.
+Used by the log and its subscriptions; it appends and consumes nothing by itself.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class Cluster:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                isolation_level="read_committed",  # as the seat reads, so that ends mean the same
+                isolation_level="read_committed",  # as subscriptions read: the same ends
                 request_timeout_ms=ANSWER_MS,
                 fetch_max_wait_ms=100,
                 max_partition_fetch_bytes=READ_BYTES,

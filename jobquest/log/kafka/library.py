@@ -1,7 +1,8 @@
 """kafka-python as the log uses it: by its insides (`fast_path`) or by what it documents
 (`documented.py`).
 
-`version.py` decides once, at the start; sender, seat and cluster know only the protocols below.
+`version.py` decides once, at the start; sender, subscription and cluster know only the protocols
+below.
 """
 
 from __future__ import annotations

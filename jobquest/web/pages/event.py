@@ -35,7 +35,7 @@ TABLES = {
     "daily_xp": "XP per day",
 }
 # State of a dead letter → what it means.
-LETTERS = {
+DEAD_LETTERS = {
     "open": "It waits for a decision: redrive or discard it.",
     "redriven": "It was redriven: its record was appended to its topic again.",
     "discarded": "It was discarded.",
@@ -46,7 +46,7 @@ Life = dict[str, Any]
 
 
 class Step(NamedTuple):
-    """A point of the story. `failure` has the error of a try, `letter` the dead letter that it
+    """A point of the story. `failure` has the error of a try, `dead_letter` the dead letter that it
     became; `waits`: an operator can have the next try made at once; `stopped`: the title while the
     consumer does not run."""
 
@@ -55,7 +55,7 @@ class Step(NamedTuple):
     at: str | None = None
     text: str = ""
     failure: Mapping[str, Any] | None = None
-    letter: Mapping[str, Any] | None = None
+    dead_letter: Mapping[str, Any] | None = None
     waits: bool = False
     stopped: str = ""
 
@@ -117,8 +117,8 @@ def _sender(event: Mapping[str, Any]) -> str:
 
 def _follow(life: Life) -> str | None:
     """Why the page looks for news: it is not at its `end`, or just came and may have `effects`."""
-    letter = life["deadLetter"]
-    redriven = life["outcome"] == "dead" and letter and letter["state"] == "redriven"
+    dead_letter = life["deadLetter"]
+    redriven = life["outcome"] == "dead" and dead_letter and dead_letter["state"] == "redriven"
     if life["outcome"] == "retrying" or redriven:
         return "end"
     fresh = time.time() - _moment(life["received"]).timestamp() < FRESH_SECONDS
@@ -134,8 +134,8 @@ def _story(life: Life) -> Iterator[Step]:
     if happened:
         yield Step("quiet", "Happened", happened, "By the clock of whoever published it.")
     tries = [_failed(one) for one in life["attempts"] if one["outcome"] == "retrying"]
-    letters = [_dead(letter) for letter in reversed(life["deadLetters"])]
-    yield from sorted([_received(life), *tries, *letters], key=lambda step: step.at or "")
+    dead_letters = [_dead(dead_letter) for dead_letter in reversed(life["deadLetters"])]
+    yield from sorted([_received(life), *tries, *dead_letters], key=lambda step: step.at or "")
     if life["outcome"] == "retrying":
         yield _waiting(life["retry"])
     elif life["outcome"] == "processed":
@@ -160,7 +160,7 @@ def _handlers(life: Life) -> list[tuple[str, str, str]]:
 
 def _received(life: Life) -> Step:
     at, happened = life["received"], life["event"]["timestamp"]
-    again = any(letter["diedAt"] < at for letter in life["deadLetters"])
+    again = any(dead_letter["diedAt"] < at for dead_letter in life["deadLetters"])
     if life["offset"] < 0:
         return Step("alarm", "Received, but refused by the log", at, "It has no position.")
     text = f"Partition {life['partition']} of {life['topic']} has it at offset {life['offset']}"
@@ -174,17 +174,19 @@ def _failed(attempt: Mapping[str, Any]) -> Step:
     return Step("busy", f"Try {attempt['attempt']} failed", attempt["failedAt"], failure=attempt)
 
 
-def _dead(letter: Mapping[str, Any]) -> Step:
-    tries = "1 try" if letter["attempts"] == 1 else f"{letter['attempts']} tries"
-    text = LETTERS[letter["state"]]
-    if letter["reason"]:
-        text = f"It was discarded: {letter['reason'].rstrip('.')}."
-    if letter["mended"] is not None:
-        text += " Its value is mended."
-    if letter["redrives"]:
-        text += f" It had been redriven {many(letter['redrives'], 'time')} before."
-    look = "alarm" if letter["state"] == "open" else "quiet"
-    return Step(look, f"Dead letter after {tries}", letter["diedAt"], text, letter, letter)
+def _dead(dead_letter: Mapping[str, Any]) -> Step:
+    tries = "1 try" if dead_letter["attempts"] == 1 else f"{dead_letter['attempts']} tries"
+    text = DEAD_LETTERS[dead_letter["state"]]
+    if dead_letter["reason"]:
+        text = f"It was discarded: {dead_letter['reason'].rstrip('.')}."
+    if dead_letter["edited"] is not None:
+        text += " Its value is edited."
+    if dead_letter["redrives"]:
+        text += f" It had been redriven {many(dead_letter['redrives'], 'time')} before."
+    look = "alarm" if dead_letter["state"] == "open" else "quiet"
+    return Step(
+        look, f"Dead letter after {tries}", dead_letter["diedAt"], text, dead_letter, dead_letter
+    )
 
 
 def _waiting(retry: Mapping[str, Any] | None) -> Step:

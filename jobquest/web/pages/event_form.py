@@ -1,6 +1,6 @@
 """The form for one event, made from its type's schema: an input per field, filled from an event.
 
-Called by the pages that publish and mend. `_event_form.html` places it, `static/event_form.js`
+Called by the pages that publish and edit. `_event_form.html` places it, `static/event_form.js`
 reads it back: what does not fit its field's input is kept as JSON. Nothing in it is masked.
 """
 

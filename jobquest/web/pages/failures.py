@@ -1,4 +1,4 @@
-"""Failures: what waits for another try, and dead letters, listed and each with its mending.
+"""Failures: what waits for another try, and dead letters, listed and each with its editing.
 
 The pages only read; `static/failures.js` and `static/dead_letter.js` act through the API.
 """
@@ -27,7 +27,7 @@ from jobquest.events import (
     parse_time,
     strict_json,
 )
-from jobquest.read.letters import LetterFilter
+from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
 from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
@@ -38,13 +38,13 @@ from jobquest.web.pages.words import MASK, PAGE_BYTES, shown_text, span, visible
 page = Blueprint("failures", __name__)
 
 LISTED_RETRIES = 25  # without `retries=all`
-LISTED_LETTERS = 50
+LISTED_DEAD_LETTERS = 50
 ANY = "any"
 
 
 @page.get("/failures")
 def show() -> str:
-    """What waits, and the letters that match, newest first."""
+    """What waits, and the dead letters that match, newest first."""
     service = runtime()
     state = choice_parameter("state", (*STATES, ANY), "open") or "open"
     chosen = {name: value for name in FILTERS if (value := request.args.get(name))}
@@ -52,8 +52,8 @@ def show() -> str:
     if state == ANY:
         del wanted["state"]
     after = whole_parameter("after", None, 0, MAX_ID)
-    by_column = LetterFilter(**{FILTERS[name]: value for name, value in wanted.items()})
-    found = service.queries.letters(by_column, after, LISTED_LETTERS, PAGE_BYTES)
+    by_column = DeadLetterFilter(**{FILTERS[name]: value for name, value in wanted.items()})
+    found = service.queries.dead_letters(by_column, after, LISTED_DEAD_LETTERS, PAGE_BYTES)
     every = choice_parameter("retries", ("all",), None)
     retries = service.queries.retries(MAX_LIMIT if every else LISTED_RETRIES, room=PAGE_BYTES)
     status = status_now()
@@ -65,7 +65,7 @@ def show() -> str:
         most_retries=MAX_LIMIT,
         max_attempts=service.config.retry_max_attempts,
         countdown=countdown,
-        letters=found["deadLetters"],
+        dead_letters=found["deadLetters"],
         next=found["next"],
         groups=found["groups"],
         total=_total(found["groups"]),
@@ -81,10 +81,10 @@ def show() -> str:
 
 
 @page.get("/dead-letters/<int:id>")
-def letter(id: int) -> str:
-    """One letter, whole, with what became of its event, and the form that mends it."""
+def dead_letter(id: int) -> str:
+    """One dead letter, whole, with what became of its event, and the form that edits it."""
     queries = runtime().queries
-    found = queries.letter(id) if id <= MAX_ID else None
+    found = queries.dead_letter(id) if id <= MAX_ID else None
     if found is None:
         abort(404, "There is no dead letter with this id.")
     life = queries.event(_event_id(found))
@@ -95,22 +95,26 @@ def letter(id: int) -> str:
         outcome = None
     return render_template(
         "dead_letter.html",
-        letter=found,
+        dead_letter=found,
         outcome=outcome,
         others=[other for other in others if other["id"] != id],
         max_redrives=MAX_REDRIVES,
-        **_to_mend(found),
+        **_editor(found),
     )
 
 
-def _event_id(letter: dict[str, Any]) -> str:
-    """The event that a letter is about; of one that was redriven, as it was then: what could not
-    be read has an id of its own only since it was mended."""
-    value = letter["value"] if letter["mended"] is None else letter["mended"]
-    if letter["state"] == "redriven" and letter["encoding"] == "text" and value is not None:
+def _event_id(dead_letter: dict[str, Any]) -> str:
+    """The event that a dead letter is about; of one that was redriven, as it was then: what could
+    not be read has an id of its own only since it was edited."""
+    value = dead_letter["value"] if dead_letter["edited"] is None else dead_letter["edited"]
+    if (
+        dead_letter["state"] == "redriven"
+        and dead_letter["encoding"] == "text"
+        and value is not None
+    ):
         with contextlib.suppress(InvalidEvent):
             return from_record(value.encode()).id
-    return str(letter["eventId"])
+    return str(dead_letter["eventId"])
 
 
 def countdown(moment: str) -> str:
@@ -126,7 +130,7 @@ def _json_url(wanted: dict[str, str]) -> str:
 
 
 def _total(groups: list[dict[str, Any]]) -> int | None:
-    """How many letters match; None where there are more errors than are told."""
+    """How many dead letters match; None where there are more errors than are told."""
     return None if len(groups) == MAX_GROUPS else sum(group["count"] for group in groups)
 
 
@@ -135,19 +139,19 @@ def _choices(known: Any, chosen: str | None) -> list[str]:
     return names if chosen is None or chosen in names else [*names, chosen]
 
 
-def _to_mend(letter: dict[str, Any]) -> dict[str, Any]:
+def _editor(dead_letter: dict[str, Any]) -> dict[str, Any]:
     """What the form begins with: the event as it would be redriven, in a form or as text, and
     examples to begin anew from. `hidden` where this view may not show it."""
-    text = letter["mended"]
-    if text is None and letter["encoding"] == "text":
-        text = letter["value"]
+    text = dead_letter["edited"]
+    if text is None and dead_letter["encoding"] == "text":
+        text = dead_letter["value"]
     as_text = request.args.get("as") == "text"
     return {
         "hidden": text is not None and MASK in shown_text(text),
         "as_text": as_text,
         "form": None if as_text else _form(text or ""),
         "text": _to_edit(text or ""),
-        "examples": _examples(letter),
+        "examples": _examples(dead_letter),
     }
 
 
@@ -173,17 +177,17 @@ def _to_edit(text: str) -> str:
     return visible_lines(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _examples(letter: dict[str, Any]) -> dict[str, str]:
-    """An event of each type that belongs to the letter's topic."""
-    own_id = not letter["eventId"].startswith("jq:")
+def _examples(dead_letter: dict[str, Any]) -> dict[str, str]:
+    """An event of each type that belongs to the dead letter's topic."""
+    own_id = not dead_letter["eventId"].startswith("jq:")
     envelope: dict[str, Any] = {
-        "id": letter["eventId"] if own_id else new_id(),
-        "userId": letter["userId"] or "demo-user",
+        "id": dead_letter["eventId"] if own_id else new_id(),
+        "userId": dead_letter["userId"] or "demo-user",
         "timestamp": format_time(now_ms()),
         "metadata": {},
     }
     return {
         name: json.dumps({"type": name, **envelope, "data": row.example}, indent=2)
         for name, row in CATALOGUE.items()
-        if row.topic == letter["topic"]
+        if row.topic == dead_letter["topic"]
     }

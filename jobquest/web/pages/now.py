@@ -105,7 +105,7 @@ def header() -> dict[str, Any]:
         "look": state.look,
         "word": status["state"].capitalize(),
         "lag": lag_words(status["lag"]),
-        "letters": _letters(status.get("deadLetters")),
+        "dead_letters": _dead_letters(status.get("deadLetters")),
         "title": f"{title}: {status['reason']}" if status["reason"] else f"{title}.",
         "next": AWAY[1] if is_away else state.next,
         "link": None if is_away or not state.next else (state.href, state.link),
@@ -134,7 +134,7 @@ def lag_words(lag: dict[str, Any]) -> str:
     return f"{behind} behind" if seconds is None else f"{behind}, {span(seconds)} behind"
 
 
-def _letters(count: int | None) -> str:
+def _dead_letters(count: int | None) -> str:
     if count is None:
         return "dead letters not known"
     return f"{many(count, 'open dead letter')}" if count else "no open dead letters"

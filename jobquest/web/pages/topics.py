@@ -15,7 +15,7 @@ from jobquest.browse import MAX_SCANNED, MAX_SECONDS
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, TopicUnavailable, Unavailable
 from jobquest.events import PERSONAL_FIELDS, format_time
-from jobquest.read.letters import TOPIC as DEAD_LETTERS
+from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
 from jobquest.web.pages.now import status_now

@@ -33,7 +33,7 @@ class FastReader:
         """See `Reader.poll`."""
         coordinator = self.consumer._coordinator
         if coordinator and coordinator.rejoining and not coordinator.need_rejoin():
-            coordinator.request_rejoin()  # it has forgotten, see `seat.REJOIN_SECONDS`
+            coordinator.request_rejoin()  # it has forgotten, see `subscription.REJOIN_SECONDS`
         try:
             polled: dict[Any, list[Record]] = self.consumer.poll(
                 timeout_ms, max_records=max_records

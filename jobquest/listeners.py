@@ -45,17 +45,17 @@ def fix_count(server: Any) -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def choose_slot(server: Any, worker: Any, *, has_consumer: bool) -> None:
-    """In the server, before the fork: the slot that the fewest have, so that a successor gets the
-    socket and the role of the process that has ended. The last slot is the consumer's."""
-    taken = [other.slot for other in server.WORKERS.values()]
-    worker.slot = min(range(server.num_workers), key=taken.count)
-    worker.is_consumer = has_consumer and worker.slot == server.num_workers - 1
+def choose_socket(server: Any, worker: Any, *, has_consumer: bool) -> None:
+    """In the server, before the fork: the socket that the fewest have, so that a successor gets the
+    socket and the role of the process that has ended. The last socket is the consumer's."""
+    taken = [other.socket_number for other in server.WORKERS.values()]
+    worker.socket_number = min(range(server.num_workers), key=taken.count)
+    worker.is_consumer = has_consumer and worker.socket_number == server.num_workers - 1
 
 
-def take_slot(_server: Any, worker: Any) -> None:
+def take_socket(_server: Any, worker: Any) -> None:
     """In the worker, after the fork."""
-    own = [] if worker.is_consumer else [worker.sockets[worker.slot % len(worker.sockets)]]
+    own = [] if worker.is_consumer else [worker.sockets[worker.socket_number % len(worker.sockets)]]
     # A socket that somebody holds open is given connections, also if its own worker is ending.
     for other in worker.sockets:
         if other not in own:

@@ -1,8 +1,8 @@
-"""A consumer's seat in a Kafka group; see `Subscription`. Positions belong to the caller: the
-group's own offsets are written for lag tools and never read.
+"""A consumer's subscription in a Kafka group; see `Subscription`. Positions belong to the caller:
+the group's own offsets are written for lag tools and never read.
 
-The seat belongs to the thread that made it, save the listener's methods: the library calls those
-on its own I/O thread, where they may only mark and seek.
+The subscription belongs to the thread that made it, save the listener's methods: the library calls
+those on its own I/O thread, where they may only mark and seek.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _SETTINGS = {
 }
 
 
-class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
+class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
     """One member of the group."""
 
     def __init__(
@@ -241,7 +241,7 @@ class Seat(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
         except Exception as error:
-            logger.debug("A seat did not close cleanly: %s", error)
+            logger.debug("A subscription did not close cleanly: %s", error)
 
     def _settle(self) -> None:
         """Seek the partitions that are new here to where `start` says, and let them flow."""

@@ -1,4 +1,5 @@
-"""A slot of the outbox: one file in the format of the embedded log, held by one process at a time.
+"""A spool file of the outbox: one file in the format of the embedded log, held by one process at a
+time.
 
 Used by `outbox.py` alone. Each topic has a sequence of its own, so that one that the log does not
 take is in nobody's way. The hold is an flock, which the kernel frees at `kill -9`: so what a
@@ -35,7 +36,7 @@ READ_RECORDS = 500
 
 
 class Kept(NamedTuple):
-    """A record that waits, and its offset in the slot."""
+    """A record that waits, and its offset in the spool file."""
 
     offset: int
     record: NewRecord
@@ -69,8 +70,9 @@ class _Queue:
         return self.count - len(self.aside)
 
 
-class Slot:
-    """The slot in `path`, held by `lock`. `append` may be called by any thread, the rest by one."""
+class SpoolFile:
+    """The spool file in `path`, held by `lock`. `append` may be called by any thread, the rest by
+    one."""
 
     def __init__(self, path: Path, lock: FileLock) -> None:
         """Raises LogUnavailable; LogDamaged where the file can't be used."""
@@ -206,16 +208,16 @@ class Slot:
         self._queues.pop(MIXED, None)
 
     def close(self, timeout: float = 0.5) -> None:
-        """Write what is on its way, within `timeout` seconds, and give the slot back."""
+        """Write what is on its way, within `timeout` seconds, and give the spool file back."""
         self._log.close(timeout)
         self._hold.release()
 
-    def begun_anew(self) -> Slot:
-        """The same slot with an empty file; the damaged one is put beside it. Raises
+    def begun_anew(self) -> SpoolFile:
+        """The same spool file with an empty file; the damaged one is put beside it. Raises
         LogUnavailable."""
         self._log.close(0.5)
         _move_aside(self.path, self.damage)
-        return Slot(self.path, self._hold)
+        return SpoolFile(self.path, self._hold)
 
     def _kept(self, record: Record) -> Kept:
         if record.damage:
@@ -226,14 +228,14 @@ class Slot:
         return Kept(record.offset, new, record.timestamp_ms, size)
 
 
-def claim(folder: Path, *, with_records: bool) -> Slot:
-    """A slot of our own in `folder`: the first free one, where there is one with records if that
-    is wanted, else an empty one. Raises LogUnavailable."""
+def claim(folder: Path, *, with_records: bool) -> SpoolFile:
+    """A spool file of our own in `folder`: the first free one, where there is one with records if
+    that is wanted, else an empty one. Raises LogUnavailable."""
     if with_records:
-        for slot in _free(folder):
-            if slot.count:
-                return slot
-            slot.close()
+        for spool_file in _free(folder):
+            if spool_file.count:
+                return spool_file
+            spool_file.close()
     for number in itertools.count():
         found = _held(folder / f"outbox-{number}.db")
         if found and (with_records or not found.count):
@@ -243,28 +245,29 @@ def claim(folder: Path, *, with_records: bool) -> Slot:
     raise AssertionError("there is always a next number")
 
 
-def orphans(folder: Path) -> Iterator[Slot]:
+def orphans(folder: Path) -> Iterator[SpoolFile]:
     """Slots with records that no living process holds; now we do."""
-    for slot in _free(folder):
-        if slot.count:
-            yield slot
+    for spool_file in _free(folder):
+        if spool_file.count:
+            yield spool_file
         else:
-            slot.close()
+            spool_file.close()
 
 
-def _free(folder: Path) -> Iterator[Slot]:
+def _free(folder: Path) -> Iterator[SpoolFile]:
     numbered = {
         int(found[1]): path
         for path in folder.glob("outbox-*.db")
         if (found := re.fullmatch(r"outbox-(\d+)\.db", path.name))
     }
     for _, path in sorted(numbered.items()):
-        if slot := _held(path):
-            yield slot
+        if spool_file := _held(path):
+            yield spool_file
 
 
-def _held(path: Path) -> Slot | None:
-    """The slot, if nobody holds it; a damaged file is put beside it. Raises LogUnavailable."""
+def _held(path: Path) -> SpoolFile | None:
+    """The spool file, if nobody holds it; a damaged file is put beside it. Raises
+    LogUnavailable."""
     lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,10 +278,10 @@ def _held(path: Path) -> Slot | None:
         raise LogUnavailable(f"The outbox can't use {path}: {error}.") from error
     try:
         try:
-            return Slot(path, lock)
+            return SpoolFile(path, lock)
         except LogDamaged as damage:
             _move_aside(path, damage)
-            return Slot(path, lock)
+            return SpoolFile(path, lock)
     except BaseException:
         lock.release()
         raise

@@ -1,9 +1,9 @@
 """Dead letters: records that were not counted, why, and what an operator decided about each.
 
-A letter is a row (its state is open, redriven or discarded) and a record on the topic
+A dead letter is a row (its state is open, redriven or discarded) and a record on the topic
 `dead-letters`, which carries the original bytes under the header names that Kafka's own dead letter
-queues use (KIP-1191). Decisions are records there too, so that letters can be made anew from it.
-It publishes nothing: rows of `outgoing` are brought to the log by the relay.
+queues use (KIP-1191). Decisions are records there too, so that dead letters can be made anew from
+it. It publishes nothing: rows of `outgoing` are brought to the log by the relay.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def dead_before_the_log(record: NewRecord, error: Exception) -> Dead:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter as it stands in its table, for whoever redrives or mends it."""
+class DeadLetter:
+    """A dead letter as it stands in its table, for whoever redrives or edits it."""
 
     id: int
     state: str
@@ -85,7 +85,7 @@ class Letter:
     key: bytes | None
     value: bytes | None
     headers: Headers
-    mended: bytes | None
+    edited: bytes | None
     redrives: int
     done: str | None
     appended_ms: int
@@ -93,8 +93,8 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LetterFilter:
-    """Which letters are meant; None: any."""
+class DeadLetterFilter:
+    """Which dead letters are meant; None: any."""
 
     state: str | None = None
     topic: str | None = None
@@ -111,8 +111,9 @@ class LetterFilter:
         return [table.c[name] == value for name, value in wanted.items() if value is not None]
 
 
-class Letters:
-    """The table of letters; `process_id` marks the records that this process brings to the log.
+class DeadLetters:
+    """The table of dead letters; `process_id` marks the records that this process brings to the
+    log.
 
     All methods raise ReadSideUnavailable when the database is away.
     """
@@ -124,10 +125,11 @@ class Letters:
 
     # --- part of a batch's transaction ---
 
-    def bury(
+    def dead_letter(
         self, connection: Connection, dead: Sequence[Dead], waited: Mapping[Origin, int] = _NONE
     ) -> None:
-        """Write letters, and queue their records for the topic; a letter known already stays.
+        """Write dead letters, and queue their records for the topic; a dead letter known already
+        stays.
 
         `waited`: they were parked until now, when their partitions are read up to these offsets.
         """
@@ -142,7 +144,7 @@ class Letters:
     def restore(self, connection: Connection, record: Record) -> None:
         """Do again what a record of the topic tells.
 
-        A letter that is there stays as it is, save that one that is open takes the decision.
+        A dead letter that is there stays as it is, save that one that is open takes the decision.
         """
         of_group = [value for name, value in record.headers if name == f"{_KAFKAS}group"]
         if of_group and of_group[-1] != self.group.encode():
@@ -158,24 +160,24 @@ class Letters:
         table = tables.dead_letters
         once = inserting(connection.dialect.name, table).on_conflict_do_nothing()
         connection.execute(once, row)
-        decided = {
-            "mended": {"mended": record.value},
-            "discarded": {"state": "discarded", "reason": row["reason"]},
-            "redriven": {"state": "redriven"},
-        }.get(action)
-        if decided:
+        if action != "died":
+            decided: dict[str, Any] = {"edited": record.value}  # whatever an old version called it
+            if action == "discarded":
+                decided = {"state": "discarded", "reason": row["reason"]}
+            elif action == "redriven":
+                decided = {"state": "redriven"}
             place = [table.c[name] == row[name] for name in _PLACE]
             is_open = table.c.state == "open"
             connection.execute(update(table).where(*place, is_open).values(**decided))
 
     # --- decisions ---
 
-    def mend(self, id: int, value: bytes) -> None:
+    def edit(self, id: int, value: bytes) -> None:
         """Have `value` redriven instead of the original. Raises StateConflict."""
-        self._decide(id, "mended", mended=value)
+        self._decide(id, "edited", edited=value)
 
     def discard(self, id: int, reason: str) -> None:
-        """Give a letter up. Raises StateConflict."""
+        """Give a dead letter up. Raises StateConflict."""
         self._decide(id, "discarded", state="discarded", reason=reason)
 
     def mark_redriven(self, id: int) -> None:
@@ -190,14 +192,16 @@ class Letters:
             found = connection.execute(select(table).where(table.c.id == id)).mappings().first()
             if found is None or not changed:
                 state = found["state"] if found else "unknown"
-                raise StateConflict(f"Letter {id} is {state} already: only open ones can change.")
+                raise StateConflict(
+                    f"Dead letter {id} is {state} already: only open ones can change."
+                )
             self._queue(connection, dict(found), action)
 
     def _queue(self, connection: Connection, row: Mapping[str, Any], action: str) -> None:
         place = f"{row['identity']}:{row['topic']}:{row['partition']}:{row['offset']}"
-        # A letter's death is one fact; decisions are each their own.
+        # A dead letter's death is one fact; decisions are each their own.
         unique = "" if action == "died" else f":{uuid.uuid4().hex[:8]}"
-        value = row["mended"] if action == "mended" else row["value"]
+        value = row["edited"] if action == "edited" else row["value"]
         # No client can send a record with neither key nor value.
         nothing = row["key"] is None and value is None
         once = inserting(connection.dialect.name, tables.outgoing).on_conflict_do_nothing()
@@ -216,24 +220,24 @@ class Letters:
 
     # --- questions ---
 
-    def get(self, id: int) -> Letter | None:
-        """One letter."""
+    def get(self, id: int) -> DeadLetter | None:
+        """One dead letter."""
         table = tables.dead_letters
         with self._database.reading() as connection:
             row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
-        return _letter(dict(row)) if row else None
+        return _dead_letter(dict(row)) if row else None
 
-    def ids(self, wanted: LetterFilter, limit: int) -> list[int]:
-        """The ids of matching letters, oldest first."""
+    def ids(self, wanted: DeadLetterFilter, limit: int) -> list[int]:
+        """The ids of matching dead letters, oldest first."""
         table = tables.dead_letters
         query = select(table.c.id).where(*wanted.conditions()).order_by(table.c.id).limit(limit)
         with self._database.reading() as connection:
             return list(connection.execute(query).scalars())
 
 
-def _letter(row: Mapping[str, Any]) -> Letter:
-    plain = {name: row[name] for name in Letter.__slots__ if name != "headers"}
-    return Letter(headers=rescued_headers(row["headers"]), **plain)
+def _dead_letter(row: Mapping[str, Any]) -> DeadLetter:
+    plain = {name: row[name] for name in DeadLetter.__slots__ if name != "headers"}
+    return DeadLetter(headers=rescued_headers(row["headers"]), **plain)
 
 
 def _row(dead: Dead) -> dict[str, Any]:
@@ -255,7 +259,7 @@ def _row(dead: Dead) -> dict[str, Any]:
         "key": record.key,
         "value": record.value,
         "headers": dump_headers(record.headers),
-        "mended": None,
+        "edited": None,
         "repeats_below": None,
         "redrives": int(redrives) if redrives.isdigit() and len(redrives) < 4 else 0,
         "done": orjson.dumps(dead.done).decode(),
@@ -293,7 +297,7 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
 
 
 def _told(record: Record) -> tuple[dict[str, Any], str] | None:
-    """The letter's row as it was when it died, and the action, of a record of the topic; None
+    """The dead letter's row as it was when it died, and the action, of a record of the topic; None
     where it is none of ours."""
     names = [name for name, _ in record.headers]
     if f"{_OURS}action" not in names or f"{_KAFKAS}topic" not in names:
@@ -330,7 +334,7 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
         "key": record.key,
         "value": record.value,
         "headers": dump_headers(record.headers[:first]),
-        "mended": None,
+        "edited": None,
         "repeats_below": None if below is None else int(below),
         "redrives": number(f"{_OURS}redrives"),
         "done": said.get(f"{_OURS}done"),
@@ -348,7 +352,7 @@ def _readable(value: bytes | None, latest_ms: int = LAST_MS) -> Event | None:
 
 
 def dead_of(row: Mapping[str, Any]) -> Dead:
-    """The record that a letter's row is about, and why it died; `event` only where it could be
+    """The record that a dead letter's row is about, and why it died; `event` only where it could be
     read then."""
     failure = failure_of(row)
     assert failure

@@ -1,8 +1,8 @@
 """What became of each record, found again from the log: folds records into shadow tables.
 
-Part of the rebuild's transactions. Nothing is decided again: a record that has a letter is dead,
-one that stands in `parked` waits, every other one counted, once per event id. Only what has no
-letter though it can't be counted gets one.
+Part of the rebuild's transactions. Nothing is decided again: a record that has a dead letter is
+dead, one that stands in `parked` waits, every other one counted, once per event id. Only what has
+no dead letter though it can't be counted gets one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jobquest.events import Event, from_record
 from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
 from jobquest.read.database_errors import is_infrastructure
+from jobquest.read.dead_letters import Dead, dead_of
 from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
-from jobquest.read.letters import Dead, dead_of
 from jobquest.read.projections import Row
 from jobquest.read.statements import rows_by_key
 
@@ -67,7 +67,7 @@ class RebuildFailed(JobQuestError):
 
 
 class Place(NamedTuple):
-    """Where a record stands, as letters and parked rows name it."""
+    """Where a record stands, as dead letters and parked rows name it."""
 
     identity: str
     topic: str
@@ -94,7 +94,7 @@ class Entry(NamedTuple):
 
     @property
     def own_id(self) -> str:
-        """The event id of a letter about it that has no event, or another's."""
+        """The event id of a dead letter about it that has no event, or another's."""
         return Dead(self.record, self.origin, _NO_FAILURE).event_id
 
     def dies(self, error: Exception) -> Dead:
@@ -104,16 +104,16 @@ class Entry(NamedTuple):
 _NO_FAILURE = Failure("", "")
 
 
-class Refold:
+class Replay:
     """Fills the shadow tables, on one connection; `seq` is the number of the last row.
 
-    `buried` are the letters that have to be written when the tables go live.
+    `dead_lettered` are the dead letters that have to be written when the tables go live.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.seq = 0
-        self.buried: dict[Place, Dead] = {}
+        self.dead_lettered: dict[Place, Dead] = {}
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Count what counted, show what did not: all at once, or one by one to find the event that
@@ -152,13 +152,15 @@ class Refold:
         self._connection.execute(insert(_WAITING).from_select(_WAITING.c.keys(), fresh))
 
     def add_what_the_log_has_lost(self) -> None:
-        """Letters and parked rows have their records with them: show those too that were not met
-        in the log."""
-        letters, parked, last = tables.dead_letters, tables.parked, 0
-        waits = select(parked.c.event_id).where(parked.c.event_id == letters.c.event_id).exists()
-        absent = ~_shown(letters.c.event_id, "processed", "dead") & ~waits
-        query = select(letters).where(absent).order_by(letters.c.id).limit(CHUNK_ROWS)
-        while rows := self._rows(query.where(letters.c.id > last)):
+        """Dead letters and parked rows have their records with them: show those too that were not
+        met in the log."""
+        dead_letters, parked, last = tables.dead_letters, tables.parked, 0
+        waits = (
+            select(parked.c.event_id).where(parked.c.event_id == dead_letters.c.event_id).exists()
+        )
+        absent = ~_shown(dead_letters.c.event_id, "processed", "dead") & ~waits
+        query = select(dead_letters).where(absent).order_by(dead_letters.c.id).limit(CHUNK_ROWS)
+        while rows := self._rows(query.where(dead_letters.c.id > last)):
             last = rows[-1]["id"]
             self._add([_dead_row(row) for row in rows])
         waiting = select(parked).where(~_shown(parked.c.event_id, "processed", "retrying"))
@@ -172,28 +174,30 @@ class Refold:
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
         known = effects.contents(self._connection, ids, into=SHADOW)
-        letters = self._letters(entries)
+        dead_letters = self._dead_letters(entries)
         rows: list[EventRow] = []
         applied: list[Event] = []
         for entry in entries:
             event = entry.event
-            if letters and (mine := _about(entry, letters)):
+            if dead_letters and (mine := _about(entry, dead_letters)):
                 # The last to die is what an event's row shows.
-                if mine[-1] is letters[mine[-1]["event_id"]][-1]:
+                if mine[-1] is dead_letters[mine[-1]["event_id"]][-1]:
                     rows.append(_shown_dead(entry, mine[-1]))
             elif event is None:
                 assert entry.failure
                 died = Dead(entry.record, entry.origin, entry.failure)
-                rows.append(self._bury(entry, died))
+                rows.append(self._dead_letter(entry, died))
             elif event.id in waiting:
                 if waiting[event.id] == entry.place:
                     rows.append(effects.event_row(event, entry.record, "retrying"))
             elif event.id in known:
                 # Ours name a fact by their id: whichever event caused it, it is the same one.
-                if not (event.is_ours or event.has_content_of(known[event.id])):
+                if not (event.is_internal or event.has_content_of(known[event.id])):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
-                    rows.append(self._bury(entry, entry.dies(conflict)))
-            elif not (letters and _came_while_it_waited(entry.place, letters.get(event.id, []))):
+                    rows.append(self._dead_letter(entry, entry.dies(conflict)))
+            elif not (
+                dead_letters and _came_while_it_waited(entry.place, dead_letters.get(event.id, []))
+            ):
                 rows.append(effects.event_row(event, entry.record))
                 known[event.id] = event.to_json()
                 applied.append(event)
@@ -205,8 +209,8 @@ class Refold:
         )
         return {row[0]: Place(*row[1:]) for row in found}
 
-    def _letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
-        """Letters by event id, in the order in which they were written; mostly there are none.
+    def _dead_letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
+        """Dead letters by event id, in the order in which they were written; mostly there are none.
         Those that were forgotten come first, as what is left of them."""
         ids = {entry.own_id for entry in entries}
         ids |= {entry.event.id for entry in entries if entry.event}
@@ -215,7 +219,7 @@ class Refold:
         # In this order: one that is forgotten meanwhile is met once at least.
         live, forgotten = (
             self._of_events(tables.dead_letters, keys),
-            self._of_events(tables.forgotten_letters, keys),
+            self._of_events(tables.forgotten_dead_letters, keys),
         )
         for row in (
             *sorted(forgotten, key=lambda row: (row["died_ms"], row["offset"])),
@@ -231,9 +235,9 @@ class Refold:
         rows = rows_by_key(self._connection, table, ids, key=("event_id",))
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def _bury(self, entry: Entry, died: Dead) -> EventRow:
-        """Have a letter written in the end; the event's row."""
-        self.buried[entry.place] = died
+    def _dead_letter(self, entry: Entry, died: Dead) -> EventRow:
+        """Have a dead letter written in the end; the event's row."""
+        self.dead_lettered[entry.place] = died
         return effects.dead_row(died)
 
     def _add(self, rows: Sequence[EventRow]) -> None:
@@ -266,32 +270,33 @@ def decoded(origin: Origin, record: Record) -> Entry:
         return Entry(origin, record, None, Failure.of(error))
 
 
-def _dead_row(letter: Row) -> EventRow:
-    return effects.dead_row(dead_of(letter))._replace(id=letter["event_id"])
+def _dead_row(dead_letter: Row) -> EventRow:
+    return effects.dead_row(dead_of(dead_letter))._replace(id=dead_letter["event_id"])
 
 
-def _shown_dead(entry: Entry, letter: Row) -> EventRow:
-    """The row of a record that a letter is about. Of a forgotten one the record itself tells."""
-    if "value" in letter:
-        return _dead_row(letter)
+def _shown_dead(entry: Entry, dead_letter: Row) -> EventRow:
+    """The row of a record that a dead letter is about. Of a forgotten one the record itself
+    tells."""
+    if "value" in dead_letter:
+        return _dead_row(dead_letter)
     died = Dead(entry.record, entry.origin, entry.failure or _NO_FAILURE, entry.event)
-    return effects.dead_row(died)._replace(id=letter["event_id"])
+    return effects.dead_row(died)._replace(id=dead_letter["event_id"])
 
 
-def _about(entry: Entry, letters: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """The letters about this very record."""
-    place, of_event = entry.place, letters.get(entry.event.id, []) if entry.event else []
-    found = [*of_event, *letters.get(entry.own_id, [])]
+def _about(entry: Entry, dead_letters: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The dead letters about this very record."""
+    place, of_event = entry.place, dead_letters.get(entry.event.id, []) if entry.event else []
+    found = [*of_event, *dead_letters.get(entry.own_id, [])]
     return [row for row in found if Place.of(row) == place]
 
 
-def _came_while_it_waited(place: Place, letters: Sequence[Row]) -> bool:
+def _came_while_it_waited(place: Place, dead_letters: Sequence[Row]) -> bool:
     """Whether a record is a repeat that was dropped because its event was parked then: the event
     died later, and the repeat with it."""
     return any(
-        place[:3] == Place.of(letter)[:3]
-        and letter["offset"] < place.offset < (letter["repeats_below"] or 0)
-        for letter in letters
+        place[:3] == Place.of(dead_letter)[:3]
+        and dead_letter["offset"] < place.offset < (dead_letter["repeats_below"] or 0)
+        for dead_letter in dead_letters
     )
 
 

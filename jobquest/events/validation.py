@@ -1,7 +1,7 @@
-"""The careful way in: marshmallow's schemas and the strict reader decide, and say what is wrong.
+"""Validation: marshmallow's schemas and the strict reader decide, and say what is wrong.
 
 `from_request` is the strict door (the API, the producer); `from_record` reads what stands on a
-topic and is tolerant of what a newer producer adds. The authority of `quick.py`.
+topic and is tolerant of what a newer producer adds. The authority of `fast_decode.py`.
 """
 
 from __future__ import annotations
