@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from jobquest import create_app, listeners
@@ -38,7 +38,6 @@ GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop`
 LAST_LINES_SECONDS = 0.2  # a worker waits for it only if nobody reads its lines
 REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_PLACE = "\0"  # of a message in its line: nothing else there can hold it
 # No such address here, or no IPv6 at all.
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # glibc's malloc.h
@@ -47,20 +46,17 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class OneLine(logging.Formatter):
-    """Shows control characters of a message as escapes: what an event or an error says can't pass
-    for a line of ours. Tracebacks keep their lines."""
+    """Writes a message's lines, each behind the same prefix; the format must end with the message.
+
+    Control characters of a line are written as escapes, so that the text of an event or an error
+    can't pass for a line of ours. Tracebacks keep their lines.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
-        if isinstance(record.msg, Lines):
-            return self._formatted(record, record.msg.lines)
-        record.message = _escaped(record.message)
-        return super().formatMessage(record)
-
-    def _formatted(self, record: logging.LogRecord, lines: Sequence[str]) -> str:
-        """Every line as if it were a record of its own."""
-        record.message = _PLACE
-        before, _, after = super().formatMessage(record).partition(_PLACE)
-        return "\n".join([f"{before}{_escaped(line)}{after}" for line in lines])
+        lines = record.msg.lines if isinstance(record.msg, Lines) else [record.message]
+        record.message = ""
+        prefix = super().formatMessage(record)
+        return "\n".join([prefix + _escaped(line) for line in lines])
 
 
 def _escaped(text: str) -> str:

@@ -15,7 +15,7 @@ from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
 from jobquest.log import Record
-from jobquest.log.kafka.fast_path.unpacked import Unpacked
+from jobquest.log.kafka.fast_path.unpacked import Unpacked, UnreadableRecord
 
 PLACE = TopicPartition("t", 3)
 BYTES = st.none() | st.binary(max_size=300)
@@ -61,8 +61,22 @@ def test_records_of_the_old_format_are_read() -> None:
 def test_damage_is_noticed(compression: int) -> None:
     data = bytearray(packed([(5, b"k", b"v" * 100, [])], compression))
     data[-20] ^= 1
-    with pytest.raises(CorruptRecordError, match="at 0"):
+    with pytest.raises(UnreadableRecord) as raised:
         unpacked(Unpacked, bytes(data))
+    assert (raised.value.place, raised.value.offset) == (PLACE, 0)
+    assert isinstance(raised.value.cause, CorruptRecordError)
+    assert "The checksum of the batch at 0 fails" in str(raised.value.cause)
+
+
+def test_the_first_record_that_cannot_be_unpacked_is_named_and_those_before_it_are_read() -> None:
+    sound = packed([(5, b"k", b"v", []), (6, b"k", b"w", [])])
+    broken = bytearray(packed([(7, b"k", b"x" * 100, [])]))
+    broken[7], broken[-20] = 2, broken[-20] ^ 1  # its base offset; a byte of its value
+    fetched = Unpacked(0, PLACE, MemoryRecords(sound + bytes(broken)))
+    assert [one.value for one in fetched.take()] == [b"v", b"w"]
+    with pytest.raises(UnreadableRecord) as raised:
+        fetched.take()
+    assert (raised.value.place, raised.value.offset) == (PLACE, 2)
 
 
 @pytest.mark.parametrize("cut", range(1, 25))
@@ -70,7 +84,7 @@ def test_a_record_that_does_not_fit_its_batch_is_noticed(cut: int) -> None:
     data = packed([(5, b"key", b"value", [("name", b"text")])])
     length = len(data) - 12 - cut
     short = data[:8] + length.to_bytes(4, "big") + data[12:-cut]
-    with pytest.raises((CorruptRecordError, IndexError)):
+    with pytest.raises(UnreadableRecord):
         unpacked(Unpacked, short, check_crcs=False)
 
 

@@ -10,8 +10,7 @@ are used in this package and nowhere else. These are all of them:
 - a batch's on its way out: `_record_futures`; its records': `_builder`, `_closed`, `_next_offset`;
   their builder's: `_batch_size`, `_buffer`, `_first_timestamp`, `_last_offset`, `_max_timestamp`,
   `_num_records`
-- a consumer's: `_coordinator`, `_fetcher`; its fetcher's: `PartitionRecords`,
-  `_next_partition_records`
+- a consumer's: `_coordinator`, `_fetcher`; its fetcher's: `PartitionRecords`
 - what a fetch got of a partition: `_consume_aborted_transactions_up_to`, `_contains_abort_marker`,
   `_is_batch_aborted`, `_unpack_records`; a batch's in it: `_buffer`, `_pos`
 - an admin client's: `_closed`

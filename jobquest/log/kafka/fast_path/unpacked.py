@@ -7,7 +7,6 @@ checks is checked here: checksums, transactions, structure.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,23 +38,22 @@ class FastReader:
                 timeout_ms, max_records=max_records
             )
             return polled
-        except Exception as error:
-            broken = self._broken(error)
-            if broken is None:
-                raise
-            # Without the seek the library's next poll would spin for ever.
-            place, offset = broken.topic_partition, broken.next_fetch_offset
-            self.consumer.seek(place, offset + 1)
-            return {place: [damaged(place, offset, error)]}
+        except UnreadableRecord as found:
+            # Without the seek, the library's next poll spins for ever.
+            self.consumer.seek(found.place, found.offset + 1)
+            return {found.place: [damaged(found.place, found.offset, found.cause)]}
 
-    def _broken(self, error: Exception) -> Any:
-        """What could not be unpacked (checksum, codec), if that is what `error` tells of. `poll`
-        raises that as it raises a lost connection, which harms no record; only the traceback tells
-        them apart."""
-        raised_in = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-        if Unpacked._unpack_records.__name__ not in raised_in:
-            return None
-        return self.consumer._fetcher._next_partition_records
+
+class UnreadableRecord(Exception):
+    """`cause` says why the record at `offset` of a partition can't be unpacked (checksum, codec,
+    structure). A class of its own, because `poll` also raises errors that harm no record, such as a
+    lost connection."""
+
+    def __init__(self, place: Any, offset: int, cause: Exception) -> None:
+        super().__init__(f"{place} at {offset}: {cause}")
+        self.place = place
+        self.offset = offset
+        self.cause = cause
 
 
 class Unread(Record):
@@ -72,21 +70,26 @@ class Unpacked(Fetcher.PartitionRecords):  # type: ignore[misc]
     """What one fetch got of one partition. The name of the method below is the library's."""
 
     def _unpack_records(self, place: Any, records: Any, *_deserializers: Any) -> Iterator[Record]:
-        while (batch := records.next_batch()) is not None:
-            if self.check_crcs and not batch.validate_crc():
-                raise CorruptRecordError(f"The checksum of the batch at {batch.base_offset} fails.")
-            if batch.magic < 2:
-                yield from self._of_old_format(place, batch)
-                continue
-            self.leader_epoch = batch.leader_epoch
-            if self._is_shown(batch):
-                self.bytes_read += batch.size_in_bytes
-                for record in _records(place, batch):
-                    self.records_read += 1
-                    self.next_fetch_offset = record.offset + 1
-                    yield record
-            # Compaction may have taken its last records: go on behind it all the same.
-            self.next_fetch_offset = batch.next_offset
+        """Raises UnreadableRecord."""
+        try:
+            while (batch := records.next_batch()) is not None:
+                if self.check_crcs and not batch.validate_crc():
+                    line = f"The checksum of the batch at {batch.base_offset} fails."
+                    raise CorruptRecordError(line)
+                if batch.magic < 2:
+                    yield from self._of_old_format(place, batch)
+                    continue
+                self.leader_epoch = batch.leader_epoch
+                if self._is_shown(batch):
+                    self.bytes_read += batch.size_in_bytes
+                    for record in _records(place, batch):
+                        self.records_read += 1
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
+                # Compaction may have removed the batch's last records.
+                self.next_fetch_offset = batch.next_offset
+        except Exception as error:
+            raise UnreadableRecord(place, self.next_fetch_offset, error) from error
         self.drain()
 
     def _is_shown(self, batch: Any) -> bool:
