@@ -5,35 +5,30 @@ Nothing here blocks, and nothing here knows what a request means.
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobquest.framing import Framing
 
+if TYPE_CHECKING:
+    from jobquest.web.publishing import Publish
+
 RECEIVE_BYTES = 65_536
 ANSWER_SECONDS = 10.0  # for a client to take its answer
-MAX_ANSWER_BYTES = 4 << 20  # kept for a client; a longer one is a stream, whose thread waits
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, and forget what was not taken
 _DO_NOT_WAIT = socket.MSG_DONTWAIT
-
-
-class ClientGone(Exception):
-    """The client of a stream has gone, or takes too long."""
 
 
 class Connection:
     """One client's connection.
 
-    It belongs to the main loop or, while it is `busy` and has no publish `begun`, to the thread
+    It belongs to the main loop. While it is `busy` without a `publish`, it belongs to the thread
     that answers its request. Only the main loop makes it busy; the thread ends that, as the last
     thing that it does.
     """
 
     __slots__ = (
-        "begun",
         "busy",
         "client",
         "closed",
@@ -47,6 +42,7 @@ class Connection:
         "half_closed",
         "lingering",
         "pending",
+        "publish",
         "served",
         "server",
         "sock",
@@ -68,7 +64,7 @@ class Connection:
         self.unsent = b""  # of an answer, what the socket did not take yet
         self.waiting = 0  # how long that was, in the sum of what all connections hold
         self.busy = False
-        self.begun: Any = None  # the publish that waits for the log, if no thread does
+        self.publish: Publish | None = None  # that waits for the log, if no thread does
         self.pending = False  # the socket may have more to read
         self.too_large = False  # the request's body is not waited for
         self.served = False  # has had an answer
@@ -106,41 +102,3 @@ class Connection:
             self.sock.close()
         except OSError:
             pass  # it is closed all the same
-
-
-class Outlet:
-    """Stands in for the socket while gunicorn writes an answer: collects it, so that head and body
-    leave together and no thread waits for a client."""
-
-    __slots__ = ("_conn", "_parts", "_size", "streamed")
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-        self._parts: list[bytes] = []
-        self._size = 0
-        self.streamed = False  # a part has left: the answer can't be another one any more
-
-    def sendall(self, data: bytes) -> None:
-        """Take a piece of the answer."""
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > MAX_ANSWER_BYTES:
-            self._stream()
-
-    def collected(self) -> bytes:
-        """The answer, or what is left of one that was streamed."""
-        return b"".join(self._parts)
-
-    def _stream(self) -> None:
-        """Wait until the client has taken what was collected."""
-        self.streamed = True
-        left: bytes | None = self.collected()
-        self._parts, self._size = [], 0
-        poll = select.poll()
-        poll.register(self._conn.fd, select.POLLOUT)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while left := self._conn.send(left):  # type: ignore[arg-type]
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                break
-        if left != b"":
-            raise ClientGone

@@ -1,13 +1,16 @@
-"""One request answered, on a thread of `worker.py`: gunicorn's parser, the application, gunicorn's
-spelling of its answer. Here no proxy is trusted, and nothing waits for a client.
+"""HTTP for `worker.py`: gunicorn's parser reads a request, gunicorn's response writes its answer.
+
+In between, the application answers on a thread; or the entrance receives a plain publish, which
+needs none. Nothing here trusts a proxy, and nothing waits for a client.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import select
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,8 +23,10 @@ from gunicorn.http.unreader import IterUnreader
 from gunicorn.http.wsgi import Response, create
 from gunicorn.util import http_date
 
-from jobquest.connection import ClientGone, Connection, Outlet
+from jobquest.connection import ANSWER_SECONDS, Connection
 from jobquest.framing import MAX_BODY_BYTES
+from jobquest.web.entrance import Entrance
+from jobquest.web.publishing import Publish
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +41,9 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
     errors.NoMoreData: ("400 Bad Request", "The request ends early."),
     errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
 }
-TOO_LONG = 10 * MAX_BODY_BYTES  # told of a body whose chunks were not waited for
+TOO_LONG = 10 * MAX_BODY_BYTES  # the length given for a body whose chunks are not waited for
 MAX_SOUND = 100
+MAX_ANSWER_BYTES = 4 << 20  # kept for a client; a longer one is a stream, whose thread waits
 PROMPT_BYTES = 32_768  # of a whole request that is read in the main loop
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
 FAILED = ("500 Internal Server Error", "Something failed here; the log says what.")
@@ -51,20 +57,20 @@ def plain_settings(config: Config) -> SimpleNamespace:
 
 
 class OurRequest(Request):  # type: ignore[misc]
-    """A request whose headers are believed by nobody here: that is the application's matter."""
+    """A request whose forwarding headers have no effect here: the application reads them."""
 
     def _peer_trusted_for_forwarded(self) -> tuple[dict[str, str], list[str]]:
         return {}, []
 
 
 class OurResponse(Response):  # type: ignore[misc]
-    """An answer whose date is spelled once a second."""
+    """An answer whose date is written once a second, and whose usual headers are checked once."""
 
     _date = (0, "")
-    _sound: set[tuple[str, str]] = set()  # headers that gunicorn has found to be so
+    _sound: set[tuple[str, str]] = set()  # headers that gunicorn has checked
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
-        """Check and take an answer's headers, most of which go with every answer."""
+        """Check and add an answer's headers, most of which go with every answer."""
         for header in headers:
             if header in self._sound:
                 self.headers.append(header)
@@ -90,48 +96,91 @@ class OurResponse(Response):  # type: ignore[misc]
         return lines
 
 
-class Answer(NamedTuple):
-    """What is to be sent, and whether another request may follow."""
+class ClientGone(Exception):
+    """The client of a stream has gone, or takes too long."""
+
+
+class Outlet:
+    """Stands in for the socket while gunicorn writes an answer: collects it, so that head and body
+    leave together and no thread waits for a client."""
+
+    __slots__ = ("_conn", "_parts", "_size", "streamed")
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.streamed = False  # a part has left: the answer can't be another one any more
+
+    def sendall(self, data: bytes) -> None:
+        """Take a piece of the answer."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MAX_ANSWER_BYTES:
+            self._stream()
+
+    def collected(self) -> bytes:
+        """The answer, or what is left of one that was streamed."""
+        return b"".join(self._parts)
+
+    def _stream(self) -> None:
+        """Wait until the client has taken what was collected."""
+        self.streamed = True
+        left: bytes | None = self.collected()
+        self._parts, self._size = [], 0
+        poll = select.poll()
+        poll.register(self._conn.fd, select.POLLOUT)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while left := self._conn.send(left):  # type: ignore[arg-type]
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                break
+        if left != b"":
+            raise ClientGone
+
+
+class Reply(NamedTuple):
+    """An answer as bytes, and whether another request may follow."""
 
     data: bytes
     keep: bool
 
 
-class Begun(NamedTuple):
-    """A publish on its way: `wanted` is what `prompt` read of it, `rest` what came behind it."""
+class Received(NamedTuple):
+    """A publish that waits for the log, and what its answer needs; `rest` are the bytes behind its
+    request."""
 
     conn: Connection
     response: Any
     environ: dict[str, Any]
     outlet: Outlet
-    wanted: Any
+    publish: Publish
     rest: bytes
 
 
 class Exchange:
-    """Answers requests with `application`, and plain publishes without a thread by its `prompt`
-    (see `web/prompt.py`). A connection whose application takes the socket over is lent to it with
-    `lend`."""
+    """Answers requests with `application`; its `entrance` receives plain publishes. A connection
+    whose application takes the socket over is lent to it with `lend`."""
 
     def __init__(
         self,
         config: Config,
         application: Callable[[dict[str, Any], Any], Iterable[bytes]],
-        prompt: Any,
+        entrance: Entrance,
         lend: Callable[[Connection], AbstractContextManager[None]],
     ) -> None:
         self._settings = plain_settings(config)
         self._application = application
-        self._prompt = prompt
-        self._begins = prompt.is_worth_it
+        self._entrance = entrance
+        self._receives = entrance.publisher.is_worth_it
         self._lend = lend
 
     # --- in the main loop ---
 
-    def begin(self, conn: Connection, keep: bool) -> Begun | None:
-        """Read a plain publish, if the connection's bytes begin with one."""
+    def receive(self, conn: Connection, keep: bool) -> Received | None:
+        """Read a plain publish, if the connection's bytes begin with one; None if a thread has to
+        answer."""
         is_small = len(conn.data) <= PROMPT_BYTES and not conn.framing.chunked
-        if not (self._begins and is_small and conn.data.startswith(b"POST ")):
+        if not (self._receives and is_small and conn.data.startswith(b"POST ")):
             return None
         unreader = IterUnreader((bytes(conn.data),))
         try:
@@ -139,51 +188,29 @@ class Exchange:
             body = request.body.read()
             outlet = Outlet(conn)
             response, environ = self._created(conn, request, body, outlet, keep)
-            wanted = None if "HTTP_UPGRADE" in environ else self._prompt.read(environ)
+            publish = None if "HTTP_UPGRADE" in environ else self._entrance.receive(environ)
         except Exception:  # a thread says what is wrong
             return None
-        if wanted is None:
+        if publish is None:
             return None
-        return Begun(conn, response, environ, outlet, wanted, unreader.take_buffered())
+        return Received(conn, response, environ, outlet, publish, unreader.take_buffered())
 
-    def give(self, begun: Sequence[Begun]) -> list[Any | None]:
-        """Give the events of publishes to the log; see `Prompt.give`."""
-        given: list[Any | None] = self._prompt.give([one.wanted for one in begun])
-        return given
-
-    def when_settled(self, given: Any, callback: Callable[[], None]) -> None:
-        """Have `callback` called once the log has the events of a publish, on any thread."""
-        self._prompt.when_settled(given, callback)
-
-    def expire(self, given: Any) -> None:
-        """Wait no more for the log."""
-        self._prompt.expire(given)
-
-    def finish(self, begun: Begun, given: Any) -> Answer:
-        """Answer a publish that is settled."""
-        response = begun.response
+    def answer_publish(self, received: Received) -> Reply:
+        """Answer a publish, once the log has settled its events."""
+        response = received.response
         try:
-            answer = self._prompt.answer(begun.wanted, given)
-            for piece in self._prompt.send(answer, begun.environ, response.start_response):
+            answer = self._entrance.publisher.answer(received.publish)
+            for piece in self._entrance.send(answer, received.environ, response.start_response):
                 response.write(piece)
             response.close()
         except Exception:  # one answer that fails must not end the loop
-            logger.exception("Error answering %s", begun.environ.get("RAW_URI"))
-            return Answer(spelled(*FAILED), False)
-        return Answer(begun.outlet.collected(), not response.should_close())
-
-    @property
-    def unlogged(self) -> int:
-        """How many publishes were not logged yet."""
-        return len(self._prompt.unlogged)
-
-    def log_answered(self) -> None:
-        """Log what was published since the last call."""
-        self._prompt.log_answered()
+            logger.exception("Error answering %s", received.environ.get("RAW_URI"))
+            return Reply(spelled(*FAILED), False)
+        return Reply(received.outlet.collected(), not response.should_close())
 
     # --- on a thread ---
 
-    def answer(self, conn: Connection, keep: bool) -> Answer:
+    def answer(self, conn: Connection, keep: bool) -> Reply:
         """Answer the request that the connection's bytes begin with. `keep`: if the client wants
         it, another one may follow."""
         data, conn.data = bytes(conn.data), b""
@@ -195,7 +222,7 @@ class Exchange:
         except (errors.ParseException, errors.NoMoreData) as error:
             logger.debug("Invalid request from %s: %s", conn.client[0], error)
             kind = next(kind for kind in REFUSED if isinstance(error, kind))
-            return Answer(spelled(*REFUSED[kind]), False)
+            return Reply(spelled(*REFUSED[kind]), False)
         if not conn.too_large:
             conn.data = unreader.take_buffered()
         if conn.framing.chunked:
@@ -204,16 +231,16 @@ class Exchange:
         try:
             return self._run(conn, request, body, outlet, keep and not conn.too_large)
         except StopIteration:  # a WebSocket was served, and has ended
-            return Answer(b"", False)
+            return Reply(b"", False)
         except ClientGone:
-            return Answer(b"", False)
+            return Reply(b"", False)
         except Exception:
             logger.exception("Error handling request %s %s", request.method, request.uri)
-            return Answer(b"" if outlet.streamed else spelled(*FAILED), False)
+            return Reply(b"" if outlet.streamed else spelled(*FAILED), False)
 
     def _run(
         self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
-    ) -> Answer:
+    ) -> Reply:
         """Have the application answer."""
         response, environ = self._created(conn, request, body, outlet, keep)
         is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
@@ -229,7 +256,7 @@ class Exchange:
             finally:
                 if hasattr(pieces, "close"):
                     pieces.close()
-        return Answer(outlet.collected(), not response.should_close())
+        return Reply(outlet.collected(), not response.should_close())
 
     def _created(
         self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool

@@ -81,47 +81,48 @@ class Producer(PublishMethods):
         return published
 
     def publish_all(self, requests: Sequence[Request]) -> list[Published | JobQuestError]:
-        """Publish events, in their order, at the price of little more than one; what became of
-        each, an IdConflict, RecordRefused or LogUnavailable of its own where it was not taken."""
-        came: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
-        fresh = [request.event for request, known in zip(requests, came, strict=True) if not known]
-        given = self._give(fresh)
-        kept = [self.finish(event, future) for event, future in zip(fresh, given, strict=True)]
-        log_published(kept)
-        rest = iter(kept)
-        return [known or next(rest) for known in came]
+        """Publish events, in their order, for little more than the price of one. The outcome of
+        each: an event that was not accepted has its own IdConflict, RecordRefused or
+        LogUnavailable."""
+        looked_up: list[Published | JobQuestError | None] = [*self._looked_up(requests)]
+        fresh = [one.event for one, known in zip(requests, looked_up, strict=True) if not known]
+        kept = zip(fresh, self._keep(fresh), strict=True)
+        outcomes = [self.outcome(event, pending) for event, pending in kept]
+        log_published(outcomes)
+        rest = iter(outcomes)
+        return [known or next(rest) for known in looked_up]
 
-    def begin_all(self, groups: Sequence[Sequence[Request]]) -> list[Sequence[Pending[Any]] | None]:
-        """The same without waiting for anything: for each event of a group what to give to `finish`
-        once it is settled. None for a group that `publish_all` has to do: an id in it is known, or
-        something would have to be waited for. Called by one thread."""
+    def keep_all(self, groups: Sequence[Sequence[Request]]) -> list[Sequence[Pending[Any]]]:
+        """Give the log the events of several requests, together, without waiting for anything. What
+        is pending of each event; `outcome` reads it once it is settled. Nothing for a group that
+        needs `publish_all`: one of its ids is known, or there is something to wait for. Called by
+        one thread."""
         if not (self._outbox or self._log).is_ready:
-            return [None] * len(groups)
+            return [()] * len(groups)
         ids = [one.event.id for group in groups for one in group if one.has_id]
         stored = self._read_side.processed_at_once(ids) if ids else {}
         if stored is None:
-            return [None] * len(groups)
+            return [()] * len(groups)
         fresh = [
             not any(one.has_id and one.event.id in stored for one in group) for group in groups
         ]
-        events = [one.event for group in compress(groups, fresh) for one in group]
-        given = iter(self._give(events))
+        kept = iter(self._keep([one.event for group in compress(groups, fresh) for one in group]))
         return [
-            list(islice(given, len(group))) if is_fresh else None
+            list(islice(kept, len(group))) if is_fresh else ()
             for group, is_fresh in zip(groups, fresh, strict=True)
         ]
 
-    def finish(self, event: Event, given: Pending[Any]) -> Published | JobQuestError:
-        """What became of an event that was given to the log; waits for that. `log_published` has to
-        be called with it."""
+    def outcome(self, event: Event, pending: Pending[Any]) -> Published | JobQuestError:
+        """The outcome of an event that the log was given; waits for it. The caller then has to call
+        `log_published`."""
         try:
-            position = confirmed(given)
+            position = confirmed(pending)
         except (LogUnavailable, RecordRefused) as error:
             logger.error("Failed to publish event: %s", error)
             return error
         return Published(event, position, "accepted" if position else "queued")
 
-    def _give(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
+    def _keep(self, events: Sequence[Event]) -> Sequence[Pending[Any]]:
         return (self._outbox or self._log).append([record_of(event) for event in events])
 
     def check_all(self, requests: Sequence[Request]) -> list[Event | IdConflict]:

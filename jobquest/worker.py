@@ -3,9 +3,9 @@
 Used by `server.py`. The main loop alone waits for clients: until a whole request has arrived, until
 an answer is taken, until a connection that we end is closed by its other side. So a client that is
 slow or silent costs some memory for some seconds, and nobody else waits for it. A plain publish
-(one event or a small batch) needs no thread either: the loop begins it, and answers once the log
-has its events. It relies on gunicorn's insides: `server.worker_class` chooses it for versions that
-it was tried with.
+(one event or a small batch) needs no thread either: the loop receives it, has the log keep its
+events (those of one turn together), and answers once the log has them. The worker relies on
+gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
 from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
-from jobquest.exchange import FAILED, LATE, REFUSED, Begun, Exchange, spelled
+from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, spelled
 from jobquest.framing import Arrived
+from jobquest.log.pending import when_all
 from jobquest.producer import CONFIRM_SECONDS
 from jobquest.threads import Threads
+from jobquest.web.entrance import Entrance
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
 MAX_THREADS = 128  # viewers have theirs beside these
@@ -61,8 +63,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._arriving = 0  # bytes of requests that are counted
         self._unsent = 0
         self._finished: deque[Connection] = deque()  # by threads, for the loop to go on with
-        self._begun: list[Begun] = []  # publishes of this turn
-        self._settled: deque[tuple[Begun, Any]] = deque()  # by the log, for the loop to answer
+        self._received: list[Received] = []  # publishes of this turn
+        self._settled: deque[Received] = deque()  # by the log, for the loop to answer
         self._asleep = False
         self._listening = False
         self._next_tick = self._next_log = 0.0
@@ -71,8 +73,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to end; then answer what has begun."""
         self._idle_seconds: float = self.cfg.keepalive
-        prompt = self.wsgi.extensions["jobquest.prompt"]
-        self._exchange = Exchange(self.cfg, self.wsgi, prompt, self._lend)
+        entrance: Entrance = self.wsgi.extensions["jobquest.entrance"]
+        self._publisher = entrance.publisher
+        self._exchange = Exchange(self.cfg, self.wsgi, entrance, self._lend)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -97,14 +100,14 @@ class Worker(BaseWorker):  # type: ignore[misc]
         ):
             self._turn(0.05)
             now = time.monotonic()
-        self._exchange.log_answered()
+        self._publisher.log_published()
 
     def _turn(self, seconds: float = _TICK_SECONDS) -> None:
         """Wait for what happens next, at most so long, and see to it."""
         self._asleep = True  # before the look: a thread that finishes now will wake us
         if self._finished or self._settled:
             seconds = 0
-        elif self._exchange.unlogged:
+        elif self._publisher.unlogged:
             seconds = min(seconds, _LOG_SECONDS)
         events = self._epoll.poll(seconds, _EVENTS)
         self._asleep = False
@@ -123,12 +126,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._answer_settled()
         for _ in range(len(self._finished)):
             self._attend(self._finished.popleft())
-        if self._begun:
-            self._give()
+        if self._received:
+            self._keep()
         now = time.monotonic()
         if now >= self._next_log:
             self._next_log = now + _LOG_SECONDS
-            self._exchange.log_answered()
+            self._publisher.log_published()
         if now >= self._next_tick:
             self._next_tick = now + _TICK_SECONDS
             self._tick(now)
@@ -145,8 +148,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._listen(self.alive)
         for conn in list(self._conns.values()):
             if conn.deadline <= now and not conn.closed:
-                if conn.begun:
-                    self._exchange.expire(conn.begun)
+                if conn.publish:
+                    conn.publish.expire()
                 elif not conn.busy:
                     self._expire(conn)
 
@@ -206,13 +209,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
             elif conn.ending:
                 self._end(conn)
             else:
-                self._read(conn)
+                self._receive(conn)
         except Exception:  # the loop goes on, whatever one connection does
             self.log.exception("A connection failed")
             self._close(conn)
 
-    def _read(self, conn: Connection) -> None:
-        """Take what has arrived; hand a whole request to a thread."""
+    def _receive(self, conn: Connection) -> None:
+        """Read what has arrived; hand a whole request over."""
         arrived = conn.framing.look(conn.data) if conn.data else Arrived.PART
         while arrived is Arrived.PART:
             if conn.eof:
@@ -256,8 +259,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         if conn.closed:
             return
         conn.busy = True
-        if not conn.too_large and (begun := self._exchange.begin(conn, keep=self.alive)):
-            self._begun.append(begun)
+        if not conn.too_large and (received := self._exchange.receive(conn, keep=self.alive)):
+            self._received.append(received)
         else:
             self._threads.put(conn)
 
@@ -360,26 +363,26 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     # --- publishes without a thread ---
 
-    def _give(self) -> None:
+    def _keep(self) -> None:
         """Give the log the events of this turn's publishes."""
-        begun, self._begun = self._begun, []
+        several, self._received = self._received, []
         try:
-            all_given = self._exchange.give(begun)
+            self._publisher.keep([received.publish for received in several])
         except Exception:  # the loop goes on; whether the log has them nobody knows
             self.log.exception("Publishes failed")
-            for one in begun:
-                one.conn.busy = False
-                self._refuse(one.conn, *FAILED)
+            for received in several:
+                received.conn.busy = False
+                self._refuse(received.conn, *FAILED)
             return
-        for one, given in zip(begun, all_given, strict=True):
-            conn = one.conn
-            if given is None:
+        for received in several:
+            conn, publish = received.conn, received.publish
+            if not publish.pending:
                 self._leave_to_thread(conn)
                 continue
-            conn.data = one.rest
-            conn.begun = given
+            conn.data = received.rest
+            conn.publish = publish
             conn.deadline = time.monotonic() + CONFIRM_SECONDS
-            self._exchange.when_settled(given, partial(self._settle_publish, one, given))
+            when_all(publish.pending, partial(self._wake_to_answer, received))
 
     def _leave_to_thread(self, conn: Connection) -> None:
         try:
@@ -389,23 +392,23 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._close(conn)
 
     def answer_last(self) -> None:
-        """Answer what the log has settled since the loop has ended: at its end it settles all."""
+        """Answer what the log has settled since the loop ended: at its own end, it settles all."""
         self._answer_settled()
-        self._exchange.log_answered()
+        self._publisher.log_published()
 
-    def _settle_publish(self, one: Begun, given: Any) -> None:
+    def _wake_to_answer(self, received: Received) -> None:
         """Have the loop answer. Called on the log's threads."""
-        self._settled.append((one, given))
+        self._settled.append(received)
         if self._asleep:
             os.eventfd_write(self._wake, 1)
 
     def _answer_settled(self) -> None:
         for _ in range(len(self._settled)):
-            one, given = self._settled.popleft()
-            answer = self._exchange.finish(one, given)
-            conn = one.conn
-            conn.begun = None
-            self._let_go(conn, conn.send(answer.data), answer.keep)
+            received = self._settled.popleft()
+            reply = self._exchange.answer_publish(received)
+            conn = received.conn
+            conn.publish = None
+            self._let_go(conn, conn.send(reply.data), reply.keep)
             if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
                 self._attend(conn)
 

@@ -24,8 +24,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.test import TestResponse
 
 from jobquest import create_app
-from jobquest.web.answers import failure
-from jobquest.web.publishing import Answer
+from jobquest.web.answers import Answer, failure
 from tests.service import Service, wait_for
 from tests.test_batch import xp
 from tests.test_http import EVENTS, consume, data_of, error_of, runtime_of
@@ -473,7 +472,7 @@ def test_publishes_leave_no_garbage_that_refers_to_itself(client: FlaskClient) -
     gc.disable()
     try:
         for _ in range(200):
-            entrance._published(environ["PATH_INFO"], environ | {"wsgi.input": io.BytesIO(GOOD)})
+            entrance._publish(environ | {"wsgi.input": io.BytesIO(GOOD)})
         assert gc.collect() < 200
     finally:
         gc.enable()

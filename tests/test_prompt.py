@@ -27,9 +27,9 @@ from jobquest.connection import Connection
 from jobquest.errors import LogUnavailable
 from jobquest.log import Position
 from jobquest.log.pending import Pending, wait_for_all
-from jobquest.web import entrance
-from jobquest.web.prompt import Prompt
-from jobquest.web.publishing import Plain
+from jobquest.web import publishing
+from jobquest.web.entrance import Entrance
+from jobquest.web.publishing import AsyncPublisher, Publish
 from jobquest.worker import Worker
 from tests.raw import LOGIN, PLAIN, Talk
 from tests.service import Service, wait_for
@@ -49,9 +49,13 @@ def app(settings: dict[str, str]) -> Iterator[Flask]:
     runtime.stop()
 
 
-def prompt_of(app: Flask) -> Prompt:
-    found: Prompt = app.extensions["jobquest.prompt"]
+def entrance_of(app: Flask) -> Entrance:
+    found: Entrance = app.extensions["jobquest.entrance"]
     return found
+
+
+def publisher_of(app: Flask) -> AsyncPublisher:
+    return entrance_of(app).publisher
 
 
 def body(**more: Any) -> bytes:
@@ -80,9 +84,13 @@ def environ(
     )
 
 
+def received(app: Flask, *args: Any, **more: Any) -> Publish | None:
+    return entrance_of(app).receive(environ(*args, **more))
+
+
 def test_a_plain_publish_needs_no_thread(app: Flask) -> None:
     id = str(uuid.uuid4())
-    wanted = prompt_of(app).read(environ(data=body(id=id), Authorization="Bearer x"))
+    wanted = received(app, data=body(id=id), Authorization="Bearer x")
     assert wanted is not None
     assert not wanted.is_batch
     [request] = wanted.requests
@@ -91,7 +99,7 @@ def test_a_plain_publish_needs_no_thread(app: Flask) -> None:
 
 
 def test_a_plain_batch_needs_no_thread(app: Flask) -> None:
-    wanted = prompt_of(app).read(environ(BATCH, data=batch(LOGIN, body(id="a1"))))
+    wanted = received(app, BATCH, data=batch(LOGIN, body(id="a1")))
     assert wanted is not None
     assert wanted.is_batch
     assert [one.has_id for one in wanted.requests] == [False, True]
@@ -112,50 +120,51 @@ def test_a_plain_batch_needs_no_thread(app: Flask) -> None:
     ids=range(7),
 )
 def test_a_batch_that_is_not_plain_is_left_to_a_thread(app: Flask, data: bytes) -> None:
-    assert prompt_of(app).read(environ(BATCH, data=batch(LOGIN))) is not None
-    assert prompt_of(app).read(environ(BATCH, data=data)) is None
+    assert received(app, BATCH, data=batch(LOGIN)) is not None
+    assert received(app, BATCH, data=data) is None
 
 
 def test_a_batch_that_takes_long_to_read_is_left_to_a_thread(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = batch(*[body(metadata={"a": "b"})] * 300)
-    monkeypatch.setattr(entrance, "PROMPT_SECONDS", 10.0)
-    assert prompt_of(app).read(environ(BATCH, data=data)) is not None
-    monkeypatch.setattr(entrance, "PROMPT_SECONDS", 0.0)
-    assert prompt_of(app).read(environ(BATCH, data=data)) is None
+    monkeypatch.setattr(publishing, "PROMPT_SECONDS", 10.0)
+    assert received(app, BATCH, data=data) is not None
+    monkeypatch.setattr(publishing, "PROMPT_SECONDS", 0.0)
+    assert received(app, BATCH, data=data) is None
 
 
 def test_more_events_than_fit_at_a_time_are_left_to_threads(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.web.prompt.MAX_UNDER_WAY", 10)
-    prompt, runtime = prompt_of(app), app.extensions["jobquest"]
+    monkeypatch.setattr("jobquest.web.publishing.MAX_UNDER_WAY", 10)
+    publisher, runtime = publisher_of(app), app.extensions["jobquest"]
 
-    def read() -> Plain | None:
-        return prompt.read(environ(BATCH, data=batch(*[LOGIN] * 5)))
+    def read() -> Publish | None:
+        return received(app, BATCH, data=batch(*[LOGIN] * 5))
 
     first, second = read(), read()
     assert first
     assert second
     assert read() is None
-    [given] = prompt.give([first])
-    assert given
-    assert wait_for_all(given, 10)
+    publisher.keep([first])
+    assert wait_for_all(first.pending, 10)
     assert read() is None, "it is not answered yet"
-    prompt.answer(first, given)
+    publisher.answer(first)
     third = read()
     assert third
     assert read() is None
     log, runtime.producer._log = runtime.producer._log, NotReady()
-    assert prompt.give([second, third]) == [None, None]
+    publisher.keep([second, third])
+    assert not second.pending
+    assert not third.pending
     runtime.producer._log = log
     assert [read() is not None for _ in range(3)] == [True, True, False]
 
 
 def test_a_large_event_is_left_to_a_thread(app: Flask) -> None:
-    assert prompt_of(app).read(environ(data=body(metadata={"a": "b" * 3_800}))) is not None
-    assert prompt_of(app).read(environ(data=body(metadata={"a": "b" * 4_100}))) is None
+    assert received(app, data=body(metadata={"a": "b" * 3_800})) is not None
+    assert received(app, data=body(metadata={"a": "b" * 4_100})) is None
 
 
 @pytest.mark.parametrize(
@@ -179,8 +188,8 @@ def test_a_large_event_is_left_to_a_thread(app: Flask) -> None:
     ids=str,
 )
 def test_what_is_not_plain_is_left_to_a_thread(app: Flask, odd: dict[str, Any]) -> None:
-    assert prompt_of(app).read(environ()) is not None
-    assert prompt_of(app).read(environ(**odd)) is None
+    assert received(app) is not None
+    assert received(app, **odd) is None
 
 
 def listen(app: Flask) -> None:
@@ -210,21 +219,21 @@ SAYS: dict[str, Callable[[Flask], object]] = {
 
 @pytest.mark.parametrize("who", SAYS)
 def test_where_somebody_else_has_a_say_a_thread_answers(app: Flask, who: str) -> None:
-    assert prompt_of(app).read(environ()) is not None
+    assert received(app) is not None
     SAYS[who](app)
-    assert prompt_of(app).read(environ()) is None
+    assert received(app) is None
 
 
 def test_an_event_is_given_to_the_log_and_answered_once_it_is_there(app: Flask) -> None:
-    prompt, asked = prompt_of(app), environ(data=body(id="a1"))
-    wanted = prompt.read(asked)
-    assert wanted
-    [given] = prompt.give([wanted])
-    assert given
-    assert wait_for_all(given, 10)
-    answer = prompt.answer(wanted, given)
+    publisher, asked = publisher_of(app), environ(data=body(id="a1"))
+    publish = entrance_of(app).receive(asked)
+    assert publish
+    publisher.keep([publish])
+    assert publish.pending
+    assert wait_for_all(publish.pending, 10)
+    answer = publisher.answer(publish)
     told: list[Any] = []
-    sent = b"".join(prompt.send(answer, asked, lambda *args: told.append(args)))
+    sent = b"".join(entrance_of(app).send(answer, asked, lambda *args: told.append(args)))
     assert told[0][0] == "201 Created"
     assert json.loads(sent)["data"]["result"] == "accepted"
 
@@ -234,53 +243,54 @@ def test_an_id_that_is_processed_is_left_to_a_thread_and_harms_no_other(app: Fla
     runtime.producer.publish("user.login", "ada", {}, id="known")
     wait_for(lambda: runtime.consumer.step(0.1) == 0, 10)
     runtime.consumer.close()
-    prompt = prompt_of(app)
-    wanted = [prompt.read(environ(data=body(id=id))) for id in ("n1", "known", "n2")]
-    wanted.append(prompt.read(environ(BATCH, data=batch(body(id="n3"), body(id="known")))))
-    wanted.append(prompt.read(environ(BATCH, data=batch(body(id="n4"), body(id="n5")))))
+    wanted = [received(app, data=body(id=id)) for id in ("n1", "known", "n2")]
+    wanted.append(received(app, BATCH, data=batch(body(id="n3"), body(id="known"))))
+    wanted.append(received(app, BATCH, data=batch(body(id="n4"), body(id="n5"))))
     before = sum(info.next for info in runtime.log.describe(["system-events"]))
-    given = prompt.give([one for one in wanted if one])
-    assert [one and len(one) for one in given] == [1, None, 1, None, 2]
-    assert wait_for_all([one for several in given if several for one in several], 10)
+    several = [one for one in wanted if one]
+    publisher_of(app).keep(several)
+    assert [len(publish.pending) for publish in several] == [1, 0, 1, 0, 2]
+    assert wait_for_all([one for publish in several for one in publish.pending], 10)
     after = sum(info.next for info in runtime.log.describe(["system-events"]))
     assert after - before == 4, "nothing of a batch may be there before a thread publishes it"
 
 
 def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
-    prompt = prompt_of(app)
-    wanted = prompt.read(environ())
-    assert wanted
-    given: Pending[Position] = Pending()
-    given.fail(LogUnavailable("The log is away."))
-    answer = prompt.answer(wanted, [given])
+    publish = received(app)
+    assert publish
+    lost: Pending[Position] = Pending()
+    lost.fail(LogUnavailable("The log is away."))
+    publish.pending = [lost]
+    answer = publisher_of(app).answer(publish)
     assert (answer.code, answer.headers["Retry-After"]) == (503, "2")
     assert answer.document == {"status": "error", "message": "The log is away."}
 
 
 def test_what_goes_wrong_with_one_publish_is_its_own_answer(app: Flask) -> None:
-    prompt = prompt_of(app)
-    wanted = prompt.read(environ())
-    assert wanted
-    given: Pending[Position] = Pending()
-    given.fail(ZeroDivisionError())
-    assert prompt.answer(wanted, [given]).code == 500
+    publish = received(app)
+    assert publish
+    lost: Pending[Position] = Pending()
+    lost.fail(ZeroDivisionError())
+    publish.pending = [lost]
+    assert publisher_of(app).answer(publish).code == 500
 
 
 def test_a_batch_is_answered_event_by_event(app: Flask) -> None:
-    prompt = prompt_of(app)
-    wanted = prompt.read(environ(BATCH, data=batch(body(id="b1"), body(id="b2"))))
-    assert wanted
+    publisher = publisher_of(app)
+    publish = received(app, BATCH, data=batch(body(id="b1"), body(id="b2")))
+    assert publish
     kept: Pending[Position] = Pending()
     lost: Pending[Position] = Pending()
     kept.resolve(Position("user-activities", 3, 7))
     lost.fail(LogUnavailable("The log is away."))
-    answer = prompt.answer(wanted, [kept, lost])
+    publish.pending = [kept, lost]
+    answer = publisher.answer(publish)
     assert answer.code == 207
     assert answer.document
     results = answer.document["data"]["results"]
     assert [(one["id"], one["result"]) for one in results] == [("b1", "accepted"), ("b2", "retry")]
-    prompt.log_answered()
-    assert not prompt.unlogged
+    publisher.log_published()
+    assert not publisher.unlogged
 
 
 def without_clients() -> Worker:
@@ -299,12 +309,12 @@ def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
     conn = Connection(ours, "client", "server", 0.0)
     conn.busy = True
 
-    def give(_: object) -> object:
+    def keep(_: object) -> object:
         raise ZeroDivisionError
 
-    worker._exchange = SimpleNamespace(give=give)  # type: ignore[assignment]
-    worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
-    worker._give()
+    worker._publisher = SimpleNamespace(keep=keep)  # type: ignore[assignment]
+    worker._received = [SimpleNamespace(conn=conn, publish=None)]  # type: ignore[list-item]
+    worker._keep()
     assert theirs.recv(100).startswith(b"HTTP/1.1 500 ")
     assert not conn.busy
     theirs.close()
@@ -321,26 +331,32 @@ class NotReady:
 
 
 def test_a_log_that_is_not_ready_is_left_to_a_thread(app: Flask) -> None:
-    prompt = prompt_of(app)
-    wanted = prompt.read(environ())
-    assert wanted
+    publish = received(app)
+    assert publish
     app.extensions["jobquest"].producer._log = NotReady()
-    assert prompt.give([wanted]) == [None]
+    publisher_of(app).keep([publish])
+    assert not publish.pending
 
 
 def test_a_database_that_does_not_answer_now_is_left_to_a_thread_until_one_has_asked(
     app: Flask,
 ) -> None:
-    runtime, prompt = app.extensions["jobquest"], prompt_of(app)
-    wanted = [one for one in [prompt.read(environ(data=body(id="x1")))] if one]
-    assert prompt.give(wanted) != [None]
+    runtime = app.extensions["jobquest"]
+
+    def is_kept() -> bool:
+        publish = received(app, data=body(id="x1"))
+        assert publish
+        publisher_of(app).keep([publish])
+        return bool(publish.pending)
+
+    assert is_kept()
     kept = runtime.database._impatient
     assert kept.cursor().execute("PRAGMA busy_timeout").fetchone() == (0,)
     kept.driver_connection.close()
-    assert prompt.give(wanted) == [None]
-    assert prompt.give(wanted) == [None]  # to open another one may take a while
+    assert not is_kept()
+    assert not is_kept()  # to open another one may take a while
     runtime.producer.publish("user.login", "ada", {}, id="x2")
-    assert prompt.give(wanted) != [None]
+    assert is_kept()
 
 
 @pytest.mark.postgres
@@ -351,10 +367,11 @@ def test_a_database_that_is_a_server_is_left_to_a_thread(
     runtime = app.extensions["jobquest"]
     runtime.producer.publish("user.login", "ada", {})
     runtime.queries.last_seq()
-    wanted = prompt_of(app).read(environ(data=body(id="x1")))
-    assert wanted
-    assert prompt_of(app).give([wanted]) == [None]
-    assert not prompt_of(app).is_worth_it
+    publish = received(app, data=body(id="x1"))
+    assert publish
+    publisher_of(app).keep([publish])
+    assert not publish.pending
+    assert not publisher_of(app).is_worth_it
     runtime.stop()
 
 
@@ -379,20 +396,20 @@ def test_a_log_that_is_locked_keeps_nobody_waiting_but_who_publishes(tmp_path: P
 
 def test_a_publish_that_the_log_never_settles_is_answered_in_time() -> None:
     worker = Worker.__new__(Worker)
-    given: Pending[Position] = Pending()
-    waiting = SimpleNamespace(begun=[given], busy=True, closed=False, deadline=100.0)
+    pending: Pending[Position] = Pending()
+    publish = Publish([], is_batch=False, pending=[pending])
+    waiting = SimpleNamespace(publish=publish, busy=True, closed=False, deadline=100.0)
     worker._conns = {7: waiting}  # type: ignore[dict-item]
-    worker._exchange = SimpleNamespace(expire=Prompt.expire.__get__(object()))  # type: ignore[assignment]
     worker.notify = worker._listen = lambda *_: None  # type: ignore[method-assign]
     worker.alive = True
     worker._tick(99.0)
-    assert not given.done()
+    assert not pending.done()
     worker._tick(100.0)
-    assert isinstance(given.exception(0), LogUnavailable)
+    assert isinstance(pending.exception(0), LogUnavailable)
 
 
 def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
-    runtime, prompt = app.extensions["jobquest"], prompt_of(app)
+    runtime = app.extensions["jobquest"]
     calls: deque[str] = deque()
     append, lookup = runtime.log.append, runtime.read_side.processed_at_once
 
@@ -405,9 +422,9 @@ def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
 
     runtime.producer._log = SimpleNamespace(is_ready=True, append=counted("append", append))
     runtime.read_side.processed_at_once = counted("lookup", lookup)
-    wanted = [prompt.read(environ(data=body(id=f"s{n}"))) for n in range(20)]
-    wanted += [prompt.read(environ(BATCH, data=batch(*[body(id=f"s{n}b")] * 5))) for n in range(5)]
-    prompt.give([one for one in wanted if one])
+    wanted = [received(app, data=body(id=f"s{n}")) for n in range(20)]
+    wanted += [received(app, BATCH, data=batch(*[body(id=f"s{n}b")] * 5)) for n in range(5)]
+    publisher_of(app).keep([one for one in wanted if one])
     assert list(calls) == ["lookup", "append"]
 
 
@@ -463,10 +480,11 @@ def test_a_thread_that_cannot_begin_costs_its_own_connection() -> None:
         raise RuntimeError("can't start new thread")
 
     worker._threads = SimpleNamespace(put=put)  # type: ignore[assignment]
-    worker._exchange = SimpleNamespace(give=lambda begun: [None])  # type: ignore[assignment]
-    worker._begun = [SimpleNamespace(conn=conn)]  # type: ignore[list-item]
+    worker._publisher = SimpleNamespace(keep=lambda several: None)  # type: ignore[assignment]
+    publish = Publish([], is_batch=False)
+    worker._received = [SimpleNamespace(conn=conn, publish=publish)]  # type: ignore[list-item]
     worker._conns = {conn.fd: conn}
-    worker._give()
+    worker._keep()
     assert theirs.recv(100) == b""
     assert not worker._conns
     theirs.close()

@@ -17,8 +17,7 @@ from jobquest.web.events import events
 from jobquest.web.health import health
 from jobquest.web.pages import pages
 from jobquest.web.paths import Segment
-from jobquest.web.prompt import Prompt
-from jobquest.web.proxies import behind_proxies
+from jobquest.web.proxies import Proxies
 from jobquest.web.reads import reads
 from jobquest.web.status import status
 
@@ -34,8 +33,6 @@ def register(app: Flask, runtime: Runtime) -> None:
         app.register_blueprint(blueprint)
     live.register(app)
     guards, headers = security.guards(runtime.config), security.headers(runtime.config)
-    entrance = Entrance(app, runtime, guards, headers, count)
+    entrance = Entrance(app, runtime, Proxies(runtime.config), guards, headers, count)
     app.extensions["jobquest.entrance"] = entrance
-    way_in = behind_proxies(entrance, runtime.config)
-    app.wsgi_app = way_in  # type: ignore[method-assign, assignment]
-    app.extensions["jobquest.prompt"] = Prompt(app, runtime, entrance, way_in)
+    app.wsgi_app = entrance  # type: ignore[method-assign]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import orjson
 from flask import Response, current_app, jsonify, request
@@ -14,8 +15,8 @@ from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
 from jobquest.runtime import Runtime
-from jobquest.web.publishing import Answer
 
+RETRY_AFTER_SECONDS = 2
 MAX_SEQ = 2**53  # a browser holds no larger number exactly
 OUTCOMES = ("processed", "retrying", "dead")
 _FILTERS = {
@@ -31,6 +32,14 @@ _FILTERS = {
 # What a field for a time sends where no script adds the zone, which is UTC then.
 _ZONELESS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d(?:\.\d{1,3})?)?")
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
+
+
+class Answer(NamedTuple):
+    """An HTTP answer: `document` is its JSON, None if it has no body."""
+
+    code: int
+    document: dict[str, Any] | None
+    headers: Mapping[str, str] = {}
 
 
 class UnsupportedMediaType(Exception):

@@ -1,10 +1,10 @@
 """The entrance: every request passes here, whoever sends it and whatever it is for.
 
 A WSGI layer around the application. Its guards decide first, in one order, in one place; a guard
-that is added to `guards` guards everything. A publish is then answered right here, since routing,
-contexts and hooks cost Flask five times what an event costs; everything else goes to Flask's views.
-If somebody has added a hook to the application, publishes go to the views too, which answer the
-same.
+that is added to `guards` guards everything. A publish is then answered right here, because routing,
+contexts and hooks in Flask cost five times what an event costs. Everything else goes to Flask's
+views. If somebody has added a hook to the application, publishes go to the views too, which give
+the same answers.
 """
 
 from __future__ import annotations
@@ -21,33 +21,28 @@ from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 
 from jobquest.errors import JobQuestError
-from jobquest.events.requests import read_plain, read_plain_batch
 from jobquest.runtime import Runtime
-from jobquest.web import publishing
-from jobquest.web.answers import failure
+from jobquest.web.answers import RETRY_AFTER_SECONDS, Answer, failure
 from jobquest.web.errors import Refused, answer_to, unexpected
 from jobquest.web.paths import LIVE, SLASH, canonical_path
-from jobquest.web.publishing import Answer, Plain
+from jobquest.web.proxies import Proxies
+from jobquest.web.publishing import AsyncPublisher, Publish, publish_batch, publish_one
 
 Environ = dict[str, Any]
+Headers = Sequence[tuple[str, str]]
 Guard = Callable[[Environ], Answer | None]
 """Looks at a request and lets it in (None) or answers it. It must not read the body."""
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_READERS = 4  # requests that read, at a time
-READER_SECONDS = 10.0  # longer than the database is waited for
 MAX_BATCH_BYTES = 1024 * 1024
-# Without a thread: one event of so many bytes, the oddest of which takes 3 ms to read; a batch that
-# is read within so many seconds (the oddest single event in one takes 4 ms by itself).
-PROMPT_BYTES, PROMPT_SECONDS = 4_096, 0.003
-_ONE, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
-_PUBLISH = {_ONE: publishing.publish_one, _BATCH: publishing.publish_batch}
-_ENDPOINTS = {_ONE: "events.publish", _BATCH: "events.publish_batch"}
+MAX_READERS = 4  # requests that read, at a time
+READER_SECONDS = 10.0  # longer than the longest wait for the database
+_EVENTS, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
+_PUBLISHES = {_EVENTS: "events.publish", _BATCH: "events.publish_batch"}  # path → endpoint
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they answer whatever else waits
-READ = "jobquest.read"  # in the environ: what `Prompt` wants to have the events for
-_READS = "jobquest.reads"  # in the environ: it has a reader's place
+_READS = "jobquest.reads"  # in the environ: it is one of the readers
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 _METHODS = frozenset(
@@ -65,19 +60,22 @@ _SIGNALS = (
 
 
 class Entrance:
-    """Stands before `app`. `headers` tells which go with the answer to a request, `count` counts
-    each answer by route, method and code."""
+    """Receives every request to `app`. `headers` go with every answer, by the request's origin;
+    `count` counts each answer by route, method and code."""
 
     def __init__(
         self,
         app: Flask,
         runtime: Runtime,
+        proxies: Proxies,
         guards: Iterable[Guard],
-        headers: Callable[[Environ], Iterable[tuple[str, str]]],
+        headers: Mapping[str, Headers],
         count: Callable[[str, str, int], None],
     ) -> None:
         self.guards = list(guards)
+        self.publisher = AsyncPublisher(runtime)
         self._own_guards = list(self.guards)
+        self._proxies = proxies
         self._readers = threading.BoundedSemaphore(MAX_READERS)
         self._app = app
         self._views = app.wsgi_app
@@ -88,22 +86,35 @@ class Entrance:
         self._own_hooks = _hooks(app)
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        if READ in environ:
-            environ[READ](self._plain_publish(environ))
-            return ()
         try:
-            answer = self._guarded(environ)
+            answer = self._refusal(environ) or self._publish(environ)
         except Exception as error:
             answer = unexpected(error)
         if answer is None:
             answer = self._wait_to_read(environ)
-        if answer is None:
-            try:
-                return self._views(environ, self._completed(environ, start_response))
-            finally:
-                if _READS in environ:
-                    self._readers.release()
-        return self.send(answer, environ, start_response)
+        if answer is not None:
+            return self.send(answer, environ, start_response)
+        # Whoever else has a say decides before the body is read.
+        environ["wsgi.input"] = io.BufferedReader(_Body(environ))
+        try:
+            return self._views(environ, self._completed(environ, start_response))
+        finally:
+            if _READS in environ:
+                self._readers.release()
+
+    def receive(self, environ: Environ) -> Publish | None:
+        """The checked events of a request that the worker's loop can answer. This neither waits nor
+        takes long. None if a thread has to answer: the request is refused, no publish or not plain,
+        or somebody but us has a say in it."""
+        has_other_layers = self._app.wsgi_app is not self or self.guards != self._own_guards
+        if has_other_layers or self._refusal(environ) or not self._is_ours_alone(environ):
+            return None
+        path = environ[_ROUTE] = environ["PATH_INFO"]
+        try:
+            body = _body(environ, environ["wsgi.input"])
+        except Refused:
+            return None
+        return self.publisher.check(body, is_batch=path == _BATCH)
 
     def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request that no view has answered."""
@@ -123,53 +134,42 @@ class Entrance:
             return None
         if not self._readers.acquire(timeout=READER_SECONDS):
             line = "Too many answers are being made; try again."
-            return Answer(503, failure(line), {"Retry-After": str(publishing.RETRY_AFTER_SECONDS)})
+            return Answer(503, failure(line), {"Retry-After": str(RETRY_AFTER_SECONDS)})
         environ[_READS] = True
         return None
 
-    def _guarded(self, environ: Environ) -> Answer | None:
-        """The answer to a request that needs no view; None if a view has to answer."""
-        path = environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
+    def _refusal(self, environ: Environ) -> Answer | None:
+        """The first guard's refusal; None if all let the request pass."""
+        self._proxies.apply(environ)
+        environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
         for guard in self.guards:
             if refusal := guard(environ):
                 return refusal
+        return None
+
+    def _publish(self, environ: Environ) -> Answer | None:
+        """The answer to a publish; None if a view has to answer."""
+        path = environ["PATH_INFO"]
         if path != LIVE:  # a server may ignore the wish for another protocol (RFC 9110, 7.8)
             environ.pop("HTTP_UPGRADE", None)
         self._runtime.start()  # under the server it has started already
-        if self._is_internal_alone(environ):
-            environ[_ROUTE] = path
-            return self._published(path, environ)
-        # Whoever else has a say decides before the body is looked at.
-        environ["wsgi.input"] = io.BufferedReader(_Body(environ))
-        return None
-
-    def _plain_publish(self, environ: Environ) -> Plain | None:
-        """The events of a request that passes our guards, if it is all plain: nobody but us has a
-        say in it, and its body needs no closer look. This neither waits nor takes long."""
-        path = environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
-        if (
-            path not in _PUBLISH
-            or self.guards != self._own_guards
-            or any(g(environ) for g in self.guards)
-        ):
-            return None
-        if not self._is_internal_alone(environ):
+        if not self._is_ours_alone(environ):
             return None
         environ[_ROUTE] = path
         try:
             body = _body(environ, environ["wsgi.input"])
-        except Refused:
-            return None
-        if path == _BATCH:
-            batch = read_plain_batch(body, PROMPT_SECONDS)
-            return Plain(batch, is_batch=True) if batch else None
-        one = read_plain(body) if len(body) <= PROMPT_BYTES else None
-        return Plain([one], is_batch=False) if one else None
+            if path == _BATCH:
+                return publish_batch(self._runtime, body)
+            return publish_one(self._runtime, body)
+        except Refused as refused:
+            return refused.answer
+        except JobQuestError as error:
+            return answer_to(error)
 
-    def _is_internal_alone(self, environ: Environ) -> bool:
-        """Whether it is a plain publish, and nobody has a say in how it is answered but us."""
+    def _is_ours_alone(self, environ: Environ) -> bool:
+        """Whether it is a plain publish, and nobody but us has a say in its answer."""
         return (
-            environ["PATH_INFO"] in _PUBLISH
+            environ["PATH_INFO"] in _PUBLISHES
             and environ["REQUEST_METHOD"] == "POST"
             and not environ.get("QUERY_STRING")
             and environ.get("CONTENT_TYPE") == "application/json"
@@ -177,14 +177,6 @@ class Entrance:
             and _is_plain_flask(self._app)
             and not any(s.receivers and any(s.receivers_for(self._app)) for s in _SIGNALS)
         )
-
-    def _published(self, path: str, environ: Environ) -> Answer:
-        try:
-            return _PUBLISH[path](self._runtime, _body(environ, environ["wsgi.input"]))
-        except Refused as refused:
-            return refused.answer
-        except JobQuestError as error:
-            return answer_to(error)
 
     def _completed(self, environ: Environ, start_response: Any) -> Any:
         """A `start_response` that adds what goes with every answer, and counts it."""
@@ -195,8 +187,9 @@ class Entrance:
             route = environ.get(_ROUTE)
             method = environ["REQUEST_METHOD"] if route else "other"
             self._count(route or "none", method, int(status[:3]))
+            added = self._headers.get(environ.get("HTTP_ORIGIN", ""), self._headers[""])
             written: Callable[[bytes], object] = start_response(
-                status, _merged(headers, self._headers(environ)), *more
+                status, _merged(headers, added), *more
             )
             return written
 
@@ -229,7 +222,7 @@ def _hooks(app: Flask) -> tuple[object, ...]:
     for by_code in app.error_handler_spec.values():
         for handlers in by_code.values():
             found += handlers.values()
-    found += [app.view_functions.get(endpoint) for endpoint in _ENDPOINTS.values()]
+    found += [app.view_functions.get(endpoint) for endpoint in _PUBLISHES.values()]
     return tuple(found)
 
 

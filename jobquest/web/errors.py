@@ -18,8 +18,7 @@ from jobquest.errors import (
     Unavailable,
 )
 from jobquest.runtime import StateNotReached
-from jobquest.web.answers import UnsupportedMediaType, failure
-from jobquest.web.publishing import RETRY_AFTER_SECONDS, Answer
+from jobquest.web.answers import RETRY_AFTER_SECONDS, Answer, UnsupportedMediaType, failure
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,17 @@ from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
-from jobquest.web.answers import MAX_SEQ, event_filter, failure, runtime, whole_parameter
+from jobquest.web.answers import (
+    MAX_SEQ,
+    RETRY_AFTER_SECONDS,
+    Answer,
+    event_filter,
+    failure,
+    runtime,
+    whole_parameter,
+)
 from jobquest.web.errors import Refused
 from jobquest.web.paths import LIVE
-from jobquest.web.publishing import RETRY_AFTER_SECONDS, Answer
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
 # Viewers have nothing to say: of messages, pings and fragments that never end, this is enough.

@@ -1,12 +1,11 @@
-"""The service as its proxies show it: the public URL, and the headers of trusted proxies.
+"""The proxies in front: the public URL, and the headers of those that are trusted.
 
-Called where the application is put together. Links, redirects and sockets come out right because
-the request says what the browser has asked for: its scheme, its host and the prefix of its path.
+Called by the entrance before anything else. Links, redirects and sockets come out right because
+the request then names what the browser has asked for: its scheme, its host and the path's prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -14,37 +13,40 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from jobquest.config import Config
 
 Environ = dict[str, Any]
-Application = Callable[[Environ, Any], Iterable[bytes]]
 ORIGINAL = "jobquest.origin"
 """In the environ: scheme and host as the request itself has them, such as `http://[::1]:5000`."""
 
 
-def behind_proxies(application: Application, config: Config) -> Application:
-    """`application` as it has to be called, given the proxies in front of it.
+class Proxies:
+    """The proxies that the settings name. Nobody else's `X-Forwarded-*` counts: each of so many
+    proxies appends its own value."""
 
-    Nobody else's `X-Forwarded-*` counts: each of so many proxies appends its own value.
-    """
-    trusted = config.trusted_proxies
-    if config.public_url:
-        application = _below(application, config.public_url.prefix, bool(trusted))
-    if trusted:
-        application = ProxyFix(application, x_for=trusted, x_proto=trusted, x_host=trusted)
-    return application
+    def __init__(self, config: Config) -> None:
+        trusted = config.trusted_proxies
+        self._are_trusted = bool(trusted)
+        # It edits the environ, then calls an application: here none.
+        self._fix = ProxyFix(_no_application, x_for=trusted, x_proto=trusted, x_host=trusted)
+        self._prefix = config.public_url.prefix if config.public_url else None
 
+    def apply(self, environ: Environ) -> None:
+        """Have the environ name the scheme, host, client and path that the browser has used."""
+        if self._are_trusted:
+            self._fix(environ, _no_application)
+        if self._prefix is not None:
+            self._take_off_prefix(environ, self._prefix)
 
-def _below(application: Application, prefix: str, trusts: bool) -> Application:
-    """Take the prefix off a path, if the proxy has left it there.
+    def _take_off_prefix(self, environ: Environ, prefix: str) -> None:
+        """Take the prefix off the path, if the proxy has left it there.
 
-    A proxy that takes it off itself may say so by `X-Forwarded-Prefix`; then a path that begins
-    with it once more is another one, which no route has.
-    """
-
-    def call(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        A proxy that takes it off itself may say so by `X-Forwarded-Prefix`. A path that begins
+        with the prefix is then a path that no route has.
+        """
         path = environ.get("PATH_INFO", "")
-        was_taken_off = trusts and "HTTP_X_FORWARDED_PREFIX" in environ
+        was_taken_off = self._are_trusted and "HTTP_X_FORWARDED_PREFIX" in environ
         if prefix and not was_taken_off and f"{path}/".startswith(f"{prefix}/"):
             environ["PATH_INFO"] = path[len(prefix) :] or "/"
         environ["SCRIPT_NAME"] = prefix
-        return application(environ, start_response)
 
-    return call
+
+def _no_application(*_: Any) -> Any:
+    return ()

@@ -1,76 +1,153 @@
-"""What the publish routes do with a body, one event or a batch of them, and what they answer.
+"""Publishing over HTTP: events are checked, kept and answered, one or a batch of them.
 
-Called by the entrance and by the views in `events.py`; no Flask here. One
-bad event of a batch never sinks the rest: each has a result of its own, in their order.
+The entrance and the views in `events.py` call `publish_one` and `publish_batch`, on a thread. For
+most publishes, which are plain, the worker's loop calls the steps of `AsyncPublisher` instead, and
+answers once the log has the events. Both give the same answers. One bad event of a batch never
+sinks the rest: each has its own result, in their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, Unavailable
+from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, LogUnavailable, Unavailable
 from jobquest.events import Event, format_time
-from jobquest.events.requests import Request, read, read_batch
-from jobquest.producer import Published
+from jobquest.events.requests import Request, read, read_batch, read_plain, read_plain_batch
+from jobquest.log.pending import Pending
+from jobquest.producer import Published, log_published
 from jobquest.runtime import Runtime
+from jobquest.web.answers import RETRY_AFTER_SECONDS, Answer
+from jobquest.web.errors import answer_to, unexpected
 
-RETRY_AFTER_SECONDS = 2
+# Without a thread: one event of so many bytes, the oddest of which takes 3 ms to read; a batch that
+# is read within so many seconds (the oddest single event in one takes 4 ms by itself).
+PROMPT_BYTES, PROMPT_SECONDS = 4_096, 0.003
+# Events at a time without a thread. Beyond them, threads answer, which take turns. Without a bound,
+# three hundred clients with a batch each took 550 MB, and for seconds everyone else's publish was
+# refused because the log was behind.
+MAX_UNDER_WAY = 2_000
 _OUTCOMES = {
     "accepted": (201, "accepted"),
     "queued": (202, "queued: it is kept here and waits for Kafka"),
     "duplicate": (200, "duplicate"),
 }
-_Came = Published | Event | JobQuestError
+_Outcome = Published | Event | JobQuestError
 _Firsts = Mapping[str, dict[str, Any]]
 
 
-class Plain(NamedTuple):
-    """The events of a publish that has nothing unusual: one, or those of a batch."""
-
-    requests: Sequence[Request]
-    is_batch: bool
-
-
-class Answer(NamedTuple):
-    """An HTTP answer: `document` is its JSON, None if it has no body."""
-
-    code: int
-    document: dict[str, Any] | None
-    headers: Mapping[str, str] = {}
+# --- on a thread ---
 
 
 def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """Check one event and keep it (on a dry run, only check it). Raises JobQuestError."""
-    [came] = _taken(runtime, [read(body)], dry_run)
-    return _one_answer(runtime, came)
+    [outcome] = _keep(runtime, [read(body)], dry_run)
+    return _one_answer(runtime, outcome)
 
 
 def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
-    """The same with a list of events. Raises JobQuestError where the body is no such list."""
-    wanted = read_batch(body)
-    return _batch_answer(runtime, _taken(runtime, wanted, dry_run), wanted)
+    """The same with a list of events. Raises JobQuestError if the body is no such list."""
+    checked = read_batch(body)
+    return _batch_answer(runtime, _keep(runtime, checked, dry_run), checked)
 
 
-def plain_answer(runtime: Runtime, plain: Plain, came: Sequence[_Came]) -> Answer:
-    """What is said of a plain publish. Raises JobQuestError."""
-    if plain.is_batch:
-        return _batch_answer(runtime, came, plain.requests)
-    return _one_answer(runtime, came[0])
-
-
-def _taken(
-    runtime: Runtime, wanted: Sequence[Request | InvalidEvent], dry_run: bool
-) -> list[_Came]:
-    """What the producer says of each valid event, in its place among the invalid ones."""
-    valid = [one for one in wanted if isinstance(one, Request)]
+def _keep(
+    runtime: Runtime, checked: Sequence[Request | InvalidEvent], dry_run: bool
+) -> list[_Outcome]:
+    """The outcome of each event: of a valid one from the producer, of any other its error."""
+    valid = [one for one in checked if isinstance(one, Request)]
     producer = runtime.producer
-    came = iter(producer.check_all(valid) if dry_run else producer.publish_all(valid))
-    return [one if isinstance(one, InvalidEvent) else next(came) for one in wanted]
+    outcomes = iter(producer.check_all(valid) if dry_run else producer.publish_all(valid))
+    return [one if isinstance(one, InvalidEvent) else next(outcomes) for one in checked]
 
 
-def _one_answer(runtime: Runtime, one: _Came) -> Answer:
-    """What is said of one event. Raises JobQuestError."""
+# --- without a thread ---
+
+
+@dataclass(slots=True, eq=False)
+class Publish:
+    """A publish without a thread: its checked events, and what is pending of each once the log has
+    been given them."""
+
+    requests: Sequence[Request]
+    is_batch: bool
+    pending: Sequence[Pending[Any]] = ()
+
+    def expire(self) -> None:
+        """Settle what the log does not settle in time."""
+        for one in self.pending:
+            one.fail(LogUnavailable("The log did not confirm in time."))
+
+
+class AsyncPublisher:
+    """The steps of publishes that need no thread: check, keep, answer. For one thread, which must
+    not wait."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._under_way = 0  # events that are checked and not answered yet
+        self.unlogged: list[Published | JobQuestError] = []
+
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether events with an id need no thread either: clients send one with most of them."""
+        return self._runtime.database.is_file
+
+    def check(self, body: bytes, *, is_batch: bool) -> Publish | None:
+        """The events of a body, if all are plain and good; None if a thread has to check it."""
+        if self._under_way >= MAX_UNDER_WAY:
+            return None
+        if is_batch:
+            requests = read_plain_batch(body, PROMPT_SECONDS)
+        else:
+            one = read_plain(body) if len(body) <= PROMPT_BYTES else None
+            requests = [one] if one else None
+        if not requests:
+            return None
+        self._under_way += len(requests)
+        return Publish(requests, is_batch)
+
+    def keep(self, several: Sequence[Publish]) -> None:
+        """Give the log the events of publishes, together. A publish of which nothing is pending
+        afterwards needs a thread: nothing has happened to its events."""
+        try:
+            kept = self._runtime.producer.keep_all([publish.requests for publish in several])
+            for publish, pending in zip(several, kept, strict=True):
+                publish.pending = pending
+        finally:
+            left = (publish for publish in several if not publish.pending)
+            self._under_way -= sum(len(publish.requests) for publish in left)
+
+    def answer(self, publish: Publish) -> Answer:
+        """The answer to a publish, once nothing of it is pending any more."""
+        producer, requests = self._runtime.producer, publish.requests
+        self._under_way -= len(requests)
+        try:
+            outcomes = [
+                producer.outcome(request.event, pending)
+                for request, pending in zip(requests, publish.pending, strict=True)
+            ]
+            self.unlogged += outcomes
+            if publish.is_batch:
+                return _batch_answer(self._runtime, outcomes, requests)
+            return _one_answer(self._runtime, outcomes[0])
+        except JobQuestError as error:
+            return answer_to(error)
+        except Exception as error:
+            return unexpected(error)
+
+    def log_published(self) -> None:
+        """Write the log lines of what was published since the last call."""
+        outcomes, self.unlogged = self.unlogged, []
+        log_published(outcomes)
+
+
+# --- answers ---
+
+
+def _one_answer(runtime: Runtime, one: _Outcome) -> Answer:
+    """The answer to a publish of one event. Raises JobQuestError."""
     if isinstance(one, JobQuestError):
         raise one
     if isinstance(one, Event):
@@ -82,16 +159,16 @@ def _one_answer(runtime: Runtime, one: _Came) -> Answer:
 
 
 def _batch_answer(
-    runtime: Runtime, came: Sequence[_Came], wanted: Sequence[Request | InvalidEvent]
+    runtime: Runtime, outcomes: Sequence[_Outcome], checked: Sequence[Request | InvalidEvent]
 ) -> Answer:
-    firsts = _first_copies(runtime, (one for one in came if isinstance(one, Published)))
-    ids = [asked.event.id if isinstance(asked, Request) else None for asked in wanted]
-    results = [_result(one, id, firsts) for one, id in zip(came, ids, strict=True)]
+    firsts = _first_copies(runtime, (one for one in outcomes if isinstance(one, Published)))
+    ids = [one.event.id if isinstance(one, Request) else None for one in checked]
+    results = [_result(one, id, firsts) for one, id in zip(outcomes, ids, strict=True)]
     refused = [one["result"] for one in results if one["result"] in ("rejected", "retry")]
     message = f"{len(results) - len(refused)} of {len(results)} events taken"
     data = {"results": results}
     if not refused:
-        return _success(200 if isinstance(came[0], Event) else 201, message, data)
+        return _success(200 if isinstance(outcomes[0], Event) else 201, message, data)
     if len(refused) < len(results):
         return _success(207, message, data)
     document = {"status": "error", "message": f"{message}.", "data": data}
@@ -100,7 +177,7 @@ def _batch_answer(
     return Answer(400, document)
 
 
-def _result(one: _Came, id: str | None, firsts: _Firsts) -> dict[str, Any]:
+def _result(one: _Outcome, id: str | None, firsts: _Firsts) -> dict[str, Any]:
     if isinstance(one, Published):
         return _as_published(one, firsts)
     if isinstance(one, Event):
@@ -118,7 +195,7 @@ def _as_valid(event: Event) -> dict[str, Any]:
 
 
 def _as_published(published: Published, firsts: _Firsts) -> dict[str, Any]:
-    """`firsts` tells where, and when, the first copy of a duplicate stands."""
+    """`firsts` has the place and the time of a duplicate's first copy."""
     event, position = published.event, published.position
     answer = _named(event)
     if position:

@@ -8,15 +8,14 @@ send one with every cross-origin POST and WebSocket.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from jobquest.addresses import host_name
 from jobquest.config import Config
-from jobquest.web.answers import failure
-from jobquest.web.entrance import Environ, Guard
+from jobquest.web.answers import Answer, failure
+from jobquest.web.entrance import Environ, Guard, Headers
 from jobquest.web.paths import AUTHORITY
 from jobquest.web.proxies import ORIGINAL
-from jobquest.web.publishing import Answer
 
 # No Cross-Origin-Opener-Policy: a browser then starts another process for the first page, which
 # puts off its first paint by a third; and whoever opened it learns nothing from its window (it has
@@ -43,13 +42,13 @@ def guards(config: Config) -> list[Guard]:
     return [_trusted_host(config), _address_without_nul, _allowed_origin(config)]
 
 
-def headers(config: Config) -> Callable[[Environ], list[tuple[str, str]]]:
-    """What tells the headers that go with the answer to a request."""
+def headers(config: Config) -> Mapping[str, Headers]:
+    """The headers of every answer, by the request's `Origin`; "" stands for any other one."""
     always = list(_HEADERS.items())
     if config.cors_origins:
         always.append(("Vary", "Origin"))
     allowed = {origin: [*always, *_cors_headers(origin)] for origin in config.cors_origins}
-    return lambda environ: allowed.get(environ.get("HTTP_ORIGIN", ""), always)
+    return {"": always, **allowed}
 
 
 def _cors_headers(origin: str) -> list[tuple[str, str]]:
