@@ -12,7 +12,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from jobquest.log import NewRecord
 from jobquest.log.kafka.encoding import encode
-from jobquest.log.kafka.fast_path.accumulate import _Batch, partition_of
+from jobquest.log.kafka.fast_path.producer import _Batch, partition_of
 
 BATCH_BYTES = 65_536
 _BYTES = st.one_of(

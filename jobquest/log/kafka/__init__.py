@@ -65,9 +65,7 @@ class KafkaLog:
         self._cluster = Cluster(
             self._library, self._common, topics, partitions, replication_factor, topic_configs
         )
-        self._sender = Sender(
-            self._library, self._common, topics, self._cluster.prepare, self._cluster.forget
-        )
+        self._sender = Sender(self._library, self._cluster, self._common, topics)
 
     def append(
         self, records: Sequence[NewRecord], timeout: float = PROMPT_SECONDS

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kafka.errors import (
@@ -27,6 +27,7 @@ from kafka.errors import (
 
 from jobquest.errors import LogUnavailable, RecordRefused, TopicUnavailable
 from jobquest.log import NewRecord, Position, missing_right
+from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.encoding import encode
 from jobquest.log.kafka.library import Library, Outgoing
 from jobquest.log.pending import Pending
@@ -92,26 +93,20 @@ class _Attempt:
 
 
 class Sender:
-    """Sends records to `topics`. Any thread may call it.
-
-    `prepare` makes the topics that are missing and returns those that can't be used, each with the
-    reason, or raises LogUnavailable; `lost` is called when the brokers were lost, so that it looks
-    again.
-    """
+    """Sends records to `topics`, which `cluster` makes if they are missing. Any thread may call
+    it."""
 
     def __init__(
         self,
         library: Library,
+        cluster: Cluster,
         common: Mapping[str, Any],
         topics: Sequence[str],
-        prepare: Callable[[], Mapping[str, str]],
-        lost: Callable[[], None],
     ) -> None:
         self._library = library
+        self._cluster = cluster
         self._common = common
         self._topics = frozenset(topics)
-        self._prepare = prepare
-        self._lost = lost
         self._lock = threading.Lock()  # over everything below
         self._producer: Outgoing | None = None
         self._unusable: Mapping[str, str] = {}  # topics that the producer does not know; why
@@ -275,7 +270,7 @@ class Sender:
             self._bytes = 0
         if producer is not None:
             producer.end()
-        self._lost()
+        self._cluster.forget()  # so that it looks again once the brokers are back
         for sent in failed:
             sent.future.fail(LogUnavailable(why))
 
@@ -345,7 +340,7 @@ class Sender:
         while not self._closed.is_set() and time.monotonic() < deadline:
             unusable: Mapping[str, str] = {}
             try:
-                unusable = self._prepare()
+                unusable = self._cluster.prepare()
                 self._topics_were_made = True
             except LogUnavailable as error:
                 why = attempt.why = str(error)
@@ -360,7 +355,7 @@ class Sender:
                 why = why or f"Kafka does not answer: {error}."
             except TopicAuthorizationFailedError as error:
                 why = why or f"Kafka can't be used: {error}."
-                self._lost()  # the right is gone since `prepare` looked
+                self._cluster.forget()  # the right is gone since `prepare` looked
                 self._closed.wait(LOOK_SECONDS)
         return {}, why or "The log is closed."
 
@@ -368,7 +363,7 @@ class Sender:
         """Have the producer learn about topics that could not be used, and now can."""
         self._looked = time.monotonic()
         try:
-            unusable = self._prepare()
+            unusable = self._cluster.prepare()
             producer.know(self._unusable.keys() - unusable.keys())
         except (KafkaError, LogUnavailable) as error:  # the other topics are in no danger
             logger.debug("Whether more topics can be used is not known: %s", error)

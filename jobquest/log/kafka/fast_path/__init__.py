@@ -21,19 +21,14 @@ Without an underscore, but documented nowhere: what is imported from `kafka.cons
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 
-from jobquest.log.kafka.fast_path.accumulate import Waiting, accumulate
-from jobquest.log.kafka.fast_path.selector import LazySelector
+from jobquest.log.kafka.fast_path.producer import FastProducer
 from jobquest.log.kafka.fast_path.unpacked import FastReader
-from jobquest.log.kafka.library import Addresses, Answers, Entry
-
-_ANSWER_MS = 1_000.0
+from jobquest.log.kafka.library import Addresses, Answers
 
 
 class FastLibrary:
@@ -44,12 +39,7 @@ class FastLibrary:
 
     def producer(self, answers: Answers, **settings: Any) -> FastProducer:
         """See `Library.producer`."""
-        settings |= self.addresses.settings(KafkaProducer)
-        producer = KafkaProducer(**settings, selector=LazySelector)
-        producer._accumulator._batches = Waiting()  # there is nothing in it yet
-        client = producer._sender._client
-        client.connection_delay = partial(_delay_ms, client, client.connection_delay)
-        return FastProducer(producer, answers)
+        return FastProducer(settings | self.addresses.settings(KafkaProducer), answers)
 
     def reader(self, **settings: Any) -> FastReader:
         """See `Library.reader`."""
@@ -62,43 +52,6 @@ class FastLibrary:
 
     def close(self) -> None:
         """See `Library.close`. One that can't connect is given back at once."""
-
-
-class FastProducer:
-    """A producer that takes many records at once; see `Outgoing`."""
-
-    never_waits = True
-
-    def __init__(self, producer: Any, answers: Answers) -> None:
-        self._producer = producer
-        self._answers = answers
-
-    def know(self, topics: Iterable[str]) -> None:
-        """See `Outgoing.know`."""
-        for topic in topics:
-            self._producer._metadata.add_topic(topic)  # so that one answer tells about all
-        for topic in topics:
-            self._producer.partitions_for(topic)
-
-    def put(self, entries: Sequence[Entry]) -> None:
-        """See `Outgoing.put`."""
-        accumulate(self._producer, entries, self._answers)
-
-    def end(self) -> None:
-        """See `Outgoing.end`. The library's own `close` raises while anything is on its way, and
-        ends nothing; its finalizers would silence the library's log."""
-        self._producer._unregister_cleanup()
-        self._producer._closed = True
-        self._producer._sender.force_close()
-
-
-def _delay_ms(client: Any, delay: Callable[[Any], float], node: Any) -> float:
-    """For how long its thread need not look whether it may send to `node`. The library says 0 for a
-    connection that waits for an answer, and its thread asks all the while, a thousand times for
-    each answer. The answer wakes it."""
-    connection = client._manager._conns.get(node)
-    is_waiting = connection is not None and connection.connected
-    return _ANSWER_MS if is_waiting else delay(node)
 
 
 class _Admin(KafkaAdminClient):  # type: ignore[misc]

@@ -1,18 +1,18 @@
-"""Puts many records into the library's producer at once, at a quarter of what `send` costs each.
+"""A producer that takes many records at once, at a quarter of what the library's `send` costs each.
 
-`send` makes two futures and takes three locks for every record; what it does besides (find the
+`send` makes two futures and takes three locks for every record. What else it does (find the
 partition, encode, append to the partition's open batch, wake the sending thread) is done here for
-all of them, on the library's own parts. One callback per batch tells about all its records.
+all records together, on the library's own parts. One callback per batch reports all its records.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from kafka import TopicPartition
+from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 from kafka.producer.producer_batch import ProducerBatch
@@ -20,14 +20,66 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 
 from jobquest.clock import now_ms
 from jobquest.log.kafka.encoding import varint
+from jobquest.log.kafka.fast_path.selector import LazySelector
 from jobquest.log.kafka.library import Answers, Entry
 
+_ANSWER_MS = 1_000.0
 _hash_of = lru_cache(maxsize=8_192)(murmur2)  # in Python it costs as much as the encoding
 
 
-class Waiting(defaultdict[Any, deque[Any]]):
-    """A producer's open batches: TopicPartition → batches. To the library, whose thread locks each
-    partition several times for one record that it sends, only those exist that have a batch."""
+class FastProducer:
+    """See `Outgoing`."""
+
+    never_waits = True
+
+    def __init__(self, settings: Mapping[str, Any], answers: Answers) -> None:
+        self._answers = answers
+        self._producer = KafkaProducer(**settings, selector=LazySelector)
+        self._producer._accumulator._batches = _OpenBatches()  # there is nothing in it yet
+        client = self._producer._sender._client
+        client.connection_delay = partial(_delay_ms, client, client.connection_delay)
+
+    def know(self, topics: Iterable[str]) -> None:
+        """See `Outgoing.know`."""
+        for topic in topics:
+            self._producer._metadata.add_topic(topic)  # so that one answer describes all
+        for topic in topics:
+            self._producer.partitions_for(topic)
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """See `Outgoing.put`. Raises what the library's `send` raises."""
+        accumulator, opened = self._producer._accumulator, False
+        accumulator._appends_in_progress.increment()
+        try:
+            for place, here in _by_partition(self._producer, entries).items():
+                with accumulator._tp_lock(place):
+                    opened |= _append(accumulator, place, here, self._answers)
+        finally:
+            accumulator._appends_in_progress.decrement()
+            if opened:
+                self._producer._sender.wakeup()
+
+    def end(self) -> None:
+        """See `Outgoing.end`. The library's own `close` raises while anything is on its way, and
+        ends nothing; its finalizers would silence the library's log."""
+        self._producer._unregister_cleanup()
+        self._producer._closed = True
+        self._producer._sender.force_close()
+
+
+def _delay_ms(client: Any, delay: Callable[[Any], float], node: Any) -> float:
+    """For how long the sending thread need not check whether it may send to `node`. The library
+    says 0 for a connection that waits for an answer, so its thread checks a thousand times for each
+    answer. The answer wakes it anyway."""
+    connection = client._manager._conns.get(node)
+    is_waiting = connection is not None and connection.connected
+    return _ANSWER_MS if is_waiting else delay(node)
+
+
+class _OpenBatches(defaultdict[Any, deque[Any]]):
+    """A producer's open batches: TopicPartition → batches. The library's thread locks each
+    partition several times for one record that it sends; so it sees only those that have a
+    batch."""
 
     def __init__(self) -> None:
         super().__init__(deque)
@@ -41,18 +93,18 @@ class Waiting(defaultdict[Any, deque[Any]]):
 
 
 class _Batch(ProducerBatch):  # type: ignore[misc]
-    """The library's batch, with our entries where it has a future for each record."""
+    """The library's batch, with our entries in place of a future for each record."""
 
     def __init__(self, place: Any, records: MemoryRecordsBuilder, answers: Answers) -> None:
         super().__init__(place, records)
         self._answers = answers
         self.entries: list[Entry] = []
         self._record_futures = _Followers(self.entries, answers)
-        self.produce_future.add_callback(self._tell)
+        self.produce_future.add_callback(self._report)
 
     def take(self, entries: Sequence[Entry]) -> int:
-        """Append records, what the library's builder does with each, on some that are encoded; how
-        many of them had room."""
+        """Append records that are encoded already, as the library's builder does; how many of them
+        had room."""
         if self.records._closed:
             return 0
         builder, now = self.records._builder, now_ms()
@@ -78,13 +130,13 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
             self.entries += entries[:taken]
         return taken
 
-    def _tell(self, came: tuple[int, int, Callable[[int], Exception] | None]) -> None:
-        _tell(self._answers, self.topic_partition, self.entries, 0, came)
+    def _report(self, answer: tuple[int, int, Callable[[int], Exception] | None]) -> None:
+        _report(self._answers, self.topic_partition, self.entries, 0, answer)
 
 
 class _Followers:
-    """What the library asks to follow each record when it splits a batch that a topic finds too
-    large."""
+    """One follower for each record. The library asks for them when it splits a batch that is too
+    large for its topic."""
 
     def __init__(self, entries: Sequence[Entry], answers: Answers) -> None:
         self._entries = entries
@@ -106,18 +158,18 @@ class _Follower:
 
     def rebind(self, answer: Any, index: int) -> None:
         place = answer.topic_partition
-        answer.add_callback(partial(_tell, self._answers, place, [self._entry], index))
+        answer.add_callback(partial(_report, self._answers, place, [self._entry], index))
 
 
-def _tell(
+def _report(
     answers: Answers,
     place: Any,
     entries: Sequence[Entry],
     index: int,
-    came: tuple[int, int, Callable[[int], Exception] | None],
+    answer: tuple[int, int, Callable[[int], Exception] | None],
 ) -> None:
-    """Tell what became of entries, the first of which stands at `index` of its batch."""
-    base, _, error_of = came
+    """Report the broker's answer to entries, the first of which is at `index` of its batch."""
+    base, _, error_of = answer
     if error_of is None:
         answers.took(entries, place.topic, place.partition, base + index)
         return
@@ -125,23 +177,8 @@ def _tell(
         answers.failed(entry, error_of(number))
 
 
-def accumulate(producer: Any, entries: Iterable[Entry], answers: Answers) -> None:
-    """Append the records, in their order within each partition. Raises what `send` raises: then
-    some may be on their way."""
-    accumulator, opened = producer._accumulator, False
-    accumulator._appends_in_progress.increment()
-    try:
-        for place, here in _by_partition(producer, entries).items():
-            with accumulator._tp_lock(place):
-                opened |= _append(accumulator, place, here, answers)
-    finally:
-        accumulator._appends_in_progress.decrement()
-        if opened:
-            producer._sender.wakeup()
-
-
 def _append(accumulator: Any, place: Any, entries: Sequence[Entry], answers: Answers) -> bool:
-    """Append to the partition's last batch, and to new ones; whether there are new ones."""
+    """Append to the partition's last batch, then to new ones; whether there are new ones."""
     if accumulator._closed:
         raise KafkaError("The producer is closed.")
     queue = accumulator._batches[place]
@@ -161,7 +198,7 @@ def _append(accumulator: Any, place: Any, entries: Sequence[Entry], answers: Ans
 
 
 def partition_of(key: bytes, count: int) -> int:
-    """Which of `count` partitions a key goes to, as the library's and Java's default has it."""
+    """Which of `count` partitions a key goes to: the default of the library and of Java's."""
     hashed: int = _hash_of(key)
     return (hashed & 0x7FFFFFFF) % count
 
