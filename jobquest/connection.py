@@ -1,4 +1,4 @@
-"""A client's connection as `worker.py` keeps it: what has arrived, what waits to be taken.
+"""A client's connection as `worker.py` keeps it: what has arrived, and what is not sent yet.
 
 Nothing here blocks, and nothing here knows what a request means.
 """
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from jobquest.web.publishing import Publish
 
 RECEIVE_BYTES = 65_536
-ANSWER_SECONDS = 10.0  # for a client to take its answer
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, and forget what was not taken
+ANSWER_SECONDS = 10.0  # for a client to receive its answer
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, and drop what was not sent
 _DO_NOT_WAIT = socket.MSG_DONTWAIT
 
 
@@ -57,22 +57,27 @@ class Connection:
         self.fd = sock.fileno()
         self.client = client
         self.server = server
-        self.deadline = deadline  # by when the client must do what it is waited for
+        self.deadline = deadline  # until when we wait for the client
         self.framing = Framing()
         self.data: bytes | bytearray = b""  # of requests that were not answered yet
-        self.counted = 0  # of `data`, in the sum of what all connections hold
-        self.unsent = b""  # of an answer, what the socket did not take yet
-        self.waiting = 0  # how long that was, in the sum of what all connections hold
+        self.counted = 0  # bytes of `data` that are in the worker's sum
+        self.unsent = b""  # of an answer
+        self.waiting = 0  # bytes of `unsent` that are in the worker's sum
         self.busy = False
         self.publish: Publish | None = None  # that waits for the log, if no thread does
         self.pending = False  # the socket may have more to read
-        self.too_large = False  # the request's body is not waited for
+        self.too_large = False  # we don't wait for the request's body
         self.served = False  # has had an answer
-        self.half_closed = False  # the client will say no more than the socket has
+        self.half_closed = False  # the client sends no more than the socket has
         self.eof = False  # and we have read it all
-        self.ending = False  # nothing more is read: it closes once its answer is taken
+        self.ending = False  # nothing more is read: it closes once its answer is sent
         self.lingering = 0  # of a connection that we have ended: bytes to read before it closes
         self.closed = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether the loop has something to do for it after an answer."""
+        return bool(self.pending or self.ending or self.data or self.unsent or self.counted)
 
     def receive(self) -> bytes | None:
         """What has arrived; None if nothing has. Empty at the end, whatever ended it."""
@@ -83,8 +88,21 @@ class Connection:
         except OSError:
             return b""
 
+    def add(self, data: bytes) -> None:
+        """Put what was received behind what has arrived of the request."""
+        if not self.data:
+            self.data = data
+        else:
+            if isinstance(self.data, bytes):
+                self.data = bytearray(self.data)
+            self.data += data
+        is_full = len(data) == RECEIVE_BYTES  # so there may be more
+        self.eof = not data or (self.half_closed and not is_full)
+        self.pending = is_full or self.eof
+
     def send(self, data: bytes) -> bytes | None:
-        """Send what the socket takes now. What is left of `data`; None if the client is gone."""
+        """Send as much as the socket takes now. What is left of `data`; None if the client is
+        gone."""
         try:
             sent = self.sock.send(data, _DO_NOT_WAIT)
         except BlockingIOError:
@@ -94,7 +112,7 @@ class Connection:
         return data[sent:] if sent < len(data) else b""
 
     def close(self, reset: bool = False) -> None:
-        """Close it at once; with `reset`, without what the client has not taken."""
+        """Close it at once; with `reset`, drop what the client has not received."""
         self.closed = True
         try:
             if reset:

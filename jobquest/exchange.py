@@ -50,8 +50,8 @@ FAILED = ("500 Internal Server Error", "Something failed here; the log says what
 
 
 def plain_settings(config: Config) -> SimpleNamespace:
-    """The settings as plain attributes. gunicorn asks for some fifty with each request, and with
-    its own object half of the time to read a head goes into finding them."""
+    """The settings as plain attributes. gunicorn reads some fifty of them for each request; from
+    its own object, that takes half of the time that it needs to read a head."""
     values = {name: setting.get() for name, setting in config.settings.items()}
     return SimpleNamespace(**values, is_ssl=False)
 
@@ -101,8 +101,8 @@ class ClientGone(Exception):
 
 
 class Outlet:
-    """Stands in for the socket while gunicorn writes an answer: collects it, so that head and body
-    leave together and no thread waits for a client."""
+    """Replaces the socket while gunicorn writes an answer: collects it, so that head and body are
+    sent together and no thread waits for a client."""
 
     __slots__ = ("_conn", "_parts", "_size", "streamed")
 
@@ -110,10 +110,10 @@ class Outlet:
         self._conn = conn
         self._parts: list[bytes] = []
         self._size = 0
-        self.streamed = False  # a part has left: the answer can't be another one any more
+        self.streamed = False  # a part is sent: no other answer can replace it
 
     def sendall(self, data: bytes) -> None:
-        """Take a piece of the answer."""
+        """Add a piece to the answer."""
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_ANSWER_BYTES:
@@ -124,7 +124,7 @@ class Outlet:
         return b"".join(self._parts)
 
     def _stream(self) -> None:
-        """Wait until the client has taken what was collected."""
+        """Wait until the client has received what was collected."""
         self.streamed = True
         left: bytes | None = self.collected()
         self._parts, self._size = [], 0
@@ -211,8 +211,8 @@ class Exchange:
     # --- on a thread ---
 
     def answer(self, conn: Connection, keep: bool) -> Reply:
-        """Answer the request that the connection's bytes begin with. `keep`: if the client wants
-        it, another one may follow."""
+        """Answer the request that the connection's bytes begin with. `keep`: another one may
+        follow, if the client wants that."""
         data, conn.data = bytes(conn.data), b""
         unreader = IterUnreader((data,))
         try:
@@ -261,8 +261,8 @@ class Exchange:
     def _created(
         self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
     ) -> tuple[Any, dict[str, Any]]:
-        """gunicorn's response, and the request as WSGI has it."""
-        request._expected_100_continue = False  # the loop has seen to that
+        """gunicorn's response, and the request's WSGI environ."""
+        request._expected_100_continue = False  # the loop has answered that
         response, environ = create(
             request, outlet, conn.client, conn.server, self._settings, OurResponse
         )
@@ -275,7 +275,7 @@ class Exchange:
 
 
 def spelled(status: str, message: str) -> bytes:
-    """An error of ours, as the application spells its errors; the connection then closes."""
+    """An error of ours, in the shape of the application's errors; the connection then closes."""
     body = orjson.dumps({"status": "error", "message": message}) + b"\n"
     head = (
         f"HTTP/1.1 {status}\r\nServer: gunicorn\r\nDate: {http_date()}\r\nConnection: close\r\n"
@@ -285,7 +285,7 @@ def spelled(status: str, message: str) -> bytes:
 
 
 def _check_codings(request: Any) -> None:
-    """gunicorn lets other codings through to the application, which would have to undo them."""
+    """gunicorn lets other codings through to the application, which would have to decode them."""
     codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
     if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
         raise errors.UnsupportedTransferCoding(", ".join(codings))

@@ -1,8 +1,8 @@
 """Whether the bytes that a client has sent so far are a whole HTTP request.
 
-Called by `worker.py`, so that no thread waits for a client. This is only a look at lengths:
-gunicorn's parser alone decides what a request means and where it ends. Whatever looks odd counts
-as whole, and the parser refuses it.
+Called by `worker.py`, so that no thread waits for a client. Only lengths are read here: gunicorn's
+parser alone decides what a request means and where it ends. Whatever looks odd counts as whole, and
+the parser refuses it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from enum import Enum
 
 MAX_HEAD_BYTES = 65_536
-MAX_BODY_BYTES = 1 << 20  # the largest that any route takes
-MAX_CHUNKED_BYTES = 2 * MAX_BODY_BYTES  # with the lines that tell the sizes of chunks
+MAX_BODY_BYTES = 1 << 20  # the largest that any route allows
+MAX_CHUNKED_BYTES = 2 * MAX_BODY_BYTES  # with the lines that have the sizes of chunks
 _MAX_CHUNK_LINE = 4_096
 _FIELDS = re.compile(rb"\r\n((?i:content-length|transfer-encoding|expect)):[ \t]*([^\r]*)")
 
@@ -23,7 +23,7 @@ class Arrived(Enum):
     PART = "more must come"
     WHOLE = "the parser has all it needs, be it to refuse"
     LONG_HEAD = "its head is longer than any client's"
-    TOO_LARGE = "its body is longer than any route takes, and is not waited for"
+    TOO_LARGE = "its body is longer than any route allows, so nobody waits for it"
 
 
 class Framing:
@@ -38,12 +38,12 @@ class Framing:
         """Begin with the next request."""
         self.head = 0  # where the head ends; 0 until it is known
         self.expects = False  # whether the client waits for 100 Continue
-        self._seen = 0  # where to go on looking
+        self._seen = 0  # where to search on
         self._end = 0  # where the body ends, unless it is chunked
         self.chunked = False
 
     def look(self, data: bytes | bytearray) -> Arrived:
-        """Look at everything that has arrived of the request."""
+        """How much has arrived of the request, of which `data` is everything so far."""
         if not self.head:
             end = data.find(b"\r\n\r\n", self._seen)
             if (len(data) if end < 0 else end) > MAX_HEAD_BYTES:
@@ -53,7 +53,7 @@ class Framing:
             self.head = self._seen = end + 4
             if not self._measure(_FIELDS.findall(data, 0, end)):
                 return Arrived.WHOLE
-            if self.expects:  # older clients have no such thing
+            if self.expects:  # HTTP/1.0 has no such thing
                 self.expects = data[: data.find(b"\r\n", 2)].endswith(b" HTTP/1.1")
         if self.chunked:
             return self._walk(data)
@@ -68,7 +68,7 @@ class Framing:
         return Arrived.WHOLE if odd else Arrived.PART
 
     def _measure(self, fields: list[tuple[bytes, bytes]]) -> bool:
-        """Take from the head how long the body is; False if it says that in an odd way."""
+        """Read the body's length from the head; False if the head has it in an odd form."""
         self._end = self.head
         lengths, codings = 0, b""
         for name, value in fields:
@@ -78,7 +78,7 @@ class Framing:
                     text = value.rstrip(b" \t")
                     if not text.isdigit():
                         return False
-                    # `int` takes a long time for thousands of digits, and no length has so many.
+                    # `int` is slow for thousands of digits, and no length has so many.
                     self._end += int(text) if len(text) < 20 else MAX_BODY_BYTES + 1
                 case 0x74:  # transfer-encoding
                     codings += value.lower()

@@ -1,8 +1,8 @@
-"""The web worker: gunicorn's parser and answers; a thread for a request, none for a client.
+"""The web worker: a thread for each request, none for a client that is slow or silent.
 
-Used by `server.py`. The main loop alone waits for clients: until a whole request has arrived, until
-an answer is taken, until a connection that we end is closed by its other side. So a client that is
-slow or silent costs some memory for some seconds, and nobody else waits for it. A plain publish
+Used by `server.py`. Only the main loop waits for clients: until a whole request has arrived, until
+the client has received its answer, until it has closed a connection that we have ended. So a slow
+or silent client costs some memory for some seconds, and nobody else waits for it. A plain publish
 (one event or a small batch) needs no thread either: the loop receives it, has the log keep its
 events (those of one turn together), and answers once the log has them. The worker relies on
 gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
@@ -24,7 +24,7 @@ from typing import Any
 from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
-from jobquest.connection import ANSWER_SECONDS, RECEIVE_BYTES, Connection
+from jobquest.connection import ANSWER_SECONDS, Connection
 from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, spelled
 from jobquest.framing import Arrived
 from jobquest.log.pending import when_all
@@ -33,19 +33,19 @@ from jobquest.threads import Threads
 from jobquest.web.entrance import Entrance
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
-MAX_THREADS = 128  # viewers have theirs beside these
-LINGER_SECONDS = 2.0  # for a client to close what we have ended
+MAX_THREADS = 128  # for requests; each viewer has one more
+LINGER_SECONDS = 2.0  # for a client to close a connection that we have ended
 STOP_IDLE_SECONDS = 0.3  # for a request that is on its way while the worker ends
 MAX_LINGERING = 256
 MAX_LINGERING_BYTES = 16 << 20  # of a body that was refused
-MAX_ARRIVING_BYTES = 64 << 20  # all requests in part together
-MAX_UNSENT_BYTES = 64 << 20  # all answers that wait for their clients together
-_COUNTED_BYTES = 4_096  # a shorter request is too small to count
+MAX_ARRIVING_BYTES = 64 << 20  # of all requests that have not arrived whole, together
+MAX_UNSENT_BYTES = 64 << 20  # of all answers that wait for their clients, together
+_COUNTED_BYTES = 4_096  # a shorter request is not counted
 _TICK_SECONDS = 0.5  # how exactly deadlines are kept
-# How long the lines of publishes may wait: each writing wakes a thread, which requests wait for.
+# How long the log lines of publishes may wait: each write wakes a thread, and requests wait for it.
 _LOG_SECONDS = 0.05
 _EVENTS = 512
-_ACCEPTED = 64  # at once
+_ACCEPTED = 64  # in one go
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ANY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -59,19 +59,19 @@ class Worker(BaseWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._conns: dict[int, Connection] = {}  # by file descriptor, the oldest first
         self._lingering: dict[Connection, None] = {}  # the oldest first
-        self._stalled: dict[Connection, None] = {}  # answers not taken, the oldest first
+        self._stalled: dict[Connection, None] = {}  # with unsent answers, the oldest first
         self._arriving = 0  # bytes of requests that are counted
-        self._unsent = 0
-        self._finished: deque[Connection] = deque()  # by threads, for the loop to go on with
+        self._unsent = 0  # bytes of answers
+        self._finished: deque[Connection] = deque()  # by threads; the loop goes on with them
         self._received: list[Received] = []  # publishes of this turn
-        self._settled: deque[Received] = deque()  # by the log, for the loop to answer
+        self._settled: deque[Received] = deque()  # by the log; the loop answers them
         self._asleep = False
         self._listening = False
         self._next_tick = self._next_log = 0.0
         self._threads = Threads(self._serve, MAX_THREADS)
 
     def run(self) -> None:
-        """Serve until told to end; then answer what has begun."""
+        """Serve until the server ends it; then answer what has begun."""
         self._idle_seconds: float = self.cfg.keepalive
         entrance: Entrance = self.wsgi.extensions["jobquest.entrance"]
         self._publisher = entrance.publisher
@@ -103,8 +103,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._publisher.log_published()
 
     def _turn(self, seconds: float = _TICK_SECONDS) -> None:
-        """Wait for what happens next, at most so long, and see to it."""
-        self._asleep = True  # before the look: a thread that finishes now will wake us
+        """Wait at most so long for what happens next, and handle it."""
+        self._asleep = True  # set first: a thread that finishes from now on wakes us
         if self._finished or self._settled:
             seconds = 0
         elif self._publisher.unlogged:
@@ -120,7 +120,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 conn.half_closed = True
             if conn.busy:
                 conn.pending = True
-            if not conn.busy:  # its thread may have looked at `pending` just before
+            if not conn.busy:  # its thread may have read `pending` just before
                 self._attend(conn)
         if self._settled:
             self._answer_settled()
@@ -153,7 +153,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 elif not conn.busy:
                     self._expire(conn)
 
-    # --- connections come ---
+    # --- connections begin ---
 
     def _accept(self, fd: int) -> None:
         listener, name = self._listeners[fd]
@@ -185,23 +185,23 @@ class Worker(BaseWorker):  # type: ignore[misc]
                     self._epoll.unregister(fd)
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest for its client, one without an answer so
-        far if there is any."""
-        waiting = (conn for conn in self._conns.values() if not conn.busy and not conn.served)
-        served = (conn for conn in self._conns.values() if not conn.busy)
-        conn = next(waiting, None) or next(served, None)
+        """Close the oldest connection that waits for its client; preferably one that has had no
+        answer yet."""
+        unserved = (conn for conn in self._conns.values() if not conn.busy and not conn.served)
+        waiting = (conn for conn in self._conns.values() if not conn.busy)
+        conn = next(unserved, None) or next(waiting, None)
         if conn is not None:
             self._close(conn)
 
     # --- requests arrive, answers leave ---
 
     def _attend(self, conn: Connection) -> None:
-        """Go on with a connection of which something is new."""
+        """Go on with a connection after something has happened to it."""
         if conn.busy or conn.closed:
             return
         try:
             if conn.counted or conn.waiting or conn.unsent:
-                self._settle(conn)
+                self._count_all(conn)
             if conn.unsent and not self._flush(conn):
                 return
             if conn.lingering:
@@ -226,15 +226,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 self._wait(conn)
                 return
             if not conn.data:
-                conn.data = data
                 conn.deadline = time.monotonic() + ARRIVE_SECONDS
-            else:
-                if isinstance(conn.data, bytes):
-                    conn.data = bytearray(conn.data)
-                conn.data += data
-            is_full = len(data) == RECEIVE_BYTES  # so there may be more
-            conn.eof = not data or (conn.half_closed and not is_full)
-            conn.pending = is_full or conn.eof
+            conn.add(data)
             arrived = conn.framing.look(conn.data)
             if arrived is Arrived.PART and not conn.pending:
                 self._wait(conn)
@@ -249,7 +242,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         """Wait for the rest of a request."""
         if conn.framing.expects:
             conn.framing.expects = False
-            if conn.send(_CONTINUE):  # a socket that is full already has a strange client
+            if conn.send(_CONTINUE):  # no sane client's socket is full already
                 self._close(conn)
                 return
         self._count(conn)
@@ -265,7 +258,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._threads.put(conn)
 
     def _count(self, conn: Connection) -> None:
-        """See to it that all requests that have arrived in part are no more than fits."""
+        """Count the bytes of a request that has not arrived whole. If all of these are too many,
+        close the connections that are waited for longest."""
         size = len(conn.data) if len(conn.data) >= _COUNTED_BYTES else 0
         self._arriving += size - conn.counted
         conn.counted = size
@@ -274,10 +268,10 @@ class Worker(BaseWorker):  # type: ignore[misc]
             self._close(min(waiting, key=lambda one: one.deadline, default=conn), reset=True)
 
     def _cut_short(self, conn: Connection) -> None:
-        """The client will say no more, or not in time."""
+        """The client sends no more, or not in time."""
         if conn.framing.head:
             self._refuse(conn, *(REFUSED[errors.NoMoreData] if conn.eof else LATE))
-        else:  # nobody knows whether it speaks HTTP
+        else:  # it may not speak HTTP at all
             self._close(conn)
 
     def _refuse(self, conn: Connection, status: str, message: str) -> None:
@@ -287,8 +281,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
         conn.deadline = time.monotonic() + ANSWER_SECONDS
         self._attend(conn)
 
-    def _settle(self, conn: Connection) -> None:
-        """Bring the sums up to what the connection holds now."""
+    def _count_all(self, conn: Connection) -> None:
+        """Count what the connection holds now, its unsent answer included."""
         self._count(conn)
         if conn.unsent and not conn.waiting:
             conn.waiting = len(conn.unsent)
@@ -298,7 +292,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 self._close(next(iter(self._stalled)), reset=True)
 
     def _flush(self, conn: Connection) -> bool:
-        """Whether the client has its whole answer."""
+        """Send what the socket takes; whether the client has its whole answer."""
         if conn.closed:
             return False
         left = conn.send(conn.unsent)
@@ -314,7 +308,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         conn.deadline = time.monotonic() + self._idle_seconds
         return True
 
-    # --- connections go ---
+    # --- connections end ---
 
     def _expire(self, conn: Connection) -> None:
         if conn.unsent or conn.lingering or conn.ending:
@@ -327,8 +321,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 self._close(conn)
 
     def _end(self, conn: Connection) -> None:
-        """Say that nothing more comes, and close once the client has closed too: closed at once,
-        with something unread, the kernel would take our last answer back."""
+        """Say that nothing more comes, and close once the client has closed too. If we closed at
+        once, with something unread, the kernel would throw away our last answer."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
@@ -368,7 +362,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         several, self._received = self._received, []
         try:
             self._publisher.keep([received.publish for received in several])
-        except Exception:  # the loop goes on; whether the log has them nobody knows
+        except Exception:  # the loop goes on; the log may have the events or not
             self.log.exception("Publishes failed")
             for received in several:
                 received.conn.busy = False
@@ -387,7 +381,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _leave_to_thread(self, conn: Connection) -> None:
         try:
             self._threads.put(conn)
-        except RuntimeError:  # the system allows no more of them now
+        except RuntimeError:  # the system allows no more threads now
             self.log.exception("A connection failed")
             self._close(conn)
 
@@ -409,7 +403,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             conn = received.conn
             conn.publish = None
             self._let_go(conn, conn.send(reply.data), reply.keep)
-            if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
+            if conn.has_work:
                 self._attend(conn)
 
     # --- on a thread ---
@@ -423,13 +417,13 @@ class Worker(BaseWorker):  # type: ignore[misc]
         except Exception:  # the connection must come back to the loop
             self.log.exception("A connection failed")
         self._let_go(conn, left, keep)
-        if conn.pending or conn.ending or conn.data or conn.unsent or conn.counted:
+        if conn.has_work:
             self._finished.append(conn)
             if self._asleep:
                 os.eventfd_write(self._wake, 1)
 
     def _let_go(self, conn: Connection, left: bytes | None, keep: bool) -> None:
-        """The request is answered; `left` of the answer the socket did not take."""
+        """The request is answered; the socket did not take `left` of the answer."""
         conn.unsent = left or b""
         conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self._idle_seconds)
         conn.framing.reset()
@@ -439,7 +433,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     @contextmanager
     def _lend(self, conn: Connection) -> Iterator[None]:
-        """The application reads and writes as it likes, and takes as long as it likes."""
+        """Let the application read and write by itself, for as long as it likes."""
         self._epoll.unregister(conn.fd)
         conn.sock.setblocking(True)
         with self._threads.lent():
