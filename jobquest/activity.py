@@ -11,7 +11,7 @@ from jobquest.producer import Producer, Published
 
 
 class Activity:
-    """What users do, told in JobQuest's own words."""
+    """One method for each thing that users do, in JobQuest's own words."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
@@ -87,7 +87,7 @@ class Activity:
     def log_xp_earned(
         self, user_id: str, xp_amount: int, total_xp: int, source: str | None = None
     ) -> Published:
-        """XP of its own, beside what missions, achievements and challenges award."""
+        """XP that no mission, achievement or challenge awards."""
         return self._producer.publish_xp_earned(user_id, xp_amount, total_xp, source)
 
     def log_streak_milestone(self, user_id: str, streak_days: int) -> Published:

@@ -1,7 +1,7 @@
 """Addresses as browsers write them: host names, origins, the public URL.
 
 A browser compares and sends the normal form (lower case, punycode, no default port), so a setting
-is brought to that form or refused. What can never match anything must not look as if it worked.
+is converted to that form or refused. A setting that can never match must not look as if it worked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
-# What Python's codec writes as other letters and browsers keep: ß, ς and the two joiners.
+# Python's codec replaces these by other letters, browsers keep them: ß, ς and the two joiners.
 _DEVIATIONS = frozenset("\u00df\u03c2\u200c\u200d")
 
 
@@ -52,7 +52,7 @@ def host_name(host: str) -> str:
 
 
 def in_url(name: str) -> str:
-    """A host name as it stands in a URL: an IPv6 address gets its brackets."""
+    """A host name in the form that URLs have: an IPv6 address gets brackets."""
     return f"[{name}]" if ":" in name else name
 
 
@@ -95,7 +95,7 @@ def _split(text: str, kind: str, example: str) -> SplitResult:
             raise ValueError
     except ValueError:  # brackets that do not match, too
         raise ValueError(f"{text!r} is not {kind}; write for example {example}") from None
-    if "@" in parts.netloc:  # shown without it: it may be a password
+    if "@" in parts.netloc:  # not shown: it may be a password
         raise ValueError(f"a user or password has no place in {kind}; leave it out")
     if "?" in text or "#" in text:
         raise ValueError(f"{text!r} has a query or fragment, {kind} has none; leave it out")
@@ -176,7 +176,7 @@ def _ipv6(text: str) -> str:
         raise ValueError(f"{text!r} is not an IPv6 address") from None
     if address.scope_id:
         raise ValueError(f"{text!r}: no URL can name an address with a zone")
-    if address.ipv4_mapped:  # of which Python's versions make different texts
+    if address.ipv4_mapped:  # Python's versions write these differently
         low = int(address.ipv4_mapped)
         return f"::ffff:{low >> 16:x}:{low & 0xFFFF:x}"
     return str(address)

@@ -1,8 +1,8 @@
-"""The log's lines, cheaply: many as one record, and written on a thread of their own; those that
-a library repeats, seldom.
+"""Log lines at a low price: many lines are one record, a thread writes them, and lines that a
+library repeats are seldom written.
 
-The consumer and the producer log the lines of a batch as one record; `server.py` gives each line
-its prefix and has them written behind.
+The consumer and the producer log the lines of a batch as one record; `server.py` puts a prefix
+before each line and has a thread write them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from queue import SimpleQueue
 
 MAX_WAITING = 10_000  # records; a batch's lines are one
 SELDOM_SECONDS = 10.0
-MAX_KINDS = 1_000  # of lines that are counted separately
+MAX_KINDS = 1_000  # of lines, each with its own count
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -32,14 +32,14 @@ class Lines:
 
 
 def log_lines(logger: logging.Logger, level: int, lines: Sequence[str]) -> None:
-    """Log these lines, in their order; nothing where there are none. They must not change after."""
+    """Log these lines, in their order; nothing if there are none. They must not change later."""
     if lines:
         logger.log(level, Lines(lines))
 
 
 class Seldom(logging.Filter):
     """For a handler: lets a line of the logger `name`, or of one below it, pass once in `seconds`,
-    and says then how often it was left out. Lines that differ in their numbers alone are one."""
+    with the number of lines that were left out. Lines that differ only in numbers count as one."""
 
     def __init__(self, name: str, seconds: float = SELDOM_SECONDS) -> None:
         super().__init__(name)
@@ -73,8 +73,8 @@ class Seldom(logging.Filter):
 
 
 class _Front(QueueHandler):
-    """Takes records for the thread that writes. Whoever reads our lines may have stopped: then new
-    ones are dropped, and neither a request nor the memory pays."""
+    """Hands records to the thread that writes. If nobody reads our lines any more, new records are
+    dropped: no request waits, and memory does not grow."""
 
     def __init__(self, waiting: SimpleQueue[logging.LogRecord]) -> None:
         super().__init__(waiting)
@@ -86,15 +86,15 @@ class _Front(QueueHandler):
 
 
 def write_behind(logger: logging.Logger, handler: logging.Handler) -> QueueListener:
-    """From now on, have `handler` of `logger` write on a thread of its own; call it in the process
-    that logs, after any fork. Give the answer to `finish` before the process ends.
+    """From now on, have a new thread write for `handler` of `logger`. To be called in the process
+    that logs, after any fork; before the process ends, `finish` has to get the returned listener.
 
-    A write lets another thread run and waits for its turn to come again: with a line for each
-    event, a third of a request's time went there.
+    A thread that writes lets another one run, and waits until it may run again: with a line for
+    each event, that was a third of a request's time.
     """
     waiting: SimpleQueue[logging.LogRecord] = SimpleQueue()
     front = _Front(waiting)
-    front.setFormatter(handler.formatter)  # in the caller, whose objects may change after
+    front.setFormatter(handler.formatter)  # formats in the caller, whose objects may change later
     handler.setFormatter(None)
     logger.removeHandler(handler)
     logger.addHandler(front)
@@ -104,7 +104,7 @@ def write_behind(logger: logging.Logger, handler: logging.Handler) -> QueueListe
 
 
 def finish(listener: QueueListener, seconds: float) -> None:
-    """Write what waits, within `seconds`: a terminal or a pipe may take nothing any more."""
+    """Write what waits, within `seconds`: a terminal or a pipe may accept nothing any more."""
     stopping = threading.Thread(target=listener.stop, name="last-lines", daemon=True)
     stopping.start()
     stopping.join(seconds)

@@ -1,8 +1,9 @@
-"""The producer: validate, stamp, append. The one way in for events, from the API and from Python.
+"""The producer: validates, stamps and appends. All events come in through it, from the API and from
+Python.
 
 Besides `publish` it has one `publish_…` method per event type (`publish_methods.py`):
 `publish_mission_completed(user_id, mission_id, mission_name, mission_type, duration, xp_earned)`.
-It knows the log only by its protocol and asks the read side only for ids known already.
+It knows the log only by its protocol, and asks the read side only which ids are processed already.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CONFIRM_SECONDS = PATIENT_SECONDS + 1.0  # the log answers before that
 
 
 class Published(NamedTuple):
-    """What became of a publish: accepted (in the log, at `position`), queued (durable in the
+    """The outcome of a publish: accepted (in the log, at `position`), queued (durable in the
     outbox, which waits for Kafka), or a duplicate (processed already)."""
 
     event: Event
@@ -44,8 +45,7 @@ class Published(NamedTuple):
 
 
 class Producer(PublishMethods):
-    """Publishes events to `log`, by way of the `outbox` where there is one. Any thread may call
-    it."""
+    """Publishes events to `log`, through the `outbox` if there is one. Any thread may call it."""
 
     def __init__(self, log: EventLog, read_side: ReadSide, outbox: Outbox | None = None) -> None:
         self._log = log
@@ -64,9 +64,9 @@ class Producer(PublishMethods):
     ) -> Published:
         """Publish one event; returns once the log, or else the outbox, has it durably.
 
-        Give an `id` to make a retry harmless. `timestamp` (an RFC 3339 text or an aware datetime)
-        is when it happened; now, if left out. Raises InvalidEvent, IdConflict, RecordRefused, or
-        LogUnavailable (then it may or may not be kept: publish it again under the same id).
+        With an `id`, a retry is harmless. `timestamp` (an RFC 3339 text or an aware datetime) is
+        when it happened; now, if left out. Raises InvalidEvent, IdConflict, RecordRefused, or
+        LogUnavailable (then it may be kept or not: publish it again with the same id).
         """
         event = from_request(
             event_type, user_id, data, metadata=metadata or {}, id=id, timestamp=timestamp
@@ -133,16 +133,16 @@ class Producer(PublishMethods):
         ]
 
     def _looked_up(self, requests: Sequence[Request]) -> list[Published | IdConflict | None]:
-        """Of each: a duplicate where this very event is processed already, a conflict where
-        another is, or None. Only an id that the client gave can be known."""
+        """For each: a duplicate if this very event is processed already, a conflict if another
+        event with its id is, else None. Only an id that the client gave can be known."""
         ids = [request.event.id for request in requests if request.has_id]
         try:
             stored = self._read_side.processed(ids) if ids else {}
-        except ReadSideUnavailable as error:  # the consumer drops a duplicate all the same
-            logger.debug("Publishing %d events without looking for them: %s", len(ids), error)
+        except ReadSideUnavailable as error:  # the consumer drops duplicates anyway
+            logger.debug("Publishing %d events without looking up their ids: %s", len(ids), error)
             stored = {}
         except Exception:  # a fault of ours in the read side refuses no event
-            logger.exception("Publishing %d events without looking for them", len(ids))
+            logger.exception("Publishing %d events without looking up their ids", len(ids))
             stored = {}
         return [_known(request.event, stored) for request in requests]
 
@@ -151,7 +151,7 @@ _T = TypeVar("_T")
 
 
 def confirmed(future: Pending[_T]) -> _T:
-    """Wait for the log's answer. Raises LogUnavailable where none comes in time."""
+    """Wait for the log's answer. Raises LogUnavailable if none comes in time."""
     try:
         return future.result(CONFIRM_SECONDS)
     except TimeoutError:
@@ -179,5 +179,5 @@ def _known(event: Event, stored: Mapping[str, bytes]) -> Published | IdConflict 
 
 
 def record_of(event: Event) -> NewRecord:
-    """The record that stands for an event on its topic."""
+    """The record of an event for its topic."""
     return NewRecord(event.topic, event.user_id.encode(), event.to_json(), event.headers())

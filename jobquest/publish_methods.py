@@ -1,7 +1,7 @@
-"""The producer's methods of one event type each, with the type's fields as arguments.
+"""One method of the producer for each event type, with the type's fields as arguments.
 
 Written from the catalogue by `python -m tests.publish_methods`: change the catalogue, not this.
-They are source and not made at run time, so that a type checker and an editor know them.
+They are source and not made at run time, so that type checkers and editors know them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """What every method takes by keyword beside its fields; see `Producer.publish`."""
+    """Keywords that every method has besides its fields; see `Producer.publish`."""
 
     metadata: Mapping[str, Any] | None
     id: str | None

@@ -1,7 +1,7 @@
 """Runs the application under gunicorn: threads, a clean stop. Called by `python app.py` only.
 
-Settings are checked and the port is taken before any worker starts, so that what is wrong is one
-line on the terminal and not a worker that dies again and again.
+Settings are checked and the port is bound before any worker starts, so that an error is one line on
+the terminal and not a worker that dies again and again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from jobquest.web.live import MAX_VIEWERS
 logger = logging.getLogger(__name__)
 
 REQUEST_THREADS = 64
-TRIED_GUNICORN = "27.0."  # what `worker.py` was tried with: it uses gunicorn's insides
+TRIED_GUNICORN = "27.0."  # `worker.py`, which uses gunicorn's insides, was tried with it
 MAX_CONNECTIONS = 16_384  # of one worker
-SPARE_FILES = 256  # for all that is no client's connection
+SPARE_FILES = 256  # for everything but clients' connections
 MAX_OPEN_FILES = 65_536
-GRACEFUL_SECONDS = 4  # then a worker is killed; its requests and `Runtime.stop` must fit in
-LAST_LINES_SECONDS = 0.2  # a worker waits for it only if nobody reads its lines
-REQUEST_SECONDS = 1  # after which a worker does not wait for its requests; it may take one more
+GRACEFUL_SECONDS = 4  # for a worker's last requests and `Runtime.stop`; then it is killed
+LAST_LINES_SECONDS = 0.2  # a worker waits that long only if nobody reads its lines
+REQUEST_SECONDS = 1  # a worker that ends waits for its requests, and maybe one second more
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # No such address here, or no IPv6 at all.
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -72,14 +72,14 @@ def main() -> None:
     handler.setFormatter(OneLine(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("kafka").setLevel(logging.WARNING)
-    # It warns of each of its steps that takes 0.1 s, as they do on a busy machine.
+    # It warns of each of its steps that takes 0.1 s, which is usual on a busy machine.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     _raise_file_limit()
     _share_heaps()
     collect_seldom()
     try:
         config = load()
-        app = create_app()  # what it finds wrong, handlers included, is said here, once
+        app = create_app()  # reports what is wrong, handlers included, once
         app.extensions["jobquest"].database.refuse_unusable()
         listening = _listen(config)
     except JobQuestError as error:
@@ -99,8 +99,8 @@ def main() -> None:
 
 
 def _raise_file_limit() -> None:
-    """The usual 1,024 are too few for idle connections and viewers together, and a server that
-    can't accept any more ends."""
+    """Allow more open files: the usual 1,024 are too few for idle connections and viewers, and a
+    server that can't accept a connection ends."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
@@ -113,14 +113,14 @@ def _raise_file_limit() -> None:
 def _share_heaps() -> None:
     """Let all threads share two heaps.
 
-    By its own rule glibc makes eight for each CPU, and none gives back what another could use: with
-    a hundred threads, memory grew through ten minutes of faults; with two heaps it stayed. One
+    By default glibc makes eight for each CPU, and free memory in one is useless to another: with a
+    hundred threads, memory grew during ten minutes of faults; with two heaps it did not. Only one
     thread runs Python at a time, so sharing costs no time (16 clients: ratio 1.00 over 24 pairs).
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-        # By its own rule the bound of what is given back at once grows to 32 MB with what is freed:
-        # answers of 2 MB then stay in the heaps, in pieces (a hundred: 542 MB; so, 369 and 383).
+        # Larger blocks go back to the system at once. By default this bound grows to 32 MB, and
+        # answers of 2 MB stay in the heaps, in pieces (a hundred: 542 MB; with it, 369 and 383).
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, OWN_PAGES_BYTES)
 
 
@@ -135,8 +135,8 @@ def _say_where(config: Config, host: str, port: int) -> None:
     if config.public_url or config.trusted_proxies:
         place = f" at {config.public_url}" if config.public_url else ""
         print(
-            f"Whoever reaches the proxy in front{place} may do everything here: this version has"
-            " no credentials, so the proxy must ask for them.",
+            f"Everyone who can use the proxy in front{place} may do everything here: this version"
+            " has no credentials, so the proxy must ask for them.",
             flush=True,
         )
 
@@ -163,11 +163,11 @@ def _listen(config: Config) -> socket.socket:
 
 
 def worker_class(version: str) -> str:
-    """Which worker a version of gunicorn gets: ours, or its own with one line that says so."""
+    """The worker for a version of gunicorn: ours, or gunicorn's own with a line that says so."""
     if version.startswith(TRIED_GUNICORN) and hasattr(select, "epoll"):
         return "jobquest.worker.Worker"
     logger.warning(
-        "gunicorn %s on %s: its own worker serves, which slow clients can hold up;"
+        "gunicorn %s on %s: its own worker serves, which slow clients can block;"
         " JobQuest's was tried with gunicorn %sx on Linux.",
         version,
         sys.platform,
@@ -203,12 +203,12 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
                 "worker_connections": _connections(),
                 "graceful_timeout": GRACEFUL_SECONDS,
                 "keepalive": 5,
-                # Who is a proxy is our setting's matter: gunicorn believes no header by itself.
+                # Our setting says which proxies are trusted; gunicorn itself trusts no header.
                 "forwarded_allow_ips": "",
                 "forwarder_headers": "",
                 "secure_scheme_headers": {},
                 "header_map": "drop",
-                "http_parser": "python",  # the one that was tried, whatever else is installed
+                "http_parser": "python",  # this one was tried, whatever else is installed
                 "control_socket_disable": True,
                 "loglevel": "warning",
                 "when_ready": listeners.fix_count,
@@ -227,7 +227,7 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
             return create_app()
 
     def serve(listening: socket.socket, config: Config) -> None:
-        for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would take them as settings of ours
+        for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would use them as settings
             os.environ.pop(name, None)
         Server(listening, config).run()
 
@@ -244,7 +244,7 @@ def _socket_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
 def _start_worker(worker: Any) -> None:
     """In the worker, after the fork: only now may threads and connections begin."""
     runtime = worker.app.callable.extensions["jobquest"]
-    worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # this process's copy; the server keeps 4
+    worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # in this process; the server keeps 4
     root = logging.getLogger()
     worker.log_listener = write_behind(root, root.handlers[0])
     root.handlers[0].addFilter(Seldom("kafka"))  # a library in trouble says so all the time
@@ -254,15 +254,15 @@ def _start_worker(worker: Any) -> None:
 
 
 def _then(first: Callable[[], None], handler: Any) -> Callable[[int, Any], None]:
-    """A signal handler that says good-bye to the viewers, then does what the server would.
+    """A signal handler that calls `first`, then does what the server does.
 
-    Without it the server waits for every open WebSocket until its patience ends, then kills.
+    Without it the server waits for every open WebSocket until its time is over, then kills.
     """
-    told: list[int] = []
+    handled: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        if not told:  # a second signal may interrupt the first one's work, whose locks are held
-            told.append(number)
+        if not handled:  # a second signal may interrupt the first one's work, which holds locks
+            handled.append(number)
             first()
         if callable(handler):
             handler(number, frame)
@@ -271,15 +271,15 @@ def _then(first: Callable[[], None], handler: Any) -> Callable[[int, Any], None]
 
 
 def _stop_worker(_server: Any, worker: Any) -> None:
-    if worker.pid != os.getpid():  # the server calls this for one that it finds gone, too
+    if worker.pid != os.getpid():  # the server also calls this for a worker that has ended
         return
     worker.app.callable.extensions["jobquest"].stop()
     if answer_last := getattr(worker, "answer_last", None):  # our own worker's
         answer_last()
     if listener := getattr(worker, "log_listener", None):
         finish(listener, LAST_LINES_SECONDS)
-    if worker.booted and not worker.alive:  # told to end: no failure's exit code is lost
+    if worker.booted and not worker.alive:  # it ends as wanted: no failure's exit code is lost
         logging.shutdown()
-        # The interpreter would join the server's threads first, and any may wait for a client
-        # that says nothing. Nothing is left to do that `stop` has not done.
+        # The interpreter would join the server's threads first, and any of them may wait for a
+        # silent client. `stop` has done everything else.
         os._exit(0)

@@ -1,6 +1,6 @@
 """Writes `jobquest/publish_methods.py` from the catalogue: `python -m tests.publish_methods`.
 
-A test holds the file to what this makes, so a new event type needs one run of it.
+A test compares the file with what this writes, so a new event type needs one run of it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _TYPES = {
     PERCENT: "float",
     TAGS: "list[str]",
 }
-_HEAD = '''"""The producer's methods of one event type each, with the type's fields as arguments.
+_HEAD = '''"""One method of the producer for each event type, with the type's fields as arguments.
 
 Written from the catalogue by `python -m tests.publish_methods`: change the catalogue, not this.
-They are source and not made at run time, so that a type checker and an editor know them.
+They are source and not made at run time, so that type checkers and editors know them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """What every method takes by keyword beside its fields; see `Producer.publish`."""
+    """Keywords that every method has besides its fields; see `Producer.publish`."""
 
     metadata: Mapping[str, Any] | None
     id: str | None

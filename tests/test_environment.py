@@ -216,7 +216,7 @@ def test_the_start_says_that_whoever_reaches_the_proxy_may_do_everything(
 ) -> None:
     service = Service(tmp_path, **settings).start()
     service.kill()
-    said = [line for line in service.output if line.startswith("Whoever reaches the proxy")]
+    said = [line for line in service.output if line.startswith("Everyone who can use the proxy")]
     if place is None:
         assert said == []
     else:

@@ -29,7 +29,7 @@ _FILTERS = {
     "not_users": "notUserId",
     "not_outcomes": "notOutcome",
 }
-# What a field for a time sends where no script adds the zone, which is UTC then.
+# What a field for a time sends if no script adds the zone, which is UTC then.
 _ZONELESS = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d(?:\.\d{1,3})?)?")
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
@@ -52,15 +52,15 @@ def runtime() -> Runtime:
 
 
 def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Response, int]:
-    """`{"status": "success", "message"?, "data"}`, in UTF-8: escapes would make three times as
-    much of some texts."""
+    """`{"status": "success", "message"?, "data"}`, in UTF-8: with escapes, some texts would be
+    three times as long."""
     answer = {"status": "success"} | ({"message": message} if message else {})
     body = exact_json.dumps({**answer, "data": data}, orjson.OPT_APPEND_NEWLINE)
     return Response(body, mimetype="application/json"), code
 
 
 def listed(name: str, found: Portion) -> tuple[Response, int]:
-    """A list's portion under its name, and `next`, where the following one begins."""
+    """A portion of a list under the list's name, and `next`, where the following portion begins."""
     return success({name: found, "next": found.next})
 
 
@@ -75,7 +75,7 @@ def answered(answer: Answer) -> Response:
 def failure(
     message: str, errors: dict[str, list[str]] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """`{"status": "error", "message", "errors"?}`, and what else there is to say."""
+    """`{"status": "error", "message", "errors"?}`, and whatever else the answer has."""
     answer: dict[str, Any] = {"status": "error", "message": message}
     return answer | ({"errors": errors} if errors else {}) | more
 
@@ -113,7 +113,7 @@ def seq_parameter(name: str) -> int | None:
 
 
 def after_parameter() -> str | None:
-    """Behind which place of a list to go on; empty is absent."""
+    """The place in a list behind which it goes on; empty is absent."""
     return request.args.get("after") or None
 
 
@@ -126,8 +126,8 @@ def flag_parameter(name: str) -> bool:
 
 
 def time_parameter(name: str) -> int | None:
-    """A time from the query string, as Unix milliseconds; empty is absent. One from before 1970
-    becomes 1970, where no event and no record can lie. Raises InvalidEvent."""
+    """A time from the query string, as Unix milliseconds; empty is absent. A time before 1970
+    becomes 1970: no event and no record is older. Raises InvalidEvent."""
     text = request.args.get(name)
     if not text:
         return None
@@ -142,7 +142,7 @@ def time_parameter(name: str) -> int | None:
 
 
 def time_value(name: str) -> str:
-    """The same as RFC 3339, for the form that sent it; empty where it is absent or no time."""
+    """The same as RFC 3339, for the form that sent it; empty if it is absent or no time."""
     try:
         moment = time_parameter(name)
     except InvalidEvent:

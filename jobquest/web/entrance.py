@@ -1,4 +1,4 @@
-"""The entrance: every request passes here, whoever sends it and whatever it is for.
+"""The entrance: every request passes here, whoever sends it and whatever it asks for.
 
 A WSGI layer around the application. Its guards decide first, in one order, in one place; a guard
 that is added to `guards` guards everything. A publish is then answered right here, because routing,
@@ -41,7 +41,7 @@ _EVENTS, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
 _PUBLISHES = {_EVENTS: "events.publish", _BATCH: "events.publish_batch"}  # path → endpoint
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they answer whatever else waits
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they never wait for other requests
 _READS = "jobquest.reads"  # in the environ: it is one of the readers
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -127,8 +127,8 @@ class Entrance:
         return () if environ["REQUEST_METHOD"] == "HEAD" else (document,)
 
     def _wait_to_read(self, environ: Environ) -> Answer | None:
-        """Have only so many answers made at a time: each may take ten megabytes to make, and one
-        thread runs at a time all the same."""
+        """Limit how many requests read at a time: each may need ten megabytes, and only one thread
+        runs at a time anyway."""
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] != "GET" or path == LIVE or path in _PROBES:
             return None
@@ -207,7 +207,7 @@ def _merged(
 
 
 def _hooks(app: Flask) -> tuple[object, ...]:
-    """Every function that Flask would call around a view that publishes, and these views.
+    """Every function that Flask calls around a view that publishes, and these views.
 
     If a later Flask keeps them elsewhere, this raises at start and says so.
     """
@@ -227,7 +227,7 @@ def _hooks(app: Flask) -> tuple[object, ...]:
 
 
 def _is_plain_flask(app: Flask) -> bool:
-    """Whether none of Flask's own methods is another one here, as tracers and tests do it."""
+    """Whether nobody has replaced one of Flask's own methods, as tracers and tests do."""
     return (
         type(app) is Flask
         and type(app.session_interface) is SecureCookieSessionInterface
@@ -242,7 +242,7 @@ def _note_route() -> None:
 
 
 class _Body(io.RawIOBase):
-    """A request's body, which is read and checked once a view asks for it."""
+    """A request's body, which is read and checked when a view asks for it."""
 
     def __init__(self, environ: Environ) -> None:
         self._environ, self._input = environ, environ["wsgi.input"]
@@ -263,7 +263,7 @@ def _body(environ: Environ, stream: Any) -> bytes:
     chunked = "HTTP_TRANSFER_ENCODING" in environ
     length = environ.get("CONTENT_LENGTH") or "0"
     if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("", "identity"):
-        line = "Bodies are taken as they are, not compressed: send no Content-Encoding."
+        line = "Bodies must not be compressed: send no Content-Encoding."
         raise Refused(Answer(415, failure(line), {"Accept-Encoding": "identity"}))
     if not chunked and not (length.isascii() and length.isdigit()):
         raise _refused(400, "Content-Length is not a number.")
@@ -272,7 +272,7 @@ def _body(environ: Environ, stream: Any) -> bytes:
         raise _refused(413, _TOO_LARGE)
     try:
         body = _read(stream, longest + 1 if chunked else int(length))
-    except Exception as error:  # each server has its own for a body that is not what it should be
+    except Exception as error:  # each server raises its own for a broken body
         raise _refused(400, f"The body can't be read: {type(error).__name__}.") from None
     if len(body) > longest:
         raise _refused(413, _TOO_LARGE)

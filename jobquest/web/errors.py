@@ -1,5 +1,5 @@
-"""Every error of every route in the API's one shape, with the code that says whose turn it is; the
-same as a page for a browser that asks for one."""
+"""Every error of every route in the API's one shape, with the code that says who has to act; as a
+page if a browser asks for one."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def register(app: Flask) -> None:
 
 
 def answer_to(error: JobQuestError) -> Answer:
-    """What to answer where one of our errors ends a request."""
+    """The answer if one of our errors ends a request."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 500)
     errors = error.errors if isinstance(error, InvalidEvent) else None
     more: dict[str, Any] = {"data": error.status} if isinstance(error, StateNotReached) else {}
@@ -63,7 +63,7 @@ def answer_to(error: JobQuestError) -> Answer:
 
 
 def unexpected(error: Exception) -> Answer:
-    """What to answer where our own code fails; the log gets the rest."""
+    """The answer if our own code fails; the details go to the log."""
     logger.exception("A request failed", exc_info=error)
     return Answer(500, failure("Something failed here; the log says what."))
 
@@ -110,7 +110,7 @@ def _shaped(answer: Answer) -> Response:
 
 
 def _wants_page() -> bool:
-    """Whether a person looks: a browser that opens a page says so, programs take anything."""
+    """Whether a browser opens a page: it asks for HTML first, programs accept anything."""
     if request.path.startswith(("/api/", "/ws/")):
         return False
     offered = ["application/json", "text/html"]

@@ -1,7 +1,8 @@
-"""Taking events: `POST /api/kafka/events`, a batch of them under `/batch`, and the catalogue under
-`GET`.
+"""Receiving events: `POST /api/kafka/events`, a batch of them under `/batch`; and the catalogue
+under `GET`.
 
-The entrance answers most publishes before these views are reached, by the same functions."""
+The entrance answers most publishes with the same functions, before a request gets to these views.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The live view's WebSocket, `/ws/events`.
 
-A viewer's thread only reads; the feed's thread sends. The library gets the handshake and the
-reading of frames; its socket is `_Wire`, so that it neither writes beside the feed nor reads
-without a bound.
+A viewer's thread only reads; the feed's thread sends. The library does the handshake and reads
+frames. Its socket is `_Wire`, so that it does not write while the feed does, nor read without a
+bound.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from jobquest.web.errors import Refused
 from jobquest.web.paths import LIVE
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
-# Viewers have nothing to say: of messages, pings and fragments that never end, this is enough.
+# Viewers have nothing to send: this is enough for messages, pings and fragments that never end.
 MAX_MESSAGE_BYTES = 4096
 RECEIVED_BYTES, RECEIVED_BYTES_PER_SECOND = 64 * 1024, 4096
-SEND_BUFFER_BYTES = 256 * 1024  # the kernel's own would take megabytes per viewer
+SEND_BUFFER_BYTES = 256 * 1024  # the kernel's default needs megabytes per viewer
 UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection ends
 READ_SECONDS = 5.0
 KEY_BYTES = 16
@@ -48,7 +48,7 @@ ENDPOINT = "live"
 
 
 class _DaemonThread(threading.Thread):
-    """simple-websocket's reader: its own threads would keep the process from ending."""
+    """simple-websocket's reader: threads of the usual kind keep the process from ending."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, daemon=True)
@@ -57,10 +57,10 @@ class _DaemonThread(threading.Thread):
 class _Wire:
     """The viewer's socket as the library sees it.
 
-    Its answers (handshake, pongs, closes) line up behind the feed's frames and block nobody; what
-    the peer may send is bounded; closing ends the connection and leaves the file descriptor to
-    the server, which owns it: closed here, its number could be another connection's when the
-    feed sends.
+    Its answers (handshake, pongs, closes) go behind the feed's frames and block nobody. What the
+    peer may send is bounded. Closing ends the connection and leaves the file descriptor to the
+    server, which owns it: if it were closed here, its number could belong to another connection
+    when the feed sends.
     """
 
     def __init__(self, viewer: Viewer) -> None:
@@ -102,17 +102,15 @@ def register(app: Flask) -> None:
 
 
 def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
-    """The view with its checks before the upgrade, when an error is still an answer. However a
-    request got here, it counts as a connection."""
+    """The view with its checks before the upgrade, when an error can still be an answer. Every
+    request that gets here counts as a connection."""
     connections = threading.BoundedSemaphore(MAX_VIEWERS)
 
     def admit() -> Any:
         whole_parameter("since", None, 0, MAX_SEQ)
         g.filter = event_filter()
         _check_handshake()
-        if not connections.acquire(
-            blocking=False
-        ):  # a burst must not overrun it: no look before a leap
+        if not connections.acquire(blocking=False):  # one step, so that no burst overruns it
             raise ServiceUnavailable(
                 f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
             )
@@ -126,7 +124,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _check_handshake() -> None:
-    """What the library does not look at (RFC 6455, section 4.2.1)."""
+    """Check what the library does not (RFC 6455, section 4.2.1)."""
     for name, value in request.headers:
         if name.startswith("Sec-Websocket-") and not value.isascii():
             abort(400, f"This is no WebSocket handshake: {name} is not ASCII.")
@@ -169,8 +167,8 @@ def _prepare(environ: dict[str, Any]) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
     g.viewer = Viewer(connection, g.filter)
     environ[name] = _Wire(g.viewer)
-    # Compression is only the client's offer. Taken, 4 KB from the wire become 4 MB here before
-    # the library looks at the size.
+    # Compression is only the client's offer. With it, 4 KB from the wire become 4 MB here before
+    # the library checks the size.
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
 
@@ -179,5 +177,5 @@ def _no_upgrade(_error: Exception) -> tuple[Response, int]:
 
 
 def _no_handshake(error: Exception) -> tuple[Response, int]:
-    """What the library does not take as one."""
+    """The library does not accept it as one."""
     return jsonify(failure(f"This is no WebSocket handshake: {error}.")), 400

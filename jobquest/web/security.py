@@ -1,8 +1,8 @@
-"""Safe by default: which hosts and origins may call, and which headers go with every answer.
+"""Safe by default: which hosts and origins may call, and which headers every answer has.
 
 The guards of the entrance, built from the settings. One list of origins decides about POSTs,
-WebSockets and CORS headers alike. A request without an `Origin` (curl, servers) passes: browsers
-send one with every cross-origin POST and WebSocket.
+WebSockets and CORS headers. A request without an `Origin` (curl, servers) passes: browsers send one
+with every cross-origin POST and WebSocket.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from jobquest.web.entrance import Environ, Guard, Headers
 from jobquest.web.paths import AUTHORITY
 from jobquest.web.proxies import ORIGINAL
 
-# No Cross-Origin-Opener-Policy: a browser then starts another process for the first page, which
-# puts off its first paint by a third; and whoever opened it learns nothing from its window (it has
-# no frames and listens to no messages).
+# No Cross-Origin-Opener-Policy: with it, a browser starts another process for the first page, whose
+# first paint then takes a third longer. And the page that opened ours learns nothing from its
+# window, which has no frames and listens to no messages.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none';"
@@ -62,12 +62,12 @@ def _cors_headers(origin: str) -> list[tuple[str, str]]:
 
 def _trusted_host(config: Config) -> Guard:
     trusted, public = frozenset(config.hosts), config.public_url
-    known: set[str] = set()  # spellings with a port that were found trusted
+    known: set[str] = set()  # spellings, some with a port, that are trusted
 
     def guard(environ: Environ) -> Answer | None:
         host = _host(environ)
         if not host and environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
-            return None  # no browser sends that, so no page can be behind it
+            return None  # no browser sends that, so no page has caused it
         if host not in known:
             if not _is_one_of(trusted, host):
                 return Answer(400, failure("This service is not known by that host name."))
@@ -75,7 +75,7 @@ def _trusted_host(config: Config) -> Guard:
                 known.add(host)
         environ["HTTP_HOST"] = host
         environ[ORIGINAL] = f"{environ['wsgi.url_scheme']}://{host}"
-        if public:  # a proxy may have put another host in its place
+        if public:  # a proxy may have replaced the host
             environ["HTTP_HOST"], environ["wsgi.url_scheme"] = public.host, public.scheme
         return None
 
@@ -83,8 +83,8 @@ def _trusted_host(config: Config) -> Guard:
 
 
 def _host(environ: Environ) -> str:
-    """The host that a request is for: the target's own if it names one (RFC 9112, section 3.2.2),
-    else the `Host` header; empty if there is neither."""
+    """The host that a request names: in its target if that has one (RFC 9112, section 3.2.2), else
+    in the `Host` header; empty if there is neither."""
     named = AUTHORITY.match(environ.get("RAW_URI", ""))
     return named[1] if named else environ.get("HTTP_HOST", "")
 
@@ -99,7 +99,7 @@ def _is_one_of(trusted: frozenset[str], host: str) -> bool:
 
 
 def _address_without_nul(environ: Environ) -> Answer | None:
-    # No id has it, and PostgreSQL can't be asked for it.
+    # No id has it, and PostgreSQL accepts no text with it.
     if "%00" in environ.get("QUERY_STRING", "") or "\0" in environ["PATH_INFO"]:
         return Answer(400, failure("The address must not contain NUL."))
     return None
@@ -118,7 +118,7 @@ def _allowed_origin(config: Config) -> Guard:
         reads = environ["REQUEST_METHOD"] in _READS and "HTTP_UPGRADE" not in environ
         if reads or origin in (own, environ.get(ORIGINAL)):
             return None
-        line = "Pages of this origin may not call here; JOBQUEST_CORS_ORIGINS lets them in."
+        line = "Pages of this origin may not call here; JOBQUEST_CORS_ORIGINS allows origins."
         return Answer(403, failure(line))
 
     return guard
@@ -127,14 +127,14 @@ def _allowed_origin(config: Config) -> Guard:
 def _preflight(environ: Environ) -> Answer | None:
     """The answer to a browser that asks whether a page of an allowed origin may send a request.
 
-    It may send any header: libraries for tracing add their own, and whether a page may call here is
-    a matter of its origin.
+    The request may have any header: libraries for tracing add their own, and only the page's origin
+    decides whether it may call here.
     """
     if environ["REQUEST_METHOD"] != "OPTIONS":
         return None
     if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
         return None
-    told = {
+    headers = {
         "Access-Control-Allow-Methods": _METHODS,
         "Access-Control-Allow-Headers": "Content-Type, Authorization",
         "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
@@ -142,5 +142,5 @@ def _preflight(environ: Environ) -> Answer | None:
     }
     asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
     if _NAMES.fullmatch(asked):
-        told["Access-Control-Allow-Headers"] = asked
-    return Answer(204, None, told)
+        headers["Access-Control-Allow-Headers"] = asked
+    return Answer(204, None, headers)
