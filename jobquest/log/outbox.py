@@ -1,13 +1,14 @@
-"""The outbox: takes events where Kafka does not, keeps them durably, delivers them in order later.
+"""The outbox: keeps records durably while Kafka accepts none, and delivers them in order later.
 
-Between the producer and the log, in Kafka mode only. While the circuit is closed, records go
-straight to the log. The first that the log does not confirm opens it: whatever is unconfirmed is
-written to a file in the order in which it came, new records go behind it at once, and a forwarder
-tries the log until the file is empty; only then the circuit closes, so that nothing overtakes.
-Under load it never would be: so while the last few go, new records are held in memory.
-If the log does not take one topic, this is done for that topic alone: the others pass.
+It is between the producer and the log, in Kafka mode only. While the circuit is closed, records go
+straight to the log. The first record that the log does not confirm opens the circuit: all records
+that are unconfirmed are written to a file in the order of their append, new records go behind them,
+and a forwarder tries the log until the file is empty. Only then the circuit closes, so that no
+record overtakes another. Under load the file would never be empty: so while the last few records
+are delivered, new ones are held in memory. If the log does not accept records of one topic, all
+this happens for that topic only.
 "Not confirmed" is not "not written": second copies are harmless, the consumer drops them by id.
-It knows records and futures, no events.
+The outbox knows records and futures, no events.
 """
 
 from __future__ import annotations
@@ -31,22 +32,23 @@ BATCH_RECORDS, BATCH_BYTES = 1_000, 8 * 1024 * 1024
 TRY_SECONDS = 1.0  # between two tries of a log that is away
 ADOPT_SECONDS = 5.0  # between two looks for spool files that nobody holds
 REFUSED_SECONDS = 5.0  # until a callback that raised is tried again
-HOLD_RECORDS, HOLD_SECONDS = 500, 0.4  # the last ones are delivered while new ones are held
-STOP_SECONDS = 0.7  # what is on its way may be confirmed within, at the end
+HOLD_RECORDS, HOLD_SECONDS = 500, 0.4  # for the last ones, while new ones are held
+STOP_SECONDS = 0.7  # for what is on its way to be confirmed, at the end
 
-Taken = Pending[Position | None]
+Appended = Pending[Position | None]
+_Entry = tuple[Appended, NewRecord]
 Refused = Callable[[NewRecord, RecordRefused], None]
 
 
 class Waiting(NamedTuple):
-    """How much waits in the outbox of this process, and for how many seconds already."""
+    """How many events wait in the outbox of this process, and for how many seconds already."""
 
     events: int
     seconds: float
 
 
 class _Bar(NamedTuple):
-    """Why the log takes nothing of a topic, and until when it is not tried again (monotonic)."""
+    """Why the log accepts nothing of a topic, and until when it is not tried again (monotonic)."""
 
     why: str
     until: float
@@ -55,9 +57,9 @@ class _Bar(NamedTuple):
 class Outbox:
     """Appends to `log`, or to a spool file in `folder`. Any thread may call it.
 
-    At most `max_events` are kept. `refused` is given what the log refuses for good after it was
-    taken here: it must have it durably when it returns, and is called again later when it raises.
-    Building opens nothing; the first append does, or `start`.
+    At most `max_events` are kept. `refused` is called with each record that the log refuses for
+    good after it was kept here: when it returns, it must have stored the record durably; if it
+    raises, it is called again later. Building opens nothing; the first append does, or `start`.
     """
 
     def __init__(self, log: EventLog, folder: Path, max_events: int, refused: Refused) -> None:
@@ -69,37 +71,38 @@ class Outbox:
         self._spool_file: SpoolFile | None = None
         self._open = False  # for every topic
         self._shut: set[str] = set()  # topics for which it is open, too
-        self._barred: dict[str, _Bar] = {}  # of these, those of which the log takes nothing
+        self._barred: dict[str, _Bar] = {}  # of these, those of which the log accepts nothing
         self._holding = False  # only while open for some topic
         self._hold_at, self._hold_until = 0.0, 0.0
-        self._held: list[tuple[Taken, NewRecord]] = []  # unconfirmed, not given to the log yet
-        self._unconfirmed: dict[Taken, NewRecord] = {}  # given to the log, in the order they came
+        self._held: list[_Entry] = []  # unconfirmed, and not sent to the log yet
+        self._unconfirmed: dict[Appended, NewRecord] = {}  # sent to the log, in the order of append
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._why = ""  # there is no spool file
-        self._said: dict[str, str] = {}  # of barred topics, in the service's log
+        self._why = ""  # why there is no spool file
+        self._logged: dict[str, str] = {}  # topic → the line about it in the service's log
         self._woken = threading.Event()
         self._stop = threading.Event()
         # The forwarder's own; others may read:
         self._adopted: list[SpoolFile] = []
         self._adopts = False
         self._looked = 0.0  # for orphans
-        self._hand_over_at = 0.0  # what was refused
-        self._prompt = True  # the last delivery was
+        self._hand_over_at = 0.0  # when refused records are handed over again
+        self._is_fast = True  # the last delivery was
 
     def start(self) -> None:
-        """Take a spool file, one with records first, and deliver; then what other processes
-        left."""
+        """Claim a spool file, preferably one with records, and deliver; then deliver what other
+        processes have left."""
         self._adopts = True
-        self._looked = time.monotonic()  # others that start now take theirs first
+        self._looked = time.monotonic()  # processes that start now claim theirs first
         with self._lock:
             self._begin()
 
-    def append(self, records: Sequence[NewRecord]) -> list[Taken]:
-        """Take records in order: each future resolves to the position, or to None once the record
-        is durable here. It fails with LogUnavailable where neither has it (but the log may), or
-        with RecordRefused. In about two seconds; at once while the circuit is open."""
-        futures: list[Taken] = [Pending() for _ in records]
+    def append(self, records: Sequence[NewRecord]) -> list[Appended]:
+        """Append records in order. Each future resolves to the record's position, or to None once
+        the record is durable here. It fails with LogUnavailable if neither is so (but the log may
+        have it), or with RecordRefused; within about two seconds, at once while the circuit is
+        open."""
+        futures: list[Appended] = [Pending() for _ in records]
         entries = list(zip(futures, records, strict=True))
         with self._lock:
             self._begin()
@@ -112,11 +115,11 @@ class Outbox:
 
     @property
     def is_ready(self) -> bool:
-        """Whether an append would go straight to the log, and not block."""
+        """Whether an append goes straight to the log, and does not block."""
         is_straight = self._spool_file is not None and not (self._open or self._closed)
         return is_straight and self._log.is_ready
 
-    def _send(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
+    def _send(self, entries: Sequence[_Entry]) -> None:
         # Not under the lock: it may wait for the log, whose threads answer under it.
         sent = self._log.append([record for _, record in entries])
         for (future, _), answer in zip(entries, sent, strict=True):
@@ -124,12 +127,12 @@ class Outbox:
 
     @property
     def barred(self) -> Mapping[str, str]:
-        """The topics of which the log takes nothing while it takes others; why."""
+        """The topics of which the log accepts nothing while it accepts others; why."""
         with self._lock:
             return {topic: bar.why for topic, bar in self._barred.items()}
 
     def waiting(self) -> Waiting:
-        """What waits here. Cheap."""
+        """How much waits here. Fast."""
         spool_files = [
             spool_file
             for spool_file in (self._spool_file, *self._adopted)
@@ -140,13 +143,13 @@ class Outbox:
         return Waiting(sum(spool_file.count for spool_file in spool_files), round(seconds, 3))
 
     def stop(self) -> None:
-        """End in about two seconds. What the log has not confirmed by then is kept here."""
+        """End within about two seconds. What the log has not confirmed by then is kept here."""
         with self._lock:
             self._closed = True
             unconfirmed = list(self._unconfirmed)
         wait_for_all(unconfirmed, STOP_SECONDS)
         with self._lock:
-            self._keep(self._taken_back())
+            self._keep(self._pop_unconfirmed())
             spool_file, self._spool_file = self._spool_file, None
             self._why = "The outbox is closed."
         self._stop.set()
@@ -160,7 +163,7 @@ class Outbox:
     # --- the circuit: under the lock ---
 
     def _begin(self) -> None:
-        """Take a spool file and start the forwarder, at the first use: never before a fork."""
+        """Claim a spool file and start the forwarder, at the first use: never before a fork."""
         if self._closed:
             return
         if self._spool_file is None:
@@ -175,12 +178,12 @@ class Outbox:
             self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
             self._thread.start()
 
-    def _divert(self, entries: Sequence[tuple[Taken, NewRecord]]) -> list[tuple[Taken, NewRecord]]:
-        """Keep or hold the records that would overtake others, or that the log does not take; the
-        rest may go straight to it."""
-        straight: list[tuple[Taken, NewRecord]] = []
-        held: list[tuple[Taken, NewRecord]] = []
-        kept: list[tuple[Taken, NewRecord]] = []
+    def _divert(self, entries: Sequence[_Entry]) -> list[_Entry]:
+        """Keep or hold the records that would overtake others, or that the log does not accept.
+        The rest may go straight to the log."""
+        straight: list[_Entry] = []
+        held: list[_Entry] = []
+        kept: list[_Entry] = []
         for entry in entries:
             topic = entry[1].topic
             if self._closed or topic in self._barred:
@@ -194,8 +197,8 @@ class Outbox:
         self._held += held
         return straight
 
-    def _taken_back(self, topic: str | None = None) -> list[tuple[Taken, NewRecord]]:
-        """What is unconfirmed, of one topic or of all: it is so no longer."""
+    def _pop_unconfirmed(self, topic: str | None = None) -> list[_Entry]:
+        """Remove and return what is unconfirmed, of one topic or of all."""
         if topic is None:
             entries = list(self._unconfirmed.items())
             self._unconfirmed.clear()
@@ -208,28 +211,28 @@ class Outbox:
         return entries
 
     def _open_circuit(self, error: LogUnavailable) -> None:
-        """Keep what is unconfirmed, and from now on everything, here."""
+        """Keep here what is unconfirmed, and everything that comes from now on."""
         if self._spool_file and not self._open:
             logger.warning("Events wait in %s: %s", self._spool_file.path, error)
             self._open = True
-        self._keep(self._taken_back())
+        self._keep(self._pop_unconfirmed())
         self._woken.set()
 
     def _bar(self, error: TopicUnavailable) -> None:
-        """Keep what is unconfirmed of a topic, and from now on everything of it, here."""
+        """Keep here what is unconfirmed of a topic, and everything that comes of it from now on."""
         topic, line = error.topic, str(error)
         if self._spool_file:
-            if self._said.get(topic) != line:
+            if self._logged.get(topic) != line:
                 logger.warning(
                     "Events of topic %s wait in %s: %s", topic, self._spool_file.path, error
                 )
-            self._said[topic] = line
+            self._logged[topic] = line
             self._shut.add(topic)
             self._barred[topic] = _Bar(line, time.monotonic() + TRY_SECONDS)
-        self._keep(self._taken_back(topic))
+        self._keep(self._pop_unconfirmed(topic))
         self._woken.set()
 
-    def _keep(self, entries: Sequence[tuple[Taken, NewRecord]]) -> None:
+    def _keep(self, entries: Sequence[_Entry]) -> None:
         if not entries:
             return
         spool_file = self._spool_file
@@ -248,13 +251,13 @@ class Outbox:
         )
         self._refuse_all(entries[room:], line)
 
-    def _refuse_all(self, entries: Sequence[tuple[Taken, NewRecord]], line: str) -> None:
+    def _refuse_all(self, entries: Sequence[_Entry], line: str) -> None:
         for future, _ in entries:
             future.fail(LogUnavailable(line))
 
     # --- answers: on the threads of the log and of the spool file's writer ---
 
-    def _answered(self, future: Taken, sent: Pending[Position]) -> None:
+    def _answered(self, future: Appended, sent: Pending[Position]) -> None:
         error = sent.exception()
         if isinstance(error, LogUnavailable):
             with self._lock:
@@ -272,7 +275,7 @@ class Outbox:
         else:
             future.resolve(sent.result())
 
-    def _written(self, future: Taken, written: Pending[Position]) -> None:
+    def _written(self, future: Appended, written: Pending[Position]) -> None:
         # Not under the lock: it may run where it is held already.
         if error := written.exception():
             line = f"Kafka does not take events, nor does the outbox: {error}"
@@ -298,7 +301,7 @@ class Outbox:
                 self._woken.clear()
 
     def _step(self) -> None:
-        """Deliver what waits. Raises LogUnavailable where the log does not take it."""
+        """Deliver what waits. Raises LogUnavailable if the log does not accept it."""
         with self._lock:
             self._begin()
         self._adopt()
@@ -310,7 +313,7 @@ class Outbox:
         except LogUnavailable as error:
             with self._lock:
                 if not self._open and not self._closed:
-                    self._open_circuit(error)  # before a request has to find out
+                    self._open_circuit(error)  # before a request has to wait for it
             raise
         if self._spool_file:
             try:
@@ -329,29 +332,29 @@ class Outbox:
             return
         self._looked = time.monotonic()
         for spool_file in orphans(self._folder):
-            logger.info("Delivering what another process left in %s.", spool_file.path)
+            logger.info("Delivering what another process has left in %s.", spool_file.path)
             self._adopted.append(spool_file)
 
     def _hold(self, spool_file: SpoolFile) -> None:
-        """Have new records wait for the last few here, unless the log is slow: then every request
-        would wait in vain, and its producer go again and again."""
+        """Hold new records while the last few here are delivered. Not if the log is slow: every
+        request would then wait in vain."""
         with self._lock:
             is_open = self._open or self._shut - self._barred.keys()
-            if is_open and spool_file is self._spool_file and self._prompt and not self._holding:
+            if is_open and spool_file is self._spool_file and self._is_fast and not self._holding:
                 few = spool_file.deliverable(self._barred) <= HOLD_RECORDS
                 if few and time.monotonic() > self._hold_at:
                     self._holding = True
                     self._hold_until = time.monotonic() + HOLD_SECONDS
 
     def _release(self, after: float) -> None:
-        """Hold nothing any longer, `after` the monotonic time given: keep it here."""
+        """Keep here what is held, if it is later than `after` (monotonic)."""
         with self._lock:
             if self._holding and time.monotonic() > after:
                 self._hold_at = time.monotonic() + TRY_SECONDS
-                self._keep(self._taken_back())
+                self._keep(self._pop_unconfirmed())
 
     def _close_circuit(self, spool_file: SpoolFile) -> None:
-        """Give what was held to the log, and close, where nothing is left that the log takes."""
+        """If nothing is left that the log accepts, send what was held to the log, and close."""
         while True:
             with self._lock:
                 is_drained = not spool_file.deliverable(self._barred)
@@ -361,8 +364,8 @@ class Outbox:
                 if not held:
                     self._holding = self._open = False
                     self._shut = set(self._barred)
-                    for topic in self._said.keys() - self._barred:
-                        del self._said[topic]
+                    for topic in self._logged.keys() - self._barred:
+                        del self._logged[topic]
                     break
             self._send(held)
         if self._shut:
@@ -392,8 +395,8 @@ class Outbox:
             self._replace(spool_file)
 
     def _try_barred(self, spool_file: SpoolFile) -> None:
-        """Try the first record of each topic of which the log took nothing a while ago: if it does
-        now, the others follow."""
+        """Try the first record of each topic of which the log accepted nothing a while ago. If it
+        accepts that one, the others follow."""
         now = time.monotonic()
         with self._lock:
             due = [topic for topic, bar in self._barred.items() if now >= bar.until]
@@ -409,8 +412,8 @@ class Outbox:
         while not wait_for_all(sent, 0.1):
             self._release(self._hold_until)
             if self._stop.is_set():
-                return  # they stay here: a second copy does no harm
-        self._prompt = time.monotonic() - began < PROMPT_SECONDS * 2 / 3
+                return  # they stay here: a second copy is harmless
+        self._is_fast = time.monotonic() - began < PROMPT_SECONDS * 2 / 3
         done, failed = [], []
         for kept, future in zip(batch, sent, strict=True):
             error = future.exception()
@@ -432,24 +435,25 @@ class Outbox:
                 self._bar(error)
 
     def _hand_over(self, spool_file: SpoolFile) -> None:
-        """Give away what the log refused; what nobody takes yet stays aside and blocks nothing."""
+        """Hand over what the log refused. A record that can't be handed over stays aside and blocks
+        nothing."""
         if time.monotonic() < self._hand_over_at:
             return
-        taken = []
+        handed_over = []
         for kept, refusal in spool_file.aside:
             try:
                 self._refused(kept.record, refusal)
-            except Exception as error:  # whoever takes it may have lost its database
+            except Exception as error:  # the database may be away
                 logger.warning("A refused event stays in the outbox: %s", error)
                 self._hand_over_at = time.monotonic() + REFUSED_SECONDS
                 break
-            taken.append(kept)
-        spool_file.discard(taken)
+            handed_over.append(kept)
+        spool_file.discard(handed_over)
 
     def _replace(self, spool_file: SpoolFile) -> None:
         with self._lock:  # nothing is appended meanwhile
-            anew = spool_file.begun_anew()
+            fresh = spool_file.with_new_file()
             if self._spool_file is spool_file:
-                self._spool_file = anew
+                self._spool_file = fresh
             else:
-                self._adopted[self._adopted.index(spool_file)] = anew
+                self._adopted[self._adopted.index(spool_file)] = fresh

@@ -1,7 +1,7 @@
-"""An answer that is still to come: what `append` hands out for each record.
+"""An answer that is pending: `append` returns one for each record.
 
-Like `concurrent.futures.Future`, at a fifth of its cost: a batch waits for a thousand of them, and
-what is settled twice (by the log and by the outbox, say) keeps its first answer.
+Like `concurrent.futures.Future`, at a fifth of its cost: a batch waits for a thousand of them. If
+one is settled twice (by the log and by the outbox, say), it keeps its first answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _lock = threading.Lock()  # over every pending's members; held for a few steps o
 
 
 class Pending(Generic[_T]):
-    """Settled once, by any thread; any thread may wait, or leave a callback."""
+    """Settled once, by any thread; any thread may wait, or add a callback."""
 
     __slots__ = ("_callbacks", "_error", "_gate", "_settled", "_value")
 
@@ -28,14 +28,14 @@ class Pending(Generic[_T]):
         self._value: _T | None = None
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[Pending[_T]], None]] | None = None
-        self._gate: threading.Lock | None = None  # made by the first who waits
+        self._gate: threading.Lock | None = None  # made by the first thread that waits
 
     def resolve(self, value: _T) -> bool:
-        """Settle it with an answer; False where it was settled before."""
+        """Settle it with an answer; False if it was settled before."""
         return self._settle(value, None)
 
     def fail(self, error: BaseException) -> bool:
-        """Settle it with an error; False where it was settled before."""
+        """Settle it with an error; False if it was settled before."""
         return self._settle(None, error)
 
     def done(self) -> bool:
@@ -47,7 +47,7 @@ class Pending(Generic[_T]):
         if not self._settled:
             gate = self._closed_gate()
             if gate and gate.acquire(timeout=-1 if timeout is None else timeout):
-                gate.release()  # for the next who waits
+                gate.release()  # for the next thread that waits
         return self._settled
 
     def _closed_gate(self) -> threading.Lock | None:
@@ -65,13 +65,13 @@ class Pending(Generic[_T]):
         return self._value  # type: ignore[return-value]
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Its error, None where it has an answer. Raises TimeoutError after `timeout` seconds."""
+        """Its error, None if it has an answer. Raises TimeoutError after `timeout` seconds."""
         if not self.wait(timeout):
             raise TimeoutError
         return self._error
 
     def add_done_callback(self, callback: Callable[[Pending[_T]], None]) -> None:
-        """Have `callback(self)` called by whoever settles it; at once where it is settled."""
+        """Have `callback(self)` called by the thread that settles it; at once if it is settled."""
         with _lock:
             if not self._settled:
                 self._callbacks = [*(self._callbacks or ()), callback]
@@ -89,19 +89,20 @@ class Pending(Generic[_T]):
         for callback in callbacks or ():
             try:
                 callback(self)
-            except Exception:  # whoever settles it has others to settle
-                logger.exception("What was to follow an answer failed")
+            except Exception:  # this thread has others to settle
+                logger.exception("A callback of an answer failed")
         return True
 
 
 def when_all(pendings: Iterable[Pending[_T]], callback: Callable[[], None]) -> None:
-    """Have `callback()` called by whoever settles the last of them; at once if all are settled."""
+    """Have `callback()` called by the thread that settles the last of them; at once if all are
+    settled."""
     _Rest(iter(pendings), callback).go_on()
 
 
 class _Rest:
-    """Those of several that may not be settled yet. (A closure would refer to itself, and be left
-    to the garbage collector, whose run stops everything.)"""
+    """Those of several that may not be settled yet. (A closure would refer to itself, so that only
+    the garbage collector could free it, whose run stops everything.)"""
 
     __slots__ = ("_callback", "_pendings")
 

@@ -1,9 +1,9 @@
 """A spool file of the outbox: one file in the format of the embedded log, held by one process at a
 time.
 
-Used by `outbox.py` alone. Each topic has a sequence of its own, so that one that the log does not
-take is in nobody's way. The hold is an flock, which the kernel frees at `kill -9`: so what a
-process left behind is found by the next. It knows nothing of Kafka or of when to deliver.
+Used by `outbox.py` only. Each topic has its own sequence, so that a topic that the log does not
+accept blocks no other. A process holds its file by an flock, which the kernel frees at `kill -9`:
+so the next process finds what it has left. It knows nothing of Kafka or of when to deliver.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from jobquest.log.sqlite import SqliteLog
 
 logger = logging.getLogger(__name__)
 
-MIXED = "outbox"  # every topic's records in one sequence: what earlier versions wrote
-TOPIC_HEADER = "jq-topic"  # first of the headers there: the topic that the record is for
+MIXED = "outbox"  # one sequence for every topic's records: earlier versions wrote that
+TOPIC_HEADER = "jq-topic"  # the first header there: the record's topic
 READ_RECORDS = 500
 
 
@@ -45,7 +45,7 @@ class Kept(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A record that the log refused and that nobody has taken over yet."""
+    """A record that the log refused and that is not handed over yet."""
 
     kept: Kept
     error: RecordRefused
@@ -53,9 +53,9 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits of one topic. `aside` has, by offset, the refusals that nobody took over."""
+    """What waits of one topic. `aside` has, by offset, what the log refused."""
 
-    written: int = 0  # how many the file has; at first as its bounds tell, which may be more
+    written: int = 0  # how many the file has; at first from its bounds, which may be more
     on_their_way: int = 0
     appends: int = 0
     oldest_ms: int | None = None
@@ -75,9 +75,9 @@ class SpoolFile:
     one."""
 
     def __init__(self, path: Path, lock: FileLock) -> None:
-        """Raises LogUnavailable; LogDamaged where the file can't be used."""
+        """Raises LogUnavailable; LogDamaged if the file can't be used."""
         self.path = path
-        self.damage: LogDamaged | None = None  # set by whoever comes upon it
+        self.damage: LogDamaged | None = None  # set by the thread that finds it
         self._hold = lock
         self._log = SqliteLog(path)
         self._lock = threading.Lock()  # over what is in the next one
@@ -102,14 +102,14 @@ class SpoolFile:
             return {topic for topic, one in self._queues.items() if one.count}
 
     def deliverable(self, barred: Collection[str] = ()) -> int:
-        """How many records can be delivered, if the log takes none of the topics in `barred`."""
+        """How many records can be delivered, if the log accepts none of the topics in `barred`."""
         with self._lock:
             found = (one for topic, one in self._queues.items() if topic not in barred)
             return sum(one.deliverable for one in found)
 
     @property
     def oldest_ms(self) -> int | None:
-        """When the oldest came that waits, Unix milliseconds."""
+        """When the oldest record that waits was appended, Unix milliseconds."""
         with self._lock:
             waiting = [one.oldest_ms for one in self._queues.values() if one.count]
         return min((at for at in waiting if at is not None), default=None)
@@ -138,7 +138,7 @@ class SpoolFile:
             self.damage = error
 
     def first(self, most_records: int, most_bytes: int, barred: Collection[str] = ()) -> list[Kept]:
-        """What is to be delivered first, of each topic in order, but of none in `barred`. Raises
+        """The records to deliver first, of each topic in order, but of none in `barred`. Raises
         LogUnavailable."""
         with self._lock:
             topics = [
@@ -153,7 +153,7 @@ class SpoolFile:
         return batch
 
     def first_of(self, topic: str, most_records: int, most_bytes: int) -> list[Kept]:
-        """What is to be delivered first of a topic, in order. Raises LogUnavailable."""
+        """The records of a topic to deliver first, in order. Raises LogUnavailable."""
         with self._lock:
             queue = self._queues[topic]
             appends, idle = queue.appends, not queue.on_their_way
@@ -176,18 +176,18 @@ class SpoolFile:
         return batch
 
     def put_aside(self, kept: Kept, error: RecordRefused) -> None:
-        """Keep what the log refuses, in nobody's way."""
+        """Keep a record that the log refuses, so that it blocks no other."""
         with self._lock:
             self._queues[kept.record.topic].aside[kept.offset] = Refusal(kept, error)
 
     @property
     def aside(self) -> list[Refusal]:
-        """What the log refused and nobody has taken over yet."""
+        """What the log refused and is not handed over yet."""
         with self._lock:
             return [one for each in self._queues.values() for one in each.aside.values()]
 
     def discard(self, several: Sequence[Kept]) -> None:
-        """Forget records that another has durably. Raises LogUnavailable."""
+        """Delete records that are durable elsewhere. Raises LogUnavailable."""
         if not several:
             return
         self._log.discard([(kept.record.topic, kept.offset) for kept in several])
@@ -198,8 +198,8 @@ class SpoolFile:
                 queue.aside.pop(kept.offset, None)
 
     def _sort_in(self) -> None:
-        """Give each topic its own of what an earlier version wrote in one queue. Should this end
-        halfway, some records are there twice, which does no harm."""
+        """Move what an earlier version wrote into one sequence to the sequences of its topics. If
+        this ends halfway, some records are there twice, which is harmless."""
         while mixed := self._log.read(Partition(MIXED, 0), 0, READ_RECORDS):
             futures = self.append([_unmixed(self._kept(record)) for record in mixed])
             for future in futures:
@@ -208,13 +208,12 @@ class SpoolFile:
         self._queues.pop(MIXED, None)
 
     def close(self, timeout: float = 0.5) -> None:
-        """Write what is on its way, within `timeout` seconds, and give the spool file back."""
+        """Write what is on its way, within `timeout` seconds, and release the spool file."""
         self._log.close(timeout)
         self._hold.release()
 
-    def begun_anew(self) -> SpoolFile:
-        """The same spool file with an empty file; the damaged one is put beside it. Raises
-        LogUnavailable."""
+    def with_new_file(self) -> SpoolFile:
+        """This spool file with an empty file; the damaged one is renamed. Raises LogUnavailable."""
         self._log.close(0.5)
         _move_aside(self.path, self.damage)
         return SpoolFile(self.path, self._hold)
@@ -229,8 +228,8 @@ class SpoolFile:
 
 
 def claim(folder: Path, *, with_records: bool) -> SpoolFile:
-    """A spool file of our own in `folder`: the first free one, where there is one with records if
-    that is wanted, else an empty one. Raises LogUnavailable."""
+    """Claim a spool file in `folder`: the first free one with records, if `with_records` and there
+    is one; else an empty one. Raises LogUnavailable."""
     if with_records:
         for spool_file in _free(folder):
             if spool_file.count:
@@ -246,7 +245,7 @@ def claim(folder: Path, *, with_records: bool) -> SpoolFile:
 
 
 def orphans(folder: Path) -> Iterator[SpoolFile]:
-    """Slots with records that no living process holds; now we do."""
+    """Claim the spool files with records that no living process holds."""
     for spool_file in _free(folder):
         if spool_file.count:
             yield spool_file
@@ -266,8 +265,7 @@ def _free(folder: Path) -> Iterator[SpoolFile]:
 
 
 def _held(path: Path) -> SpoolFile | None:
-    """The spool file, if nobody holds it; a damaged file is put beside it. Raises
-    LogUnavailable."""
+    """The spool file, if nobody holds it; a damaged file is renamed. Raises LogUnavailable."""
     lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -297,8 +295,8 @@ def _move_aside(path: Path, damage: LogDamaged | None) -> None:
     except OSError as error:
         raise LogUnavailable(f"The damaged outbox {path} can't be moved: {error}.") from error
     logger.error(
-        "The outbox %s is damaged (%s). It is now %s, and a new one is begun. Events in it were"
-        " taken and may not be in Kafka: sqlite3 %s .recover reads what is left of it.",
+        "The outbox %s is damaged (%s). It is now %s, and a new file replaces it. Its events were"
+        " answered 202 and may not be in Kafka: sqlite3 %s .recover reads what is left of it.",
         path,
         (damage and damage.__cause__) or damage,
         moved,

@@ -1,7 +1,7 @@
-"""kafka-python by what it documents: right on versions that nobody tried here, and slower.
+"""kafka-python through what it documents: correct on versions that were not tried here, and slower.
 
-What this way cannot do: a record whose header's name is no UTF-8 is damage, with what follows it
-in its batch (the library unpacks no further).
+Its limit: if a header's name is no UTF-8, the record and the rest of its batch are damaged, because
+the library unpacks no further.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobquest.log.kafka.library import Addresses, Answers, Entry, damaged
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 1.0  # one attempt to close a producer
-CLOSE_ATTEMPTS = 20  # beyond the time (12 s) after which the library gives up what is on its way
+CLOSE_ATTEMPTS = 20  # for longer than the library tries to send what it has (12 s)
 PROBE_MS = 2_000
 _DAY_MS = 24 * 3_600_000
 _UNPACKING = (CorruptRecordError, UnsupportedCodecError)
@@ -47,9 +47,9 @@ class DocumentedLibrary:
         return DocumentedReader(settings | self.addresses.settings(KafkaConsumer))
 
     def admin(self, timeout_ms: int, **settings: Any) -> Any:
-        """See `Library.admin`. A client that could not connect leaves a thread and open files
-        behind, which nothing documented ends (3.0.12). So there is one at most: it goes on trying
-        in a thread of its own, and who comes next waits for the same one."""
+        """See `Library.admin`. A client that can't connect leaves a thread and open files behind,
+        which nothing documented ends (3.0.12). So there is only one at a time: it keeps trying in
+        its own thread, and the next caller waits for the same one."""
         if self._connecting is None:
             self._connecting = Future()
             threading.Thread(
@@ -69,7 +69,7 @@ class DocumentedLibrary:
                 self._connecting = None
 
     def close(self) -> None:
-        """See `Library.close`. What is connecting is closed once it is connected."""
+        """See `Library.close`. A client that is connecting is closed once it is connected."""
         connecting, self._connecting = self._connecting, None
         if connecting:
             connecting.add_done_callback(lambda done: done.exception() or done.result().close())
@@ -89,9 +89,10 @@ def _connect(connecting: Future[Any], settings: Mapping[str, Any]) -> None:
 class DocumentedProducer:
     """A producer behind `send`; see `Outgoing`.
 
-    Records leave in rounds: the next one begins once everything of the last one is answered. For
-    a producer that is given up still delivers what it has: the library documents no way to take
-    that back. What waits here is never sent then, so it can't overtake a record that failed.
+    Records are sent in rounds: a round begins once everything of the last one is answered. The
+    reason is that a producer that has been ended still delivers what it has; the library documents
+    no way to prevent that. Records of later rounds are then never sent, so they can't overtake a
+    record that failed.
     """
 
     never_waits = False  # `send` may wait for topics and for memory
@@ -134,7 +135,7 @@ class DocumentedProducer:
         _close(self._producer)
 
     def _round(self) -> list[Entry]:
-        """What is to be sent next; nothing once this is given up."""
+        """What to send next; nothing once the producer has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or (self._waiting and not self._unanswered))
             entries, self._waiting = self._waiting, []
@@ -160,7 +161,7 @@ class DocumentedProducer:
         self._answered()
 
     def _failed(self, entry: Entry, error: Exception) -> None:
-        # Before it counts as answered: this may have to end before more goes.
+        # First, so that this can end before the next round is sent.
         self._answers.failed(entry, error)
         self._answered()
 
@@ -172,8 +173,8 @@ class DocumentedProducer:
 
 
 def _close(producer: Any) -> None:
-    """Close a producer for good. While something is on its way, `close` raises and ends nothing
-    (3.0.12)."""
+    """Close a producer. While something is on its way, the library's `close` raises and ends
+    nothing (3.0.12)."""
     error: Exception | None = None
     for _ in range(CLOSE_ATTEMPTS):
         try:
@@ -205,8 +206,8 @@ class DocumentedReader:
         return {place: [_record(one) for one in records] for place, records in polled.items()}
 
     def _damage(self, error: Exception) -> dict[Any, list[Record]]:
-        """The record that could not be unpacked. `error` does not say which it is: each partition
-        is tried alone, from where this consumer is."""
+        """The record that can't be unpacked. The library's `error` does not name it: so each
+        partition is read alone, from this consumer's position."""
         flowing = self.consumer.assignment() - self.consumer.paused()
         offsets = {place: self.consumer.position(place) for place in sorted(flowing)}
         try:
@@ -214,10 +215,10 @@ class DocumentedReader:
             offsets = {place: offset for place, offset in offsets.items() if offset < ends[place]}
             for place, offset in offsets.items():
                 if (found := self._tried(place, offset)) is not None:
-                    # Without the seek the library's next poll would spin for ever (3.0.12).
+                    # Without the seek, the library's next poll spins for ever (3.0.12).
                     self.consumer.seek(place, offset + 1)
                     return {place: [damaged(place, offset, found)]}
-        except KafkaError:  # the broker was lost meanwhile
+        except KafkaError:  # the connection was lost meanwhile
             self._drop_what_was_fetched(offsets)
             raise
         self._drop_what_was_fetched(offsets)
@@ -239,7 +240,7 @@ class DocumentedReader:
         return None
 
     def _drop_what_was_fetched(self, offsets: Mapping[Any, int]) -> None:
-        """Fetch anew: an answer was damaged on its way, and the library's next poll would spin on
+        """Fetch again: an answer was damaged on its way, and the library's next poll would spin on
         it for ever (3.0.12)."""
         for place, offset in offsets.items():
             self.consumer.seek(place, offset + 1)

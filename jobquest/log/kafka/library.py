@@ -1,5 +1,5 @@
-"""kafka-python as the log uses it: by its insides (`fast_path`) or by what it documents
-(`documented.py`).
+"""kafka-python as the log uses it: through its insides (`fast_path`) or only through what it
+documents (`documented.py`).
 
 `version.py` decides once, at the start; sender, subscription and cluster know only the protocols
 below.
@@ -26,11 +26,11 @@ class Answers(Protocol):
     """Receives the broker's answers to entries, on any thread."""
 
     def took(self, entries: Sequence[Any], topic: str, partition: int, offset: int) -> None:
-        """The broker has these entries one behind the other, the first at `offset`."""
+        """The broker has these entries, one behind the other, the first at `offset`."""
         ...
 
     def failed(self, entry: Any, error: Exception) -> None:
-        """The broker, or the library, does not take it."""
+        """The broker, or the library, does not accept the entry."""
         ...
 
 
@@ -40,7 +40,7 @@ class Outgoing(Protocol):
     never_waits: bool  # in `put`
 
     def know(self, topics: Iterable[str]) -> None:
-        """Learn the partitions of these topics. Raises KafkaError if that takes too long."""
+        """Find out the partitions of these topics. Raises KafkaError if that takes too long."""
         ...
 
     def put(self, entries: Sequence[Entry]) -> None:
@@ -49,7 +49,7 @@ class Outgoing(Protocol):
         ...
 
     def end(self) -> None:
-        """Give it up without waiting, and give back its threads and sockets."""
+        """End it without waiting; its threads and sockets end, too."""
         ...
 
 
@@ -59,7 +59,7 @@ class Reader(Protocol):
     consumer: Any
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
-        """TopicPartition → records of ours, a damaged one included. Raises what the library's poll
+        """TopicPartition → records of ours, damaged ones included. Raises what the library's poll
         raises."""
         ...
 
@@ -68,7 +68,7 @@ class Library(Protocol):
     """kafka-python, as one log uses it. The settings are the library's own."""
 
     def producer(self, answers: Answers, **settings: Any) -> Outgoing:
-        """A producer, which tells `answers`. Needs no broker yet."""
+        """A producer, which reports to `answers`. Needs no broker yet."""
         ...
 
     def reader(self, **settings: Any) -> Reader:
@@ -82,11 +82,11 @@ class Library(Protocol):
 
     @property
     def addresses(self) -> Addresses:
-        """What its clients know of the brokers."""
+        """What its clients know about the brokers."""
         ...
 
     def close(self) -> None:
-        """Wait no more for what `admin` may still be connecting."""
+        """Stop waiting for a client that `admin` may still be connecting."""
         ...
 
 
@@ -97,23 +97,23 @@ def damaged(place: Any, offset: int, error: Exception) -> Record:
 
 
 class Addresses:
-    """Has the library's clients ask for topics without making any, and knows what addresses the
-    brokers have given them."""
+    """Keeps the library's clients from creating topics that they ask for, and knows which addresses
+    the brokers have given them."""
 
     def __init__(self) -> None:
         self._clusters: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def known(self) -> list[str]:
-        """The addresses (host:port) that brokers advertise, as far as a client that lives knows."""
+        """The addresses (host:port) that brokers advertise, as far as our open clients know."""
         brokers = [broker for cluster in list(self._clusters) for broker in cluster.brokers()]
         return sorted({f"{broker.host}:{broker.port}" for broker in brokers})
 
     def settings(self, client_class: Any) -> dict[str, Callable[..., Any]]:
         """The setting that does both for a client of this class.
 
-        The library has `allow_auto_create_topics` for the first, and loses it on the way (3.0.12):
-        a broker with Kafka's default settings then makes every topic that is asked for, with one
-        partition and a week's memory. But a client's part that asks, which knows the brokers, is
+        The library has `allow_auto_create_topics` for the first, and ignores it (3.0.12): a broker
+        with Kafka's default settings then creates every topic that is asked for, with one partition
+        and a week's retention. But the part of a client that asks, and that knows the brokers, is
         made by a callable that may be replaced.
         """
         make = client_class.DEFAULT_CONFIG.get("kafka_client")

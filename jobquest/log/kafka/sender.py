@@ -1,10 +1,10 @@
 """What is on its way to Kafka: the library's producer, kept from ever stopping for good.
 
-Used by the log alone. Every record that is sent stands in a table here until it is answered. A
-watchdog looks at that table: once one is past its deadline, or the library says that one failed,
-the whole producer is thrown away, everything in the table fails in the order of its append, and
-the next append begins with a new one. So no fault of library or broker lasts, and nothing that
-was sent behind a failed record can overtake it.
+Used by the log only. Every record that is sent is in a table here until it is answered, and a
+watchdog checks that table. If a record is past its deadline, or the library reports that one
+failed, the whole producer is discarded, everything in the table fails in the order of its append,
+and the next append makes a new producer. So no fault of library or broker lasts, and no record can
+overtake one that was sent before it and failed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 10_000  # the library's own buffer has no bound
 MAX_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 AWAY_SECONDS = 1.0  # after a failure, appends that come within it fail at once
-CONNECT_SECONDS = 15.0  # one attempt, in the background; a slow broker needs several round trips
-LEAST_SECONDS = 0.3  # to be confirmed in, however long connecting took
+CONNECT_SECONDS = 15.0  # one attempt, in the background: it takes several round trips
+LEAST_SECONDS = 0.3  # for the broker to confirm, however long connecting took
 LOOK_SECONDS = 0.1
-LOOK_AGAIN_SECONDS = 1.0  # for topics that could not be used
-MAX_RECORD_BYTES = 2_097_152  # the topic decides; some may allow more than the default
+LOOK_AGAIN_SECONDS = 1.0  # at topics that can't be used
+MAX_RECORD_BYTES = 2_097_152  # a topic may allow less, or more than the default
 
 
 _REFUSALS = (
@@ -53,7 +53,7 @@ _REFUSALS = (
 _GONE = object()
 _SETTINGS = {
     "acks": "all",
-    # The idempotent producer stops for good after one refused or expired batch; without it, one
+    # The idempotent producer stops for good after one refused or expired batch. Without it, one
     # request in flight keeps the order, and the event's id makes a second copy harmless.
     "enable_idempotence": False,
     "max_in_flight_requests_per_connection": 1,
@@ -65,12 +65,12 @@ _SETTINGS = {
     "max_request_size": MAX_RECORD_BYTES,
     "reconnect_backoff_max_ms": 1_000,
     "allow_auto_create_topics": False,
-    "metrics_enabled": False,  # nobody asks for them, and they cost an eighth of its thread
+    "metrics_enabled": False,  # nobody reads them, and they take an eighth of its thread's time
 }
 
 
 class _Sent:
-    """One record on its way; told apart by identity."""
+    """One record on its way; compared by identity."""
 
     __slots__ = ("deadline", "encoded", "future", "producer", "record")
 
@@ -83,13 +83,13 @@ class _Sent:
 
 
 class _Attempt:
-    """One attempt to connect, in a thread of its own; those who wait for it give up by themselves,
-    counted from its beginning: who comes when it is overdue does not wait at all."""
+    """One attempt to connect, in its own thread. Callers wait for it until their timeout, counted
+    from its beginning: a caller that comes when it is overdue does not wait at all."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.done = threading.Event()
-        self.why = ""  # it has not succeeded yet
+        self.why = ""  # why it has not succeeded yet
 
 
 class Sender:
@@ -110,7 +110,7 @@ class Sender:
         self._lock = threading.Lock()  # over everything below
         self._producer: Outgoing | None = None
         self._unusable: Mapping[str, str] = {}  # topics that the producer does not know; why
-        self._looked = 0.0  # for these
+        self._looked = 0.0  # at these
         self._attempt: _Attempt | None = None
         self._sent: dict[_Sent, object] = {}  # in the order of their append
         self._bytes = 0
@@ -135,7 +135,7 @@ class Sender:
 
     @property
     def is_ready(self) -> bool:
-        """See `EventLog.is_ready`. Where the producer is thrown away just after, an append fails at
+        """See `EventLog.is_ready`. If the producer is discarded just after, an append fails at
         once."""
         producer = self._producer
         return producer is not None and producer.never_waits
@@ -200,10 +200,10 @@ class Sender:
     def _enter(
         self, producer: Outgoing, records: Sequence[_Sent], deadline: float
     ) -> Sequence[_Sent]:
-        """Put as many into the table as have room; which ones. Raises LogUnavailable where none can
-        be sent after all."""
+        """Put as many into the table as have room; which ones. Raises LogUnavailable if the
+        producer has been discarded."""
         with self._lock:
-            if self._producer is not producer:  # thrown away since
+            if self._producer is not producer:
                 raise LogUnavailable(self._why)
             entered = list(self._with_room(records))
             for sent in entered:
@@ -224,7 +224,7 @@ class Sender:
             yield sent
 
     def _left(self, several: Sequence[_Sent]) -> Sequence[_Sent]:
-        """Take them out of the table; those that were still there."""
+        """Remove them from the table; those that were still in it."""
         with self._lock:
             gone = [sent for sent in several if self._sent.pop(sent, _GONE) is None]
             self._bytes -= sum(len(sent.encoded) for sent in gone)
@@ -244,7 +244,7 @@ class Sender:
             if self._left([sent]):
                 sent.future.fail(RecordRefused(f"Kafka refuses the record: {error}"))
             return
-        if isinstance(error, TopicAuthorizationFailedError):  # the others are in no danger
+        if isinstance(error, TopicAuthorizationFailedError):  # the other topics go on
             if self._left([sent]):
                 topic = sent.record.topic
                 sent.future.fail(TopicUnavailable(topic, missing_right("WRITE", topic)))
@@ -258,7 +258,7 @@ class Sender:
     # --- the end of a producer: on any thread ---
 
     def _discard(self, producer: Outgoing | None, why: str) -> None:
-        """Throw the producer away and fail everything on its way, in order. Once per producer."""
+        """Discard the producer and fail everything on its way, in order. Once per producer."""
         with self._lock:
             if self._producer is not producer:
                 return
@@ -277,7 +277,7 @@ class Sender:
     def _watch(self) -> None:
         """The watchdog's thread: ends when the log is closed and nothing is on its way."""
         while True:
-            time.sleep(LOOK_SECONDS)  # between looks; closing does not end it, answers may be due
+            time.sleep(LOOK_SECONDS)  # closing does not end it: answers may be due
             with self._lock:
                 producer = self._producer
                 oldest = min((sent.deadline for sent in self._sent), default=None)
@@ -286,7 +286,7 @@ class Sender:
             if oldest is not None and time.monotonic() > oldest:
                 self._discard(producer, "Kafka did not confirm in time.")
 
-    # --- connecting: in a thread of its own, so that nobody has to wait for it ---
+    # --- connecting: in its own thread, so that nobody has to wait for it ---
 
     def _connected(self, began: float, timeout: float) -> Outgoing:
         """The producer, once there is one. Raises LogUnavailable."""
@@ -319,7 +319,7 @@ class Sender:
         try:
             producer = self._library.producer(self, **self._common, **_SETTINGS)
             unusable, why = self._warm(producer, attempt)
-        except Exception as error:  # whatever it is, those who wait must be told
+        except Exception as error:  # whatever it is, those who wait get it
             why = f"Kafka can't be used: {type(error).__name__}: {error}."
         with self._lock:
             if self._closed.is_set():
@@ -334,8 +334,8 @@ class Sender:
             producer.end()
 
     def _warm(self, producer: Outgoing, attempt: _Attempt) -> tuple[Mapping[str, str], str]:
-        """Have the topics made and the producer learn about them: which of them can't be used; why
-        that failed, or ''."""
+        """Have the missing topics made, and let the producer find out the partitions of all. The
+        topics that can't be used; and why this failed, or ''."""
         why, deadline = "", attempt.began + CONNECT_SECONDS
         while not self._closed.is_set() and time.monotonic() < deadline:
             unusable: Mapping[str, str] = {}
@@ -344,10 +344,10 @@ class Sender:
                 self._topics_were_made = True
             except LogUnavailable as error:
                 why = attempt.why = str(error)
-                if not self._topics_were_made:  # no other client may name a topic before
+                if not self._topics_were_made:  # no other client may ask for a topic before
                     self._closed.wait(LOOK_SECONDS)
                     continue
-                # Its patience is short: on a slow broker the next step works.
+                # Its timeout is short: on a slow broker the next step works.
             try:
                 producer.know(self._topics - unusable.keys())
                 return unusable, ""
@@ -360,12 +360,12 @@ class Sender:
         return {}, why or "The log is closed."
 
     def _look_again(self, producer: Outgoing) -> None:
-        """Have the producer learn about topics that could not be used, and now can."""
+        """Let the producer find out about topics that it could not use, and now can."""
         self._looked = time.monotonic()
         try:
             unusable = self._cluster.prepare()
             producer.know(self._unusable.keys() - unusable.keys())
-        except (KafkaError, LogUnavailable) as error:  # the other topics are in no danger
-            logger.debug("Whether more topics can be used is not known: %s", error)
+        except (KafkaError, LogUnavailable) as error:  # the other topics go on
+            logger.debug("It is not known whether more topics can be used: %s", error)
         else:
             self._unusable = unusable

@@ -1,17 +1,17 @@
-"""kafka-python by its insides: quicker, and right only on the versions that were tried.
+"""kafka-python through its insides: faster, and correct only on the versions that were tried.
 
-`library.py` imports this package on those versions alone. Names that the library keeps to itself
-are used in this package and nowhere else. These are all of them:
+`version.py` imports this package on those versions only. Private names of the library are used in
+this package and nowhere else. These are all of them:
 
 - a producer's: `_accumulator`, `_closed`, `_metadata`, `_partition`, `_sender`,
   `_unregister_cleanup`
 - its thread's: `_client`; that one's: `_manager`, and this one's: `_conns`
 - its accumulator's: `_appends_in_progress`, `_batches`, `_closed`, `_incomplete`, `_tp_lock`
-- a batch's on its way out: `_record_futures`; its records': `_builder`, `_closed`, `_next_offset`;
+- an outgoing batch's: `_record_futures`; its records': `_builder`, `_closed`, `_next_offset`;
   their builder's: `_batch_size`, `_buffer`, `_first_timestamp`, `_last_offset`, `_max_timestamp`,
   `_num_records`
 - a consumer's: `_coordinator`, `_fetcher`; its fetcher's: `PartitionRecords`
-- what a fetch got of a partition: `_consume_aborted_transactions_up_to`, `_contains_abort_marker`,
+- a fetched partition's: `_consume_aborted_transactions_up_to`, `_contains_abort_marker`,
   `_is_batch_aborted`, `_unpack_records`; a batch's in it: `_buffer`, `_pos`
 - an admin client's: `_closed`
 
@@ -51,7 +51,7 @@ class FastLibrary:
         return _Admin(**settings, bootstrap_timeout_ms=timeout_ms)
 
     def close(self) -> None:
-        """See `Library.close`. One that can't connect is given back at once."""
+        """See `Library.close`. Nothing waits: a client that can't connect is closed at once."""
 
 
 class _Admin(KafkaAdminClient):  # type: ignore[misc]

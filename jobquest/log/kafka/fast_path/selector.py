@@ -1,7 +1,7 @@
-"""A selector that asks the kernel for less.
+"""A selector that makes fewer system calls.
 
-kafka-python says before each wait what it waits for, and takes it back after: three system calls
-for each record that is sent alone, and in each of them Python's lock goes to another thread.
+kafka-python registers what it waits for before each wait, and unregisters it afterwards: three
+system calls for each record that is sent alone, and each gives Python's lock to another thread.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 
 class LazySelector(selectors.BaseSelector):
-    """Tells the system's own selector, when it next waits, what has changed by then. For one
-    thread: what another one registers would not be noticed before the next wait."""
+    """Registers with the system's own selector only what has changed by the next wait. For one
+    thread: what another thread registers has no effect before the next wait."""
 
     def __init__(self) -> None:
         self._keys: dict[int, SelectorKey] = {}  # by file descriptor: what is wanted
-        self._told: dict[int, tuple[Any, int]] = {}  # file object and events, as the system has it
+        self._registered: dict[int, tuple[Any, int]] = {}  # the same, as the system has it
         self._changed: set[int] = set()
         self._system = selectors.DefaultSelector()
 
@@ -43,8 +43,8 @@ class LazySelector(selectors.BaseSelector):
         return key
 
     def get_key(self, fileobj: Any) -> SelectorKey:
-        """See `BaseSelector.get_key`. Its error does not spell the file out: the library asks often
-        for one that is not there, and the text of a socket costs two system calls."""
+        """See `BaseSelector.get_key`. Its error does not describe the file: the library often asks
+        for one that is not registered, and a socket's text takes two system calls."""
         number = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         key = self._keys.get(number)
         if key is None and number < 0:  # closed since
@@ -60,7 +60,7 @@ class LazySelector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """See `BaseSelector.select`."""
         while self._changed:
-            self._tell(self._changed.pop())
+            self._update(self._changed.pop())
         ready = self._system.select(timeout)
         return [(self._keys[key.fd], events) for key, events in ready if key.fd in self._keys]
 
@@ -68,26 +68,26 @@ class LazySelector(selectors.BaseSelector):
         """See `BaseSelector.close`."""
         self._system.close()
         self._keys.clear()
-        self._told.clear()
+        self._registered.clear()
 
     def _want(self, key: SelectorKey) -> SelectorKey:
         self._keys[key.fd] = key
         self._changed.add(key.fd)
         return key
 
-    def _tell(self, number: int) -> None:
-        key, told = self._keys.get(number), self._told.get(number)
+    def _update(self, number: int) -> None:
+        key, registered = self._keys.get(number), self._registered.get(number)
         wanted = (key.fileobj, key.events) if key else None
-        if wanted == told:
+        if wanted == registered:
             return
-        if told and wanted and told[0] is wanted[0]:
+        if registered and wanted and registered[0] is wanted[0]:
             self._system.modify(number, wanted[1])
         else:  # another file may have the number of one that was closed
-            if told:
+            if registered:
                 self._system.unregister(number)
             if wanted:
                 self._system.register(number, wanted[1])
         if wanted:
-            self._told[number] = wanted
+            self._registered[number] = wanted
         else:
-            del self._told[number]
+            del self._registered[number]

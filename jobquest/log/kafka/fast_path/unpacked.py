@@ -1,8 +1,8 @@
 """Record batches unpacked straight into our records, in place of kafka-python's own unpacking.
 
-The library makes a number's tuple, a text and a pair of each header, and two objects of each
-record: more than half of what reading costs, for headers that hardly anybody looks at. What it
-checks is checked here: checksums, transactions, structure.
+The library makes several objects for each header, and two for each record. That is more than half
+of the time of reading, and hardly anybody reads headers. The library's checks are made here, too:
+checksums, transactions, structure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOG_APPEND_TIME = 1
 
 
 class FastReader:
-    """A consumer whose `poll` makes records of ours; see `Reader`."""
+    """A consumer whose `poll` returns records of ours; see `Reader`."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.consumer = KafkaConsumer(**settings)
@@ -32,7 +32,7 @@ class FastReader:
         """See `Reader.poll`."""
         coordinator = self.consumer._coordinator
         if coordinator and coordinator.rejoining and not coordinator.need_rejoin():
-            coordinator.request_rejoin()  # it has forgotten, see `subscription.REJOIN_SECONDS`
+            coordinator.request_rejoin()  # it forgets to, see `subscription.REJOIN_SECONDS`
         try:
             polled: dict[Any, list[Record]] = self.consumer.poll(
                 timeout_ms, max_records=max_records
@@ -57,7 +57,7 @@ class UnreadableRecord(Exception):
 
 
 class Unread(Record):
-    """A record whose headers are still packed; they are unpacked when somebody looks."""
+    """A record whose headers are still packed; they are unpacked when they are read."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ class Unread(Record):
 
 
 class Unpacked(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """What one fetch got of one partition. The name of the method below is the library's."""
+    """The part of one fetch that belongs to one partition. The library calls the method below."""
 
     def _unpack_records(self, place: Any, records: Any, *_deserializers: Any) -> Iterator[Record]:
         """Raises UnreadableRecord."""
@@ -93,8 +93,8 @@ class Unpacked(Fetcher.PartitionRecords):  # type: ignore[misc]
         self.drain()
 
     def _is_shown(self, batch: Any) -> bool:
-        """Whether its records are for readers: no transaction's marker, and of none that was
-        aborted."""
+        """Whether readers get its records: it is no transaction's marker, and its transaction was
+        not aborted."""
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):
@@ -104,7 +104,7 @@ class Unpacked(Fetcher.PartitionRecords):  # type: ignore[misc]
         return not batch.is_control_batch
 
     def _of_old_format(self, place: Any, batch: Any) -> Iterator[Record]:
-        """Of before Kafka 0.11: in topics that have been kept since."""
+        """The records of a batch from before Kafka 0.11: old topics still have them."""
         topic, partition = place
         for found in batch:
             if self.check_crcs and not found.validate_crc():
@@ -126,7 +126,7 @@ def _records(place: Any, batch: Any) -> Iterator[Record]:
     for _ in range(batch.records_count):
         length, at = decode_varint(data, at)
         end = at + length
-        delta_ms, at = decode_varint(data, at + 1)  # behind the attributes, of which there are none
+        delta_ms, at = decode_varint(data, at + 1)  # behind the attributes, which are unused
         delta, at = decode_varint(data, at)
         size, at = decode_varint(data, at)
         key = None if size < 0 else data[at : at + size]
