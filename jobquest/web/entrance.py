@@ -103,7 +103,7 @@ class Entrance:
                 self._readers.release()
 
     def receive(self, environ: Environ) -> Publish | None:
-        """The checked events of a request that the worker's loop can answer. This neither waits nor
+        """The valid events of a request that the worker's loop can answer. This neither waits nor
         takes long. None if a thread has to answer: the request is refused, no publish or not plain,
         or somebody but us has a say in it."""
         has_other_layers = self._app.wsgi_app is not self or self.guards != self._own_guards
@@ -114,7 +114,7 @@ class Entrance:
             body = _body(environ, environ["wsgi.input"])
         except Refused:
             return None
-        return self.publisher.check(body, is_batch=path == _BATCH)
+        return self.publisher.validate(body, is_batch=path == _BATCH)
 
     def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request that no view has answered."""

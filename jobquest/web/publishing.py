@@ -1,4 +1,4 @@
-"""Publishing over HTTP: events are checked, kept and answered, one or a batch of them.
+"""Publishing over HTTP: events are validated, published and answered, one or a batch of them.
 
 The entrance and the views in `events.py` call `publish_one` and `publish_batch`, on a thread. For
 most publishes, which are plain, the worker's loop calls the steps of `AsyncPublisher` instead, and
@@ -41,25 +41,25 @@ _Firsts = Mapping[str, dict[str, Any]]
 
 
 def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
-    """Check one event and keep it (on a dry run, only check it). Raises JobQuestError."""
-    [outcome] = _keep(runtime, [read(body)], dry_run)
+    """Validate one event and publish it, unless it is a dry run. Raises JobQuestError."""
+    [outcome] = _publish(runtime, [read(body)], dry_run)
     return _one_answer(runtime, outcome)
 
 
 def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """The same with a list of events. Raises JobQuestError if the body is no such list."""
-    checked = read_batch(body)
-    return _batch_answer(runtime, _keep(runtime, checked, dry_run), checked)
+    requests = read_batch(body)
+    return _batch_answer(runtime, _publish(runtime, requests, dry_run), requests)
 
 
-def _keep(
-    runtime: Runtime, checked: Sequence[Request | InvalidEvent], dry_run: bool
+def _publish(
+    runtime: Runtime, requests: Sequence[Request | InvalidEvent], dry_run: bool
 ) -> list[_Outcome]:
     """The outcome of each event: of a valid one from the producer, of any other its error."""
-    valid = [one for one in checked if isinstance(one, Request)]
+    valid = [one for one in requests if isinstance(one, Request)]
     producer = runtime.producer
     outcomes = iter(producer.check_all(valid) if dry_run else producer.publish_all(valid))
-    return [one if isinstance(one, InvalidEvent) else next(outcomes) for one in checked]
+    return [one if isinstance(one, InvalidEvent) else next(outcomes) for one in requests]
 
 
 # --- without a thread ---
@@ -67,7 +67,7 @@ def _keep(
 
 @dataclass(slots=True, eq=False)
 class Publish:
-    """A publish without a thread: its checked events, and what is pending of each once the log has
+    """A publish without a thread: its valid events, and what is pending of each once the log has
     been given them."""
 
     requests: Sequence[Request]
@@ -81,12 +81,12 @@ class Publish:
 
 
 class AsyncPublisher:
-    """The steps of publishes that need no thread: check, keep, answer. For one thread, which must
-    not wait."""
+    """The steps of publishes that need no thread: validate, publish, answer. For one thread, which
+    must not wait."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._under_way = 0  # events that are checked and not answered yet
+        self._under_way = 0  # events that are valid and not answered yet
         self.unlogged: list[Published | JobQuestError] = []
 
     @property
@@ -94,8 +94,9 @@ class AsyncPublisher:
         """Whether events with an id need no thread either: clients send one with most of them."""
         return self._runtime.database.is_file
 
-    def check(self, body: bytes, *, is_batch: bool) -> Publish | None:
-        """The events of a body, if all are plain and good; None if a thread has to check it."""
+    def validate(self, body: bytes, *, is_batch: bool) -> Publish | None:
+        """The events of a body, if all are plain and valid; None if a thread has to validate it, or
+        to wait because too many events are under way."""
         if self._under_way >= MAX_UNDER_WAY:
             return None
         if is_batch:
@@ -108,12 +109,13 @@ class AsyncPublisher:
         self._under_way += len(requests)
         return Publish(requests, is_batch)
 
-    def keep(self, several: Sequence[Publish]) -> None:
-        """Give the log the events of publishes, together. A publish of which nothing is pending
-        afterwards needs a thread: nothing has happened to its events."""
+    def publish(self, several: Sequence[Publish]) -> None:
+        """Publish the events of several, together. One of which nothing is pending afterwards needs
+        a thread: nothing has happened to its events."""
         try:
-            kept = self._runtime.producer.keep_all([publish.requests for publish in several])
-            for publish, pending in zip(several, kept, strict=True):
+            groups = [publish.requests for publish in several]
+            pending_of = self._runtime.producer.publish_async(groups)
+            for publish, pending in zip(several, pending_of, strict=True):
                 publish.pending = pending
         finally:
             left = (publish for publish in several if not publish.pending)
@@ -159,10 +161,10 @@ def _one_answer(runtime: Runtime, one: _Outcome) -> Answer:
 
 
 def _batch_answer(
-    runtime: Runtime, outcomes: Sequence[_Outcome], checked: Sequence[Request | InvalidEvent]
+    runtime: Runtime, outcomes: Sequence[_Outcome], requests: Sequence[Request | InvalidEvent]
 ) -> Answer:
     firsts = _first_copies(runtime, (one for one in outcomes if isinstance(one, Published)))
-    ids = [one.event.id if isinstance(one, Request) else None for one in checked]
+    ids = [one.event.id if isinstance(one, Request) else None for one in requests]
     results = [_result(one, id, firsts) for one, id in zip(outcomes, ids, strict=True)]
     refused = [one["result"] for one in results if one["result"] in ("rejected", "retry")]
     message = f"{len(results) - len(refused)} of {len(results)} events taken"

@@ -39,7 +39,11 @@ _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2000}")
 
 def guards(config: Config) -> list[Guard]:
     """What every request has to pass, in this order."""
-    return [_trusted_host(config), _address_without_nul, _allowed_origin(config)]
+    return [
+        _trusted_host(config),
+        _address_without_nul,
+        _allowed_origin(config),
+    ]
 
 
 def headers(config: Config) -> Mapping[str, Headers]:
