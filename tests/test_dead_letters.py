@@ -102,7 +102,7 @@ def test_a_redriven_event_counts_once_under_its_id(runtime: Runtime) -> None:
     handler.users.clear()
     assert runtime.redrive.redrive([id, id]).redriven == [id]
     again = runtime.redrive.redrive([id])
-    assert [reason for _, reason in again.refused] == ["It is redriven already."]
+    assert [reason for _, reason in again.refused] == ["It is already redriven."]
     consume(runtime)
     assert life(runtime, "a1")["outcome"] == "processed"
     assert life(runtime, "a1")["deadLetter"]["state"] == "redriven"
@@ -180,7 +180,7 @@ def test_a_discarded_dead_letter_stays_dead_and_says_why(runtime: Runtime) -> No
     [dead_letter] = dead_letters(runtime)
     assert (dead_letter["state"], dead_letter["reason"]) == ("discarded", "a test of ours")
     [(_, reason)] = runtime.redrive.redrive([id]).refused
-    assert reason == "It is discarded already."
+    assert reason == "It is already discarded."
     with pytest.raises(StateConflict):
         runtime.redrive.discard(id, "again")
     consume(runtime)

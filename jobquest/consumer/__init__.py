@@ -1,8 +1,8 @@
 """The consumer: reads the log in batches, runs handlers, has the read side apply the batch.
 
-`run` is the background thread: it survives anything and reports it; `step` is one batch, which
-tests call by hand. Owned by the runtime. It knows the log and the read side by what they promise,
-and nothing of HTTP or of other processes.
+`run` is the background thread: no error ends it, and it reports each in its snapshot. `step`
+processes one batch; tests call it directly. The runtime owns the consumer. It uses only the public
+promises of the log and the read side, and knows nothing of HTTP or of other processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ State = Literal[
     "starting",
     "running",
     "idle",
-    "degraded",  # of the whole service alone: events are processed, but not all of them
+    "degraded",  # only of the whole service: events are processed, but not all of them
     "paused",
     "stalled",
     "crashed",
@@ -44,28 +44,28 @@ State = Literal[
 MAX_RECORDS = 3_000
 POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
-# A step costs as much as some twenty events, however few it has: at 200 events a second, steps
-# without a pause took half a core, and requests waited for them.
-PACE_SECONDS = 0.05  # from one step to the next, while each has
-SMALL_STEP = 500  # events or fewer
-PASS_SECONDS = 1.0  # while there are records; otherwise at once
-JOINING_SECONDS = 10.0  # a subscription without partitions after that is a standby, not a start
-REBALANCE_SECONDS = 5.0  # without partitions for less than that, nothing has changed
+# A step costs as much as about twenty events, even with few events in it: at 200 events a second,
+# steps without a pause used half a core, and requests had to wait for them.
+PACE_SECONDS = 0.05  # from the start of one small step to the next
+SMALL_STEP = 500  # a step with at most this many events is small
+PASS_SECONDS = 1.0  # between two calls of _pass_gaps while there are records
+JOINING_SECONDS = 10.0  # a subscription without partitions after that is a standby, not starting
+REBALANCE_SECONDS = 5.0  # without partitions for less than that, the state stays as it was
 STOP_SECONDS = 10.0
-RETRY_SECONDS = 0.5  # of retries after which a step goes on to new records
+RETRY_SECONDS = 0.5  # of retries, after which a step continues with new records
 LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))
 NEVER = float("inf")
 PROGRESS_SECONDS = 1.0
-STANDBY = "Another process reads every partition; this one takes over when that ends."
+STANDBY = "Other processes read every partition; this one takes over when one of them ends."
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How the consumer of this process is; replaced whole, so that readers need no lock.
+    """The state of this process's consumer. It is replaced as a whole, so readers need no lock.
 
     `assignment` names the partitions that it reads (`topic/number`). `processed`, `retried`, `dead`
-    and `duplicates` count outcomes since the process began.
+    and `duplicates` count outcomes since the process started.
     """
 
     state: State = "stopped"
@@ -82,8 +82,8 @@ class CircuitOpen(Exception):
 
 
 class Consumer:
-    """Reads `topics` as a member of `group`. Any thread may call its public methods, save `step`,
-    which belongs to one thread at a time."""
+    """Reads `topics` as a member of `group`. Any thread may call its public methods, except `step`,
+    which only one thread at a time may call."""
 
     def __init__(
         self,
@@ -98,8 +98,8 @@ class Consumer:
         changed: Callable[[], None] = lambda: None,
         recover: Callable[[Progress], object] = lambda progress: None,
     ) -> None:
-        """`want` stores what the operator wants; `changed` is called after every applied batch
-        and every change of state; `recover` rebuilds a read side that was lost."""
+        """`want` stores the state that the operator wants. `changed` is called after every applied
+        batch and every change of state. `recover` rebuilds a read side that was lost."""
         self._log = log
         self._read_side = read_side
         self._topics = topics
@@ -112,16 +112,16 @@ class Consumer:
         self._probes = Probes()
         self.watch = Watch(read_side, backoff)
         self._reactor = Reactor(read_side, self._handlers, backoff, breaker, self.watch)
-        self._writer = Writer(read_side, backoff, breaker, self.watch, self._took)
-        self._lock = threading.Lock()  # over the two below
+        self._writer = Writer(read_side, backoff, breaker, self.watch, self._count_outcomes)
+        self._lock = threading.Lock()  # guards the next two
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._snapshot = Snapshot()
-        # The consumer thread's own:
+        # Only the consumer's thread uses these:
         self._subscription: Subscription | None = None
         self._backlog: list[Record] = []
         self._offsets = Offsets(read_side.outgoing_since)
-        self._gone: set[Partition] = set()  # events wait in them, but the topic has them no more
+        self._gone: set[Partition] = set()  # events wait here, but the topic lost the partition
         self._last_record = 0.0
         self._last_progress = 0.0
         self._passed = 0.0
@@ -129,7 +129,7 @@ class Consumer:
     # --- handlers ---
 
     def register_event_handler(self, event_type: str, handler: Handler) -> None:
-        """Have `handler(event)` called for every event of this type, at least once per event."""
+        """Call `handler(event)` for every event of this type, at least once per event."""
         self._handlers.register(event_type, handler)
 
     def unregister_event_handler(self, event_type: str, handler: Handler) -> None:
@@ -144,26 +144,26 @@ class Consumer:
 
     @property
     def snapshot(self) -> Snapshot:
-        """How it is now; stalled where its thread hangs, which that can't say itself."""
+        """The current state: stalled if the thread hangs, which it can't report itself."""
         now, stalled = self._snapshot, self.watch.stalled
         return replace(now, state="stalled", reason=stalled) if stalled else now
 
     def start(self) -> None:
-        """Start consuming, here and in every process of the service. Idempotent."""
+        """Start consuming in every process of the service. Idempotent."""
         self._want("running")
         self.resume(afresh=True)
 
     def stop(self) -> None:
-        """Stop consuming, here and in every process of the service; returns when this one has."""
+        """Stop consuming in every process of the service; returns when this process has stopped."""
         self._want("stopped")
         self.halt()
 
     def resume(self, *, afresh: bool = False) -> None:
-        """Start this process's thread, unless it runs. One that has paused itself starts only
-        `afresh`: with the failures forgotten that made it pause."""
+        """Start this process's thread if it doesn't run. A paused consumer starts only if `afresh`
+        is true; the failures that made it pause are then forgotten."""
         with self._lock:
             if self._thread and self._thread.is_alive():
-                return  # one that is still stopping is asked again by the supervisor
+                return  # if it is still stopping, the supervisor calls again
             if self._snapshot.state == "paused" and not afresh:
                 return
             self._breaker.reset()
@@ -176,7 +176,7 @@ class Consumer:
             self._thread.start()
 
     def halt(self, timeout: float = STOP_SECONDS) -> bool:
-        """Stop this process's thread; whether it ended within `timeout` seconds."""
+        """Stop this process's thread. Returns whether it ended within `timeout` seconds."""
         with self._lock:
             self._stop.set()
             thread = self._thread
@@ -188,14 +188,14 @@ class Consumer:
                 return False
         with self._lock:
             if self._thread is thread:
-                self._enter("stopped")  # also where it had paused
+                self._enter("stopped")  # also if it was paused
         return True
 
     # --- the thread ---
 
     def run(self, stop: threading.Event) -> None:
-        """Step until `stop` is set or the circuit breaker opens, whatever else happens; says in the
-        snapshot what does."""
+        """Step until `stop` is set or the circuit breaker opens. Any other error is reported in the
+        snapshot, and the thread continues."""
         wait = FIRST_WAIT_SECONDS
         while not stop.is_set():
             began = time.monotonic()
@@ -203,7 +203,7 @@ class Consumer:
                 self._consume(stop)
             except CircuitOpen as opened:
                 self._leave()
-                logger.error("The consumer pauses: %s", opened)
+                logger.error("The consumer is paused: %s", opened)
                 self._enter("paused", str(opened))
                 return
             except Unavailable as error:
@@ -223,18 +223,18 @@ class Consumer:
     def _consume(self, stop: threading.Event) -> None:
         self._recover_lost()
         joined = time.monotonic()
-        had = 0.0  # partitions
+        last_assigned = 0.0
         while not stop.is_set():
             began = time.monotonic()
             count = self.step(POLL_SECONDS)
             now = time.monotonic()
             assert self._subscription is not None
             assignment = _named(self._subscription.assignment())
-            had = now if assignment else had
+            last_assigned = now if assignment else last_assigned
             if count:
                 self._last_record = now
                 self._enter("running", assignment=assignment)
-            elif not assignment and had and now - had < REBALANCE_SECONDS:
+            elif not assignment and last_assigned and now - last_assigned < REBALANCE_SECONDS:
                 pass
             elif not assignment and now - joined < JOINING_SECONDS:
                 if self._snapshot.state not in ("disconnected", "crashed"):  # until it works again
@@ -245,11 +245,11 @@ class Consumer:
                 stop.wait(max(0.0, began + PACE_SECONDS - now))
 
     def step(self, timeout: float = 0.0) -> int:
-        """Take one batch through, and what is due for another try: returns how many events that
-        were, 0 where none came within `timeout` seconds.
+        """Process one batch, and the events that are due for a retry. Returns how many events that
+        were: 0 if none arrived within `timeout` seconds.
 
-        Raises Unavailable where log or database is away (nothing is lost then, the records come
-        again) and BrakePulled.
+        Raises Unavailable if the log or the database is away (nothing is lost: the records are read
+        again), and CircuitOpen.
         """
         self.watch.begin("Reading the log")
         if self._subscription is None:
@@ -260,7 +260,7 @@ class Consumer:
         try:
             count = self._step(self._subscription, timeout)
         except PositionMoved as error:
-            logger.warning("%s Reading its position again.", error)
+            logger.warning("%s The consumer reads its position again.", error)
             self._rewind()
             return 0
         except Exception:
@@ -283,7 +283,7 @@ class Consumer:
             return count
         self.watch.begin("Reading the log")
         if self._backlog:
-            subscription.stay()  # a rebalance in it removes what is not ours any more
+            subscription.stay()  # a rebalance during it removes records of revoked partitions
         polled = self._backlog or subscription.poll(
             0.0 if count else min(timeout, until_next), MAX_RECORDS
         )
@@ -291,7 +291,7 @@ class Consumer:
         records = [one for one in polled if one[:2] in assigned]
         self._backlog = []
         if records:
-            # Nothing overtakes what waits in a partition that is ours since this poll, either.
+            # An event that waits in a partition assigned by this poll must not be overtaken either.
             waits = until_next < NEVER or bool(assigned.keys() - known)
             outcomes = self._reactor.react(records, assigned, waits=waits)
             self._backlog = records[len(outcomes) :]
@@ -304,23 +304,24 @@ class Consumer:
         return count
 
     def _pass_gaps(self, subscription: Subscription, assigned: Mapping[Partition, Origin]) -> None:
-        """Move behind offsets that have no record for us (aborted ones, a transaction's marker):
-        the group would be behind for ever. What has a record was applied before."""
+        """Move the position past offsets without a record for us (aborted records, transaction
+        markers): otherwise the group's lag would never reach 0. All records before them have been
+        applied."""
         reached = subscription.reached().items()
         self._writer.pass_over({assigned[place]: at for place, at in reached if place in assigned})
 
     def _retry(self, subscription: Subscription) -> tuple[int, float]:
-        """Try what is due again; how many events that were, and in how many seconds the next is
-        due (NEVER: nothing waits)."""
+        """Retry the events that are due. Returns how many events that were, and the seconds until
+        the next is due (NEVER: no event waits)."""
         partitions = set(subscription.assignment())
-        # Whoever reads a topic's first partition tries what waits in those that it has no more.
+        # The reader of a topic's first partition retries what waits in partitions that are gone.
         partitions |= {one for one in self._gone if Partition(one.topic, 0) in partitions}
         if wait := self._probes.wait:
             return 0, wait
         found = self._read_side.tries(partitions, self._probes.most + 1, LONGEST_WAIT_MS)
         if not found.due:
             return 0, NEVER if found.next_ms is None else (found.next_ms - now_ms()) / 1000
-        if self._snapshot.state == "starting":  # the first may take long: it works already
+        if self._snapshot.state == "starting":  # the first retry may take long, and is real work
             self._enter("running", assignment=_named(subscription.assignment()))
         deadline = time.monotonic() + RETRY_SECONDS
         count, tried, succeeded = 0, 0, 0
@@ -336,22 +337,22 @@ class Consumer:
         return count, 0.0
 
     def close(self) -> None:
-        """Give the subscription back; for callers of `step`."""
+        """Close the subscription; for callers of `step`."""
         self._leave()
 
     def _start_positions(self, origins: Sequence[Origin]) -> Mapping[Origin, int]:
         positions = self._read_side.positions(origins)
         self._writer.stored |= {origin: positions.get(origin) for origin in origins}
-        # A process that died may have committed less than it has done.
+        # A process that died may have applied more than it committed.
         self._offsets.reach({Partition(o.topic, o.number): n for o, n in positions.items()})
-        # They are read again from there.
+        # The records of these partitions are read again from their positions.
         places = {(origin.topic, origin.number) for origin in origins}
         self._backlog = [record for record in self._backlog if record[:2] not in places]
         self._find_gone({topic for topic, number in places if number == 0})
         return positions
 
     def _find_gone(self, topics: set[str]) -> None:
-        """Notice what waits in partitions that a topic made anew has no more."""
+        """Find events that wait in partitions which a recreated topic no longer has."""
         waiting = {one for one in self._read_side.waiting_in() if one.topic in topics}
         there = self._log.describe(sorted({topic for topic, _ in waiting})) if waiting else ()
         gone = waiting - {Partition(one.origin.topic, one.origin.number) for one in there}
@@ -361,7 +362,7 @@ class Consumer:
         try:
             self._recover(self._recovering)
         except StateConflict as error:
-            raise Unavailable(f"{error} This process waits for it.") from error
+            raise Unavailable(f"{error} This process waits until it is done.") from error
 
     def _recovering(self, done: int, total: int) -> None:
         if self._stop.is_set():
@@ -381,16 +382,16 @@ class Consumer:
         self._backlog = []
         try:
             self._commit(at_once=True)
-        except Exception as error:  # whatever is wrong, the partitions have to be given back
-            logger.debug("The group's offsets could not be noted: %s", error)
+        except Exception as error:  # whatever fails, the partitions must be given back
+            logger.debug("The group's offsets could not be committed: %s", error)
         self._offsets = Offsets(self._read_side.outgoing_since)
         subscription, self._subscription = self._subscription, None
         if subscription:
             subscription.close()
 
-    # --- what a batch came to ---
+    # --- the result of a batch ---
 
-    def _took(self, batch: Batch, outcomes: int) -> None:
+    def _count_outcomes(self, batch: Batch, outcomes: int) -> None:
         moved = batch.moves.items()
         self._offsets.reach({Partition(o.topic, o.number): end for o, (_, end) in moved})
         applied, parked, dead = len(batch.applied), len(batch.parked), len(batch.dead)

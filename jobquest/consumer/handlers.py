@@ -1,4 +1,4 @@
-"""The handler registry: which functions react to which event type."""
+"""The handler registry: which functions are called for which event type."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MAX_NAME = 200
 
 
 class Named(NamedTuple):
-    """A handler under the name that failures and parked events keep: the same after a restart,
-    and no other's of its event type."""
+    """A handler and the name under which failures and parked events refer to it. The name is the
+    same after a restart, and unique within the event type."""
 
     name: str
     handler: Handler
@@ -35,9 +35,9 @@ class Handlers:
         self._by_type: dict[str, tuple[Named, ...]] = {}
 
     def register(self, event_type: str, handler: Handler) -> None:
-        """Add a handler; once is enough, again does nothing. ValueError for an unknown type."""
+        """Add a handler. Adding it twice does nothing. Raises ValueError for an unknown type."""
         if event_type not in CATALOGUE:
-            raise ValueError(f"{event_type!r} is no event type. Known: {', '.join(CATALOGUE)}.")
+            raise ValueError(f"{event_type!r} is not an event type. Known: {', '.join(CATALOGUE)}.")
         with self._lock:
             known = self._by_type.get(event_type, ())
             if not any(one.handler == handler for one in known):
@@ -45,26 +45,26 @@ class Handlers:
                 self._by_type[event_type] = (*known, Named(name, handler))
 
     def unregister(self, event_type: str, handler: Handler) -> None:
-        """Take a handler away; nothing happens where it is not registered."""
+        """Remove a handler; does nothing if it is not registered."""
         with self._lock:
             known = self._by_type.get(event_type, ())
             self._by_type[event_type] = tuple(one for one in known if one.handler != handler)
 
     def of(self, event_type: str) -> tuple[Named, ...]:
-        """The handlers of a type."""
+        """The handlers of an event type."""
         return self._by_type.get(event_type, ())
 
 
-def _free_name(handler: Handler, taken: Collection[str]) -> str:
-    """`module.function`; of two that have the same, the second is `module.function#2`."""
-    named: Any = getattr(handler, "func", handler)  # of a functools.partial
+def _free_name(handler: Handler, used: Collection[str]) -> str:
+    """`module.function`; a second handler of the same name is called `module.function#2`."""
+    named: Any = getattr(handler, "func", handler)  # the function of a functools.partial
     if not hasattr(named, "__qualname__"):  # an object that can be called
         named = type(named)
     name = f"{named.__module__}.{named.__qualname__}"[:MAX_NAME]
     return next(
         free
         for number in count(1)
-        if (free := name if number == 1 else f"{name}#{number}") not in taken
+        if (free := name if number == 1 else f"{name}#{number}") not in used
     )
 
 
@@ -73,7 +73,7 @@ def load_handlers(modules: Sequence[str], consumer: Consumer) -> None:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except Exception as error:  # whatever a user's module does
+        except Exception as error:  # a user's module may raise anything
             raise _unusable(name, "can't be imported", error) from error
         if not callable(getattr(module, "register", None)):
             raise SettingsError(f"JOBQUEST_HANDLERS: {name} has no register(consumer) function.")
@@ -83,8 +83,8 @@ def load_handlers(modules: Sequence[str], consumer: Consumer) -> None:
             raise _unusable(name, "did not register", error) from error
 
 
-def _unusable(name: str, what: str, error: Exception) -> SettingsError:
+def _unusable(name: str, problem: str, error: Exception) -> SettingsError:
     *_, last = traceback.extract_tb(error.__traceback__)
-    inside = "" if last.filename.startswith("<") else f" ({last.filename}:{last.lineno})"
-    why = " ".join(f"{type(error).__name__}: {error}".split())
-    return SettingsError(f"JOBQUEST_HANDLERS: {name} {what}: {why}{inside}.")
+    place = "" if last.filename.startswith("<") else f" ({last.filename}:{last.lineno})"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return SettingsError(f"JOBQUEST_HANDLERS: {name} {problem}: {reason}{place}.")

@@ -1,8 +1,8 @@
-"""Which offsets the group may commit: those before which the log has every record of our own, too
-(follow-ups, dead letters, what waits).
+"""Decides which offsets the group may commit: those whose own records (follow-ups, dead letters,
+parked events) have all reached the log.
 
-A read side that is lost is rebuilt up to the group's offsets, so what the database alone knows must
-lie behind them. Belongs to the consumer's thread; commits nothing by itself.
+A lost read side is rebuilt up to the group's committed offsets. So whatever only the database knows
+must come from events behind them. Belongs to the consumer's thread; it commits nothing itself.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping
 
 from jobquest.log import Partition
 
-LOOK_SECONDS = 0.2  # from one look at what waits for the log to the next
+LOOK_SECONDS = 0.2  # between two looks at the records that wait for the log
 
 
 class Offsets:
-    """`outgoing_since` tells since when the oldest of our records waits for the log (None: none
-    does), and now, in Unix milliseconds of one clock."""
+    """`outgoing_since` returns since when our oldest record waits for the log (None if none does),
+    and the current time, both in Unix milliseconds of the same clock."""
 
     def __init__(self, outgoing_since: Callable[[], tuple[int | None, int]]) -> None:
         self._outgoing_since = outgoing_since
         self._reached: dict[Partition, int] = {}
-        self._settling: dict[Partition, int] = {}  # reached before the next
+        self._settling: dict[Partition, int] = {}  # ready once the records of that time are sent
         self._settling_ms = 0
         self._looked = 0.0
 
@@ -31,8 +31,8 @@ class Offsets:
         self._reached |= offsets
 
     def ready(self, *, at_once: bool = False) -> dict[Partition, int]:
-        """The offsets to commit, each once. Looks from time to time, unless `at_once`. Raises
-        Unavailable."""
+        """The offsets to commit, each returned once. Looks every LOOK_SECONDS, or now if `at_once`.
+        Raises Unavailable."""
         is_over = time.monotonic() - self._looked > LOOK_SECONDS
         if not (self._reached or self._settling) or not (at_once or is_over):
             return {}

@@ -1,4 +1,4 @@
-"""What a record came to: the value that goes from the reactor to the read side's transaction."""
+"""The outcome of a record: the value that the reactor hands to the read side's transaction."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Verdict = Literal["applied", "known", "parked", "dead"]
 
 
 class Outcome(NamedTuple):
-    """One record and what becomes of it. `attempts` counts its tries; `done` names the handlers
-    that have succeeded.
+    """One record and its outcome. `attempts` counts its tries; `done` names the handlers that have
+    succeeded.
 
-    `was` is the row under which it waited, if it did; `polled` says that it came from the log
-    just now, so that its partition's position moves.
+    `was` is its row in the table of parked events, if it was parked. `polled` is true if the record
+    was just read from the log, so that its partition's position moves.
     """
 
     record: Record
@@ -37,21 +37,22 @@ class Outcome(NamedTuple):
 
     @property
     def ordering_key(self) -> OrderingKey | None:
-        """What its event stays in order with; None if it can't be read."""
+        """The key within which its event stays in order; None if the event can't be read."""
         return ordering_key(self.record, self.event.user_id) if self.event else None
 
     def waits_behind(self) -> Outcome:
-        """It waits for another event of its key."""
+        """The event waits for an earlier event of its key."""
         return self._replace(verdict="parked", next_ms=None)
 
     def dies(self, error: Exception) -> Outcome:
-        """It can't be counted, now or later."""
+        """The event can't be counted, now or later."""
         return self._replace(verdict="dead", failure=Failure.of(error))
 
     def failed(
         self, failure: Failure, now_ms: int, backoff: Backoff, *, final: bool = False
     ) -> Outcome:
-        """One more try failed: it waits for the next, or dies after the last or a `final` one."""
+        """One more try failed. The event waits for the next try; after the last try, or a `final`
+        failure, it dies."""
         attempts = self.attempts + 1
         last = final or attempts >= backoff.max_attempts
         return self._replace(
@@ -63,7 +64,7 @@ class Outcome(NamedTuple):
         )
 
     def parked(self) -> Parked:
-        """The row under which it waits."""
+        """The row under which the event waits."""
         assert self.event
         return Parked(
             event_id=self.event.id,
@@ -79,7 +80,7 @@ class Outcome(NamedTuple):
         )
 
     def dead(self) -> Dead:
-        """The dead letter that it becomes."""
+        """The dead letter of this record."""
         assert self.failure
         return Dead(
             self.record,
@@ -93,8 +94,8 @@ class Outcome(NamedTuple):
 
 
 def batch_of(outcomes: Sequence[Outcome], stored: Mapping[Origin, int | None]) -> Batch:
-    """What the read side has to write; `stored` are the positions that it has now."""
-    # The last of a partition is the one that is left.
+    """The batch for the read side to write; `stored` are the positions that it has now."""
+    # The last record of each partition decides its position.
     ends = {o.origin: o.record.offset + 1 for o in outcomes if o.polled}
     return Batch(
         applied=[

@@ -1,6 +1,7 @@
-"""The reactor: decides what becomes of each record. Decodes, drops what is known, runs handlers.
+"""The reactor decides the outcome of each record: it decodes, drops duplicates and runs handlers.
 
-Called by the consumer, in its thread. It writes nothing: its outcomes go into one transaction.
+Called by the consumer, in its thread. It writes nothing: its outcomes are written in one
+transaction.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from jobquest.read.failures import Failure
 
 logger = logging.getLogger(__name__)
 
-HANDLER_SECONDS = 0.5  # of handlers' time after which a batch ends
-KEY_EVENTS = 500  # of one ordering key, at one go
+HANDLER_SECONDS = 0.5  # a batch ends after handlers have run this long
+KEY_EVENTS = 500  # of one ordering key, retried in one call
 
 
 class Reactor:
@@ -46,14 +47,14 @@ class Reactor:
         self._backoff = backoff
         self._breaker = breaker
         self._watch = watch
-        self._lines: list[str] = []
+        self._lines: list[str] = []  # for the log, not written yet
 
     def react(
         self, records: Sequence[Record], assigned: Mapping[Partition, Origin], *, waits: bool
     ) -> list[Outcome]:
-        """The outcomes of polled records; `waits`: something may be parked in these partitions.
+        """The outcomes of polled records; `waits`: events may be parked in these partitions.
 
-        May end before the last record: when handlers have had their time or the circuit breaker
+        May end before the last record: when the handlers' time is over or the circuit breaker
         opens.
         """
         origins: dict[tuple[str, int], Origin] = dict(assigned.items())
@@ -61,33 +62,33 @@ class Reactor:
         known = self._read_side.contents([o.event.id for o in decoded if o.event], parked=True)
         keys = {key for o in decoded if waits and (key := o.ordering_key)}
         busy = self._read_side.busy(keys) if keys else set()
-        go_on = self._bounded()
+        may_continue = self._bounded()
         outcomes: list[Outcome] = []
         for outcome in decoded:
             if outcome.event and outcome.verdict == "applied":
                 outcome = self._judge(outcome, outcome.event, known, busy)
             outcomes.append(outcome)
             if outcome.failure:
-                self._tell(outcome, outcome.failure)
-            if not go_on():
+                self._log_failure(outcome, outcome.failure)
+            if not may_continue():
                 break
-        self._say()
+        self._write_lines()
         return outcomes
 
     def retry(self, key: OrderingKey) -> list[Outcome]:
-        """Try a key's events again, in their order, up to the first that fails once more."""
+        """Retry the events of a key in their order, up to the first that fails again."""
         parked = self._read_side.waiting(key, KEY_EVENTS)
         known = self._read_side.contents([one.event_id for one in parked])
-        go_on = self._bounded()
+        may_continue = self._bounded()
         outcomes: list[Outcome] = []
         for one in parked:
             outcome = self._tried_again(one, known)
             if outcome.failure:
-                self._tell(outcome, outcome.failure)
+                self._log_failure(outcome, outcome.failure)
             outcomes.append(outcome)
-            if outcome.verdict == "parked" or not go_on():
+            if outcome.verdict == "parked" or not may_continue():
                 break
-        self._say()
+        self._write_lines()
         return outcomes
 
     def _bounded(self) -> Callable[[], bool]:
@@ -98,7 +99,8 @@ class Reactor:
         self, outcome: Outcome, event: Event, known: dict[str, bytes], busy: set[OrderingKey]
     ) -> Outcome:
         if event.id in known:
-            # Ours name a fact by their id: whichever event caused it, it is the same one.
+            # Our own ids are derived from the fact: the same id is the same fact, whatever event
+            # caused it.
             if event.is_internal or event.has_content_of(known[event.id]):
                 return outcome._replace(verdict="known")
             return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
@@ -112,30 +114,30 @@ class Reactor:
             known[event.id] = event.to_json()
         return outcome
 
-    def _tried_again(self, one: Parked, known: Mapping[str, bytes]) -> Outcome:
-        outcome = _decoded(one.record, one.origin)._replace(
-            attempts=one.attempts,
-            first_failed_ms=one.first_failed_ms,
-            was=one,
+    def _tried_again(self, parked: Parked, known: Mapping[str, bytes]) -> Outcome:
+        outcome = _decoded(parked.record, parked.origin)._replace(
+            attempts=parked.attempts,
+            first_failed_ms=parked.first_failed_ms,
+            was=parked,
             polled=False,
-            done=one.done,
+            done=parked.done,
         )
-        if one.event_id in known:
+        if parked.event_id in known:
             return outcome._replace(verdict="known")
-        if outcome.event is None or outcome.verdict == "dead":  # it is not taken any more
+        if outcome.event is None or outcome.verdict == "dead":  # it is no longer accepted
             return outcome
-        if one.failure and one.attempts >= self._backoff.max_attempts:
-            return outcome._replace(verdict="dead", failure=one.failure)
+        if parked.failure and parked.attempts >= self._backoff.max_attempts:
+            return outcome._replace(verdict="dead", failure=parked.failure)
         return self._handle(outcome, outcome.event)
 
     def _handle(self, outcome: Outcome, event: Event) -> Outcome:
-        """Run the handlers of an event's type that have not succeeded yet."""
+        """Run those handlers of an event's type that have not succeeded yet."""
         self._lines.append(f"Processing event: {event.type} for user: {event.user_id}")
         handlers = self._handlers.of(event.type)
         if not handlers:
             return outcome
-        self._say()  # before they run: if one hangs, this is the log's last line
-        if outcome.was is None:  # headers are unpacked only for events that somebody handles
+        self._write_lines()  # before they run: if a handler hangs, this is the last line of the log
+        if outcome.was is None:  # headers are unpacked only for events that have a handler
             outcome = outcome._replace(done=_done_before(outcome.record.headers))
         before = outcome.done
         for name, handler in handlers:
@@ -159,23 +161,25 @@ class Reactor:
             )
         return outcome
 
-    def _say(self) -> None:
-        """Write the lines that have come together."""
+    def _write_lines(self) -> None:
+        """Write the collected lines to the log."""
         lines, self._lines = self._lines, []
         log_lines(logger, logging.INFO, lines)
 
     def _failed(self, outcome: Outcome, event: Event, failure: Failure, final: bool) -> Outcome:
-        if not outcome.attempts:  # else it is known to fail
+        if not outcome.attempts:  # otherwise it is already known to fail
             self._breaker.handler_failed(event.id, event.type, failure)
         return outcome.failed(failure, now_ms(), self._backoff, final=final)
 
-    def _tell(self, outcome: Outcome, failure: Failure) -> None:
-        self._say()
+    def _log_failure(self, outcome: Outcome, failure: Failure) -> None:
+        self._write_lines()
         logger.error("Failed to process event: %s", failure.text)
         if outcome.verdict == "parked" and outcome.event:
             tries = f"{outcome.attempts} of {self._backoff.max_attempts} tries"
-            why = f"{failure.error_class} in {failure.part}"
-            logger.info("Event %s waits for another try after %s: %s", outcome.event.id, tries, why)
+            reason = f"{failure.error_class} in {failure.part}"
+            logger.info(
+                "Event %s waits for another try after %s: %s", outcome.event.id, tries, reason
+            )
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
@@ -184,7 +188,7 @@ def _decoded(record: Record, origin: Origin) -> Outcome:
         outcome = Outcome(record, origin, from_record(record.value, latest_ms))
     except InvalidEvent as error:
         outcome = Outcome(record, origin).dies(error)
-    # Of a damaged record some parts may be sound: it dies as the event that these still tell of.
+    # Parts of a damaged record may be sound: the dead letter shows the event that they describe.
     return outcome.dies(InvalidEvent(record.damage)) if record.damage else outcome
 
 
@@ -194,6 +198,6 @@ def _done_before(headers: Headers) -> tuple[str, ...]:
         if name == DONE_HEADER:
             try:
                 return tuple(map(str, orjson.loads(value)))
-            except (ValueError, TypeError):  # somebody else wrote it
+            except (ValueError, TypeError):  # written by somebody else
                 return ()
     return ()

@@ -1,8 +1,8 @@
-"""What an operator does with dead letters: redrive, edit, discard. Called by the API and the
+"""The operator's decisions about dead letters: redrive, edit, discard. Called by the API and the
 command line.
 
-Redriving appends the record to its topic again, under the same event id, so that whatever is done
-twice counts once.
+Redriving appends the record to its topic again, under the same event id, so that it counts once
+even if it is redriven twice.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from jobquest.read.dead_letters import (
     DeadLetters,
 )
 
-MAX_DEAD_LETTERS = 500  # of one call
+MAX_DEAD_LETTERS = 500  # in one call
 MAX_REDRIVES = 3
-DEAD_LETTERS_PER_SECOND = 100  # what made them die may not stand more
+DEAD_LETTERS_PER_SECOND = 100  # the cause of their death may not bear more
 MAX_REASON = 500
 
 
 @dataclass(slots=True)
 class Redriven:
-    """Ids of dead letters that are in the log again, and why others are not."""
+    """The ids of dead letters that were appended to the log again, and why others were refused."""
 
     redriven: list[int] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Redrive:
-    """Decides about dead letters. Any thread may call it."""
+    """Carries out decisions about dead letters. Any thread may call it."""
 
     def __init__(self, dead_letters: DeadLetters, read_side: ReadSide, log: EventLog) -> None:
         self._dead_letters = dead_letters
         self._read_side = read_side
         self._log = log
-        self._pace = threading.Lock()  # over the next
+        self._pace = threading.Lock()  # guards the next one
         self._next = 0.0
 
     def redrive(self, ids: Sequence[int]) -> Redriven:
         """Append the records of open dead letters to their topics again.
 
-        Takes as long as the rate demands. Raises ReadSideUnavailable.
+        Waits as long as the rate limit demands. Raises ReadSideUnavailable.
         """
         result = Redriven()
         for id in dict.fromkeys(ids):
@@ -65,25 +65,25 @@ class Redrive:
         return result
 
     def redrive_matching(self, wanted: DeadLetterFilter) -> Redriven:
-        """The same for the dead letters that match, oldest first, at most 500 a call."""
+        """Redrive the dead letters that match, oldest first, at most 500 in one call."""
         return self.redrive(self._dead_letters.ids(wanted, MAX_DEAD_LETTERS))
 
     def edit(self, id: int, value: bytes) -> None:
-        """Have `value` (an event as JSON) redriven instead of what died.
+        """Store `value` (an event as JSON), to be redriven instead of the original value.
 
-        Raises StateConflict, and InvalidEvent where it would die again.
+        Raises StateConflict, and InvalidEvent if the new value would die again.
         """
         self.check(id, value)
         self._dead_letters.edit(id, value)
 
     def check(self, id: int, value: bytes) -> None:
-        """Whether `edit` would take it: raises what that does, and changes nothing."""
+        """Raise what `edit` would raise; changes nothing."""
         dead_letter = self._known(id)
         event = from_record(value, now_ms())
         errors = {}
         if CATALOGUE[event.type].topic != dead_letter.topic:
             errors["type"] = [f"Belongs to topic {CATALOGUE[event.type].topic}."]
-        if dead_letter.event_id.startswith(f"{OUR_PREFIX}dead:"):  # it has no id of its own yet
+        if dead_letter.event_id.startswith(f"{OUR_PREFIX}dead:"):  # the event had no id
             if event.is_internal:
                 errors["id"] = [f"Must not begin with {OUR_PREFIX}."]
         elif event.id != dead_letter.event_id:
@@ -91,23 +91,23 @@ class Redrive:
         if errors:
             raise InvalidEvent("The value is not valid.", errors)
         if dead_letter.state != "open":
-            raise StateConflict(f"It is {dead_letter.state} already.")
+            raise StateConflict(f"It is already {dead_letter.state}.")
 
     def discard(self, id: int, reason: str) -> None:
-        """Give a dead letter up. Raises StateConflict, InvalidEvent."""
+        """Discard a dead letter. Raises StateConflict, InvalidEvent."""
         if not reason.strip() or len(reason) > MAX_REASON:
             line = f"Must be a text of 1 to {MAX_REASON} characters."
-            raise InvalidEvent("Say why it is given up.", {"reason": [line]})
+            raise InvalidEvent("Give the reason for discarding it.", {"reason": [line]})
         self._known(id)
         self._dead_letters.discard(id, reason)
 
     def _redrive(self, id: int) -> None:
         dead_letter = self._known(id)
         if dead_letter.state != "open":
-            raise StateConflict(f"It is {dead_letter.state} already.")
+            raise StateConflict(f"It is already {dead_letter.state}.")
         if dead_letter.redrives >= MAX_REDRIVES:
             raise StateConflict(
-                f"It was redriven {dead_letter.redrives} times already: discard it."
+                f"It has already been redriven {dead_letter.redrives} times: discard it."
             )
         event = self._readable(dead_letter)
         self._check_known(event)
@@ -125,16 +125,16 @@ class Redrive:
     def _readable(self, dead_letter: DeadLetter) -> Event:
         try:
             value = dead_letter.value if dead_letter.edited is None else dead_letter.edited
-            return from_record(value, now_ms())  # its new record's time, and ours
+            return from_record(value, now_ms())  # the new record gets the current time
         except InvalidEvent as error:
-            raise StateConflict(f"It would die again, so edit it first: {error}") from None
+            raise StateConflict(f"It would die again: edit it first. {error}") from None
 
     def _check_known(self, event: Event) -> None:
         stored = self._read_side.contents([event.id], parked=True).get(event.id)
         if stored is None:
             return
         if event.has_content_of(stored):
-            raise StateConflict("Its event is taken already, from another record.")
+            raise StateConflict("Its event has already been received, from another record.")
         raise StateConflict("It would die again: another event has its id. Edit it first.")
 
     def _wait_for_turn(self) -> None:
@@ -149,7 +149,7 @@ def _record(dead_letter: DeadLetter, event: Event) -> NewRecord:
     ours = (REDRIVES_HEADER, DONE_HEADER)
     headers = tuple(one for one in dead_letter.headers if one[0] not in ours)
     headers = (*headers, (REDRIVES_HEADER, b"%d" % (dead_letter.redrives + 1)))
-    if dead_letter.edited is not None:  # another event: every handler is called for it
+    if dead_letter.edited is not None:  # another event: all its handlers are called
         return NewRecord(dead_letter.topic, event.user_id.encode(), dead_letter.edited, headers)
     if dead_letter.done:
         headers = (*headers, (DONE_HEADER, dead_letter.done.encode()))

@@ -1,8 +1,8 @@
-"""The relay: brings records of our own (follow-ups, dead letters) from the read side, where a
-transaction left them, into the log.
+"""The relay publishes our own records (follow-ups, dead letters) to the log. A transaction of the
+read side has stored them there before.
 
 One thread per process, owned by the runtime. A crash between commit and publish loses nothing: the
-row waits, and what is published twice counts once by its id.
+row stays, and a record that is published twice counts once because of its id.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobquest.read import ReadSide
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-PACE_SECONDS = 0.1  # from one look to the next, while there are batches
+PACE_SECONDS = 0.1  # between two looks while batches are applied
 WAIT_AFTER_FAILURE_SECONDS = 2.0
 
 
@@ -31,7 +31,7 @@ class Relay:
     def __init__(self, read_side: ReadSide, log: EventLog) -> None:
         self._read_side = read_side
         self._log = log
-        self._barred: dict[str, float] = {}  # topics that the log does not take; until when
+        self._barred: dict[str, float] = {}  # topics that the log refuses, and until when
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,17 +53,17 @@ class Relay:
             self._thread.join(timeout)
 
     def step(self) -> int:
-        """Publish what waits, once; how many records the log has taken."""
+        """Publish the waiting records once. Returns how many the log has accepted."""
         now = time.monotonic()
         without = [topic for topic, until in self._barred.items() if until > now]
         waiting = self._read_side.outgoing(without=without)
         futures = self._log.append([record for _, record in waiting], PATIENT_SECONDS)
-        done, taken = [], 0
+        done, published = [], 0
         try:
             for (id, record), future in zip(waiting, futures, strict=True):
                 try:
-                    taken += self._is_taken(id, record, future)
-                except TopicUnavailable as error:  # the others go on
+                    published += self._is_published(id, record, future)
+                except TopicUnavailable as error:  # the other topics continue
                     self._bar(error)
                 else:
                     self._barred.pop(record.topic, None)
@@ -71,18 +71,18 @@ class Relay:
         finally:
             if done:
                 self._read_side.sent(done)
-        return taken
+        return published
 
     def _bar(self, error: TopicUnavailable) -> None:
-        """Let the records of a topic wait for a while."""
+        """Let the records of a topic wait for WAIT_AFTER_FAILURE_SECONDS."""
         if error.topic not in self._barred:
             logger.warning("Records for topic %s wait: %s", error.topic, error)
         self._barred[error.topic] = time.monotonic() + WAIT_AFTER_FAILURE_SECONDS
 
-    def _is_taken(self, id: str, record: NewRecord, future: Pending[Position]) -> bool:
+    def _is_published(self, id: str, record: NewRecord, future: Pending[Position]) -> bool:
         try:
             confirmed(future)
-        except RecordRefused as error:  # waiting would not help, and would hold up the others
+        except RecordRefused as error:  # a retry would not help, and would delay the others
             logger.error("%s for topic %s is not published: %s", id, record.topic, error)
             return False
         if record.topic in TOPICS and record.key:
@@ -103,5 +103,5 @@ class Relay:
                 logger.warning("Follow-ups and dead letters wait: %s", error)
                 self._stop.wait(WAIT_AFTER_FAILURE_SECONDS)
             except Exception:
-                logger.exception("The relay failed and goes on")
+                logger.exception("The relay failed and continues")
                 self._stop.wait(WAIT_AFTER_FAILURE_SECONDS)

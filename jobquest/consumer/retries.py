@@ -1,7 +1,7 @@
-"""When a failing event is tried again, how many at once, and when too many fail: the backoff, the
-probes and the circuit breaker.
+"""When a failing event is retried, how many are retried at once, and when the consumer pauses: the
+backoff, the probes and the circuit breaker.
 
-Used by the consumer and its reactor. None does anything by itself.
+The consumer and its reactor use them. They only decide; they start nothing.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ PROBE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """`max_attempts` tries of an event's handlers; the first wait is `base_seconds`, each further
-    one twice as long, up to a minute, give or take a fifth."""
+    """`max_attempts` tries of an event's handlers. The first wait is `base_seconds`; each further
+    wait is twice as long, up to a minute, plus or minus a fifth."""
 
     max_attempts: int
     base_seconds: float
 
     def wait_ms(self, attempts: int) -> int:
-        """How long to wait after that many tries."""
+        """How long to wait after this many tries."""
         seconds = min(self.base_seconds * 2 ** min(attempts - 1, 30), LONGEST_WAIT_SECONDS)
-        # So that what failed together is not tried together.
+        # Random, so that events that failed together are not retried together.
         return int(seconds * 1000 * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
 
 class CircuitBreaker:
-    """Notices when event after event fails, as when what handlers call is away, or when a
-    projection has a bug: then the fault is not the events'.
+    """Opens when event after event fails: then the cause is not the events, but a service that the
+    handlers call or a bug in a projection.
 
-    It counts events, not tries: one that fails again and again harms only itself. Nor does it count
-    events that are known to fail or to wait. A row of failures ends with a success of the same part
-    (a handler, a projection) for the same type of event, since others may know nothing of the
-    cause; the failures of all handlers, and of a projection for all types, are rows of their own.
+    It counts events, not tries, because one event that fails again and again harms only itself.
+    Events that are already known to fail or to wait are not counted either. A row of failures ends
+    with a success of the same part (a handler, a projection) for the same type of event: other
+    successes may have nothing to do with the cause. Two more rows are counted: the failures of all
+    handlers together, and those of a projection for all types.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,29 +52,29 @@ class CircuitBreaker:
         self._last = ""
 
     def handler_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
-        """An event's handlers failed, for the first time."""
+        """An event's handlers failed for the first time."""
         self._add(event_id, failure, _HANDLERS, _Row(failure.part or "", event_type))
 
     def handlers_succeeded(self, event_type: str, parts: Iterable[str]) -> None:
-        """An event's handlers did their work."""
+        """An event's handlers succeeded."""
         if self._failing:
             for row in (_HANDLERS, *(_Row(part, event_type) for part in parts)):
                 self._failing.pop(row, None)
 
     def write_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
-        """An event could not be written because of `failure.part`, or waits for one behind which
-        it stays."""
+        """An event could not be written because of `failure.part`, or it waits behind an event that
+        could not."""
         part = failure.part or "read side"
         self._add(event_id, failure, _Row(part, ""), _Row(part, event_type))
 
     def written(self, event_type: str, concerned: Callable[[str], bool]) -> None:
-        """An event was written; whether that needed a part."""
+        """An event was written; `concerned(part)` says whether a part took part in that."""
         for row in [one for one in self._failing if not one.part.startswith("handler")]:
             if row.event_type in ("", event_type) and concerned(row.part):
                 del self._failing[row]
 
     def reset(self) -> None:
-        """Count afresh."""
+        """Forget all failures."""
         self._failing.clear()
 
     @property
@@ -81,7 +82,7 @@ class CircuitBreaker:
         """Why the consumer should pause; None if it should not."""
         for row, events in self._failing.items():
             if len(events) >= self._limit:
-                return f"{row.told(len(events))}, the last with {self._last}. {_ADVICE}"
+                return f"{row.describe(len(events))}, the last with {self._last}. {_ADVICE}"
         return None
 
     def _add(self, event_id: str, failure: Failure, *rows: _Row) -> None:
@@ -91,30 +92,31 @@ class CircuitBreaker:
 
 
 class _Row(NamedTuple):
-    """Failures in a row of one part; `event_type` "": whatever the type."""
+    """Failures in a row of one part; an empty `event_type` means all types."""
 
     part: str
     event_type: str
 
-    def told(self, count: int) -> str:
+    def describe(self, count: int) -> str:
         types = f" ({self.event_type})" if self.event_type else ""
         if self == _HANDLERS:
             return f"The handlers of {count} events in a row failed"
         if self.part.startswith("handler"):
             return f"The {self.part} failed for {count} events in a row{types}"
-        return f"The {self.part} could not take {count} events in a row{types}"
+        return f"The {self.part} could not write {count} events in a row{types}"
 
 
-_HANDLERS = _Row("handlers", "")  # of whatever name
+_HANDLERS = _Row("handlers", "")  # all handlers together
 _ADVICE = "Fix the cause, then start the consumer."
 
 
 class Probes:
-    """How many of the events that are due for another try are tried in one step: a few first, more
-    if they succeed, and after a second again if none does. What made them fail may still be
-    broken, or may not stand all of them at once.
+    """How many of the events that are due are retried in one step: a few at first, more if they
+    succeed, and if none succeeds, a few again after a second. The cause of the failures may still
+    exist, or may not bear all of the events at once.
 
-    One waiter's failure holds nobody up: it matters only while more are due than are tried.
+    The failure of a single waiting event delays nobody: the pause applies only if more are due than
+    were retried.
     """
 
     def __init__(self) -> None:
@@ -123,11 +125,11 @@ class Probes:
 
     @property
     def wait(self) -> float:
-        """Seconds until the next may be tried."""
+        """Seconds until the next retry is allowed."""
         return max(0.0, self._not_before - time.monotonic())
 
     def tried(self, succeeded: int, *, left: bool) -> None:
-        """That many succeeded of those that were tried; whether more are due."""
+        """Report that `succeeded` of the retried events succeeded, and whether more are due."""
         if succeeded:
             self.most = min(self.most * 2, MOST_PROBES)
             return
@@ -136,5 +138,5 @@ class Probes:
             self._not_before = time.monotonic() + PROBE_SECONDS
 
     def start_again(self) -> None:
-        """With a few, at once."""
+        """Retry a few, now."""
         self.most, self._not_before = FIRST_PROBES, 0.0

@@ -1,8 +1,8 @@
-"""What the consumer's thread is at, and since when: how a hang is noticed, told and remembered.
+"""What the consumer's thread is doing, and since when: how a hang is noticed, reported and stored.
 
 The consumer's thread writes it, the supervisor reads it. No thread can be ended from outside, so a
-handler that hangs is written down as a failed try of its event: after the restart that it takes,
-the event waits for its next try, and everyone else's go on.
+hanging handler is stored as a failed try of its event. The process has to be restarted; after that,
+the event waits for its next try, and the events of everyone else continue.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STALL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """One piece of work; `outcome` is the event's where a handler runs."""
+    """One piece of work; `outcome` is set if a handler runs, for its event."""
 
     what: str
     since: float
@@ -31,22 +31,22 @@ class Doing:
 
 
 class Watch:
-    """One per consumer."""
+    """Watches the consumer's thread; one per consumer."""
 
     def __init__(self, read_side: ReadSide, backoff: Backoff) -> None:
         self._read_side = read_side
         self._backoff = backoff
         self._doing: Doing | None = None
-        self._lock = threading.Lock()  # over the two below
+        self._lock = threading.Lock()  # guards the next two
         self._noted: Doing | None = None
         self._row: Parked | None = None
 
     def begin(self, what: str, outcome: Outcome | None = None) -> None:
-        """The thread begins something."""
+        """The thread begins a piece of work."""
         self._doing = Doing(what, time.monotonic(), outcome)
 
     def end(self) -> Parked | None:
-        """It came to an end; returns the row that `note` has written for it meanwhile."""
+        """The work ended. Returns the row that `note` has written for it meanwhile, if any."""
         doing, self._doing = self._doing, None
         if doing is None or time.monotonic() - doing.since < STALL_SECONDS:
             return None
@@ -57,7 +57,7 @@ class Watch:
 
     @property
     def stalled(self) -> str | None:
-        """What hangs, and for how long; None where nothing does."""
+        """What hangs, and for how long; None if nothing hangs."""
         doing = self._doing
         if doing is None:
             return None
@@ -65,7 +65,7 @@ class Watch:
         return None if seconds < STALL_SECONDS else f"{_named(doing)} for {seconds:.0f} s now."
 
     def note(self) -> None:
-        """Write down a hanging handler as a failed try, once. Raises Unavailable."""
+        """Store a hanging handler as a failed try, once. Raises Unavailable."""
         with self._lock:
             doing = self._doing
             hangs = doing and time.monotonic() - doing.since >= STALL_SECONDS
@@ -76,7 +76,7 @@ class Watch:
                 now_ms(),
                 self._backoff,
             )
-            # The last try too: an event that is not in the log's past yet can't die.
+            # Even after the last try: an event whose record is not passed yet can't die.
             row = replace(tried.parked(), next_ms=now_ms() + self._backoff.wait_ms(tried.attempts))
             released = [tried.was] if tried.was else []
             try:

@@ -1,7 +1,7 @@
-"""Writes what became of records: a batch in one transaction, or one by one if that fails.
+"""Writes the outcomes of records: a batch in one transaction, or one by one if that fails.
 
-Called by the consumer, in its thread. What can't be written is our own fault, unless the error says
-that the event is wrong: then the event waits, and so do those behind it.
+Called by the consumer, in its thread. If an outcome can't be written, the fault is ours unless the
+error says that the event is wrong. Then the event waits, and so do the events behind it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Writer:
-    """Belongs to the consumer's thread. `stored` are the positions that the read side has."""
+    """Belongs to the consumer's thread. `stored` holds the positions in the read side."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Writer:
         watch: Watch,
         written: Callable[[Batch, int], None],
     ) -> None:
-        """`written` is called after each transaction: what was in it, and of how many outcomes."""
+        """`written` is called after each transaction, with its batch and the number of outcomes."""
         self.stored: dict[Origin, int | None] = {}
         self._read_side = read_side
         self._backoff = backoff
@@ -43,8 +43,8 @@ class Writer:
         self._written = written
 
     def write(self, outcomes: Sequence[Outcome]) -> None:
-        """Write outcomes. Raises Unavailable and PositionMoved (nothing is lost then), and any
-        other error if not even its failure can be written."""
+        """Write outcomes. Raises Unavailable and PositionMoved (nothing is lost), and any other
+        error if not even the failure can be written."""
         try:
             self._write(outcomes)
         except (Unavailable, PositionMoved):
@@ -57,7 +57,7 @@ class Writer:
             self._write_one_by_one(outcomes)
 
     def pass_over(self, reached: Mapping[Origin, int]) -> None:
-        """Move the positions of partitions to offsets before which no record is left."""
+        """Move the positions of partitions to offsets before which no record is left to apply."""
         moves = {
             origin: (self.stored.get(origin), at)
             for origin, at in reached.items()
@@ -71,7 +71,7 @@ class Writer:
         for outcome in outcomes:
             key = outcome.ordering_key
             if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
-                if outcome.was is None:  # else it is known to wait
+                if outcome.was is None:  # otherwise it is already known to wait
                     self._breaker.write_failed(outcome.event.id, outcome.event.type, held[key])
                 outcome = outcome.waits_behind()
             try:
@@ -84,9 +84,9 @@ class Writer:
                     held[key] = failed.failure
 
     def _blame(self, outcome: Outcome, error: Exception) -> Outcome:
-        """An outcome can't be written: its event dies if the error says that it is wrong, and
-        waits for another try if the fault may be ours. Raises the error if that can't be written
-        either."""
+        """Handle an outcome that can't be written: its event dies if the error says that it is
+        wrong, and waits for another try if the fault may be ours. Raises the error if that can't be
+        written either."""
         if outcome.verdict in ("dead", "parked"):
             raise error
         failure = Failure.of(error)
@@ -94,7 +94,7 @@ class Writer:
             failed = outcome.dies(error)
         else:
             failed = outcome.failed(failure, now_ms(), self._backoff)
-            if outcome.event and not outcome.attempts:  # else it is known to fail
+            if outcome.event and not outcome.attempts:  # otherwise it is already known to fail
                 self._breaker.write_failed(outcome.event.id, outcome.event.type, failure)
         logger.error("Failed to process event: %s", failure.text)
         logger.info("%s in %s", failure.error_class, failure.part or "the read side")

@@ -301,7 +301,7 @@ def test_what_would_die_again_is_refused_with_the_reason_and_a_link_to_edit(
     page.get_by_role("link", name="Edit it").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Dead letter 2")
     button(page, "Redrive as it is").click()
-    expect(page.locator("#refusal")).to_contain_text("It would die again, so edit it first")
+    expect(page.locator("#refusal")).to_contain_text("It would die again: edit it first")
     expect(page.locator(".badge").first).to_have_text("open")
 
 
