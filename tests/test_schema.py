@@ -184,10 +184,13 @@ def test_an_upgrade_that_fails_leaves_the_tables_as_they_were(
     [
         (
             "UPDATE alembic_version SET version_num = '9999'",
-            "made by a newer version (revision 9999",
+            "created by a newer version (revision 9999",
         ),
-        ("UPDATE alembic_version SET version_num = 'abc'", "made by a newer version (revision abc"),
-        ("DROP TABLE alembic_version", "made by an old version (layout 1)"),
+        (
+            "UPDATE alembic_version SET version_num = 'abc'",
+            "created by a newer version (revision abc",
+        ),
+        ("DROP TABLE alembic_version", "created by an old version (layout 1)"),
         ("ALTER TABLE counter RENAME TO gone", "has lost its table counter"),
     ],
 )

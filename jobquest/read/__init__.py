@@ -1,8 +1,8 @@
-"""The read side: what became of the events, in a database (SQLite or PostgreSQL).
+"""The read side: the outcomes of events, in a database (SQLite or PostgreSQL).
 
-`apply` writes a batch's effects and the log positions behind it in ONE transaction; that is what
-makes an event count exactly once. Called by the consumer, the producer (ids known already) and the
-relay; `queries.py` reads. It knows no log, no threads and no HTTP.
+`apply` writes a batch's effects and its log positions in ONE transaction; that is why an event
+counts exactly once. Called by the consumer, the producer (to look up known ids) and the relay;
+`queries.py` reads. It knows nothing of the log, of threads or of HTTP.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from jobquest.read.statements import add_rows, rows_by_key, write_rows
 __all__ = ["Applied", "Batch", "Dead", "OrderingKey", "Parked", "ReadSide", "Tries"]
 
 RELAY_OTHERS_AFTER_MS = 5_000
-OUTGOING_BYTES = 8 * 1024 * 1024  # of records that are read at a time
-_ORIGIN = ("topic", "partition", "identity")  # in the order of Origin's members
+OUTGOING_BYTES = 8 * 1024 * 1024  # of records in memory at a time
+_ORIGIN = ("topic", "partition", "identity")  # the columns, in the order of Origin's members
 
 
 class Applied(NamedTuple):
-    """An event to be counted, and the record that it came as."""
+    """An event to be counted, and its record."""
 
     event: Event
     record: Record
@@ -44,10 +44,11 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step of the consumer came to; `moves` maps a partition to (stored, new) next offset.
+    """The result of one step of the consumer; `moves` maps a partition to its (stored, new) offsets
+    of the next record.
 
-    `stored` is None where no position is stored yet. `parked` are events that wait for another try
-    from now on; `released` are the rows of those that were tried again, whatever came of it.
+    `stored` is None if no position is stored yet. `parked` are the events that wait for another try
+    from now on. `released` are the old rows of events that were retried, whatever the outcome.
     """
 
     applied: Sequence[Applied] = ()
@@ -58,7 +59,7 @@ class Batch:
 
 
 class ReadSide:
-    """Writes what became of events; `process_id` marks the records that this process relays."""
+    """Writes the outcomes of events; `process_id` marks the records that this process relays."""
 
     def __init__(self, database: Database, dead_letters: DeadLetters, process_id: str) -> None:
         self._database = database
@@ -69,28 +70,28 @@ class ReadSide:
     # --- the consumer's side ---
 
     def positions(self, origins: Sequence[Origin]) -> dict[Origin, int]:
-        """The next offset to read of each partition that has one stored."""
+        """The next offset to read, for each partition that has a stored position."""
         with self._database.reading() as connection:
             return _positions(connection, origins)
 
     def contents(self, ids: Iterable[str], *, parked: bool = False) -> dict[str, bytes]:
-        """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
+        """The JSON of those events that are processed (or parked, if `parked`), by id."""
         with self._database.reading() as connection:
             return effects.contents(connection, ids, parked=parked)
 
     def processed(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """Of those ids that are processed: the event as JSON. Threads that ask at the same time
+        """The JSON of those events that are processed, by id. Threads that call at the same time
         share one query."""
         return self._lookup.contents(ids)
 
     def processed_at_once(self, ids: Sequence[str]) -> dict[str, bytes] | None:
-        """The same for one thread, which must not wait; None if it would have to."""
+        """The same for a thread that must not wait; None if it would have to."""
         return effects.contents_at_once(self._database, ids)
 
     # --- what waits for another try ---
 
     def tries(self, partitions: Collection[Partition], most: int, longest_wait_ms: int) -> Tries:
-        """What is due for another try in these partitions, see `parking.tries`."""
+        """The retries that are due in these partitions; see `parking.tries`."""
         if not partitions:
             return Tries([], None)
         with self._database.reading() as connection:
@@ -102,17 +103,17 @@ class ReadSide:
             return parking.waiting_in(connection)
 
     def busy(self, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
-        """Those ordering keys of which events wait."""
+        """Those of the ordering keys that have waiting events."""
         with self._database.reading() as connection:
             return parking.busy(connection, keys)
 
     def waiting(self, key: OrderingKey, limit: int) -> list[Parked]:
-        """The first events of an ordering key that wait, in the log's order."""
+        """The first waiting events of an ordering key, in the log's order."""
         with self._database.reading() as connection:
             return parking.waiting(connection, key, limit)
 
     def try_now(self, event_id: str) -> None:
-        """Have a parked event tried at once. Raises StateConflict where it can't be."""
+        """Make a parked event due now. Raises StateConflict if it can't be tried now."""
         table = tables.parked
         with self._database.writing() as connection:
             is_it = table.c.event_id == event_id
@@ -122,7 +123,7 @@ class ReadSide:
             if row["next_ms"] is None:
                 key = parking.parked_of(dict(row)).ordering_key
                 [head] = parking.waiting(connection, key, 1)
-                raise StateConflict(f"It waits behind {head.event_id}: have that one tried.")
+                raise StateConflict(f"It waits behind {head.event_id}: retry that event.")
             connection.execute(update(table).where(is_it).values(next_ms=now_ms()))
 
     # --- a batch ---
@@ -130,18 +131,18 @@ class ReadSide:
     def apply(self, batch: Batch) -> int:
         """Write a batch's effects, follow-ups, dead letters and positions: all or nothing.
 
-        Returns the new highest `seq`. Raises PositionMoved where another consumer was faster
-        (nothing was written: read the positions again), ReadSideUnavailable where the database
-        could not take it, and anything else where an event of the batch is to blame.
+        Returns the new highest `seq`. Raises PositionMoved if another consumer was faster (nothing
+        was written: read the positions again), ReadSideUnavailable if the database could not accept
+        it, and any other error if an event of the batch is to blame.
         """
         with self._database.writing() as connection:
             seq = lock_counter(connection)
             _move(connection, batch.moves)
             parking.move(connection, batch.released, batch.parked)
-            told = retry_topic.outgoing_rows(
+            retry_rows = retry_topic.outgoing_rows(
                 connection, batch.parked, batch.released, self._dead_letters.group, self._process_id
             )
-            add_rows(connection, tables.outgoing, told)
+            add_rows(connection, tables.outgoing, retry_rows)
             counted = [effects.event_row(*entry) for entry in batch.applied]
             if effects.write_events(connection, counted, seq) != len(counted):
                 raise PositionMoved("Another consumer has applied some of these events.")
@@ -149,7 +150,7 @@ class ReadSide:
             others += [effects.dead_row(dead_letter) for dead_letter in batch.dead]
             effects.write_events(connection, others, seq + len(counted))
             seq += len(counted) + len(others)
-            # A batch that moves nothing is one of further tries.
+            # A batch without moves comes from retries.
             again = [] if batch.moves else [dead_letter.origin for dead_letter in batch.dead]
             self._dead_letters.dead_letter(connection, batch.dead, _positions(connection, again))
             history.note_failures(connection, batch.parked, batch.dead)
@@ -163,11 +164,11 @@ class ReadSide:
         return seq
 
     def note_lag(self, messages: int, seconds: float) -> None:
-        """Remember how far the group was behind in this minute."""
+        """Store the group's lag for this minute."""
         with self._database.writing() as connection:
             history.note_lag(connection, messages, seconds)
 
-    # --- records of our own: kept here until the log has them ---
+    # --- our own records: kept here until the log has them ---
 
     def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
         if not caused:
@@ -190,8 +191,9 @@ class ReadSide:
     def outgoing(
         self, limit: int = 500, without: Collection[str] = ()
     ) -> list[tuple[str, NewRecord]]:
-        """Id and record of what the log has not confirmed, ours and what others left, but of no
-        topic in `without`: the oldest that come to some megabytes."""
+        """The ids and records that the log has not confirmed, oldest first: those of this process
+        and those that other processes left, without the topics in `without`. As many as fit into
+        OUTGOING_BYTES, but at least one."""
         table = tables.outgoing
         sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
         size = sum(sizes, func.length(table.c.headers)).label("size")
@@ -207,24 +209,24 @@ class ReadSide:
             fitting = sum(
                 total <= OUTGOING_BYTES for total in accumulate(row.size for row in found)
             )
-            ids = [row.id for row in found[: max(1, fitting)]]  # one may be larger than that
+            ids = [row.id for row in found[: max(1, fitting)]]  # a single one may be larger
             rows = connection.execute(select(table).where(table.c.id.in_(padded(ids))))
             records = {
                 row.id: NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers))
                 for row in rows
             }
-        return [(id, records[id]) for id in ids if id in records]  # another may have sent one
+        return [(id, records[id]) for id in ids if id in records]  # another process may be faster
 
     def outgoing_since(self) -> tuple[int | None, int]:
-        """Since when the oldest record of our own waits for the log (None: none does), and now, by
-        the database's clock in Unix milliseconds."""
+        """Since when the oldest of our own records waits for the log (None: none waits), and now,
+        in Unix milliseconds of the database's clock."""
         oldest = select(func.min(tables.outgoing.c.created_ms))
         with self._database.reading() as connection:
             now = database_ms(connection)
             return connection.execute(oldest).scalar_one(), now
 
     def sent(self, ids: Sequence[str]) -> None:
-        """Forget outgoing records that the log has."""
+        """Delete outgoing records that the log has accepted."""
         with self._database.writing() as connection:
             table = tables.outgoing
             connection.execute(delete(table).where(table.c.id.in_(padded(ids))))
@@ -238,10 +240,10 @@ def _positions(connection: Connection, origins: Collection[Origin]) -> dict[Orig
 
 
 def lock_counter(connection: Connection) -> int:
-    """Take the lock that lets one process apply at a time, and the last `seq`.
+    """Acquire the lock that lets one process apply at a time, and return the last `seq`.
 
-    Held to the end of the transaction: rows that a projection reads can't change under it, and
-    `seq` becomes visible in order.
+    The lock is held until the end of the transaction: rows that a projection reads can't change
+    meanwhile, and `seq` becomes visible in order.
     """
     seq: int = connection.execute(select(tables.counter.c.seq).with_for_update()).scalar_one()
     return seq
@@ -251,6 +253,6 @@ def _move(connection: Connection, moves: Mapping[Origin, tuple[int | None, int]]
     found = _positions(connection, moves)
     for origin, (stored, _) in moves.items():
         if found.get(origin) != stored:
-            raise PositionMoved(f"Partition {origin.topic}/{origin.number} is read by another.")
+            raise PositionMoved(f"Another consumer reads partition {origin.topic}/{origin.number}.")
     rows = [(o.identity, o.topic, o.number, following) for o, (_, following) in moves.items()]
     write_rows(connection, tables.positions, rows)

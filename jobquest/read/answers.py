@@ -1,4 +1,4 @@
-"""The read side's rows as the API tells them: camelCase names, RFC 3339 times, plain values."""
+"""The read side's rows in the API's form: camelCase names, RFC 3339 times, plain values."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from jobquest.read.dead_letters import NOWHERE
 from jobquest.read.parking import done_of
 
 Answer = dict[str, Any]
-# The longest UTF-8 of a character, and what base64 makes of as many bytes, is below this.
+# No character has more bytes in UTF-8, and base64 makes fewer characters of each byte.
 BYTES_PER_CHARACTER = 4
 
 
 def place_of(row: Mapping[str, Any]) -> Answer:
-    """Of an event's row: where it stands, and what came of it."""
+    """The position and the outcome of an event's row."""
     return {name: row[name] for name in ("seq", "topic", "partition", "offset", "outcome")}
 
 
 def item_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
-    """An event's row as lists tell it. One whose JSON has more than `longest` bytes, was not read
-    for its length (None), or can't be, is `truncated`: its metadata and data are left out."""
+    """An event's row as lists show it. An event is `truncated`, without its metadata and data, if
+    its JSON has more than `longest` bytes, was too long to be read (None), or can't be parsed."""
     event = _event_of(row["body"], longest)
     if event is not None:
         return {**place_of(row), "event": event}
@@ -42,20 +42,20 @@ def _event_of(body: str | None, longest: int | None) -> Answer | None:
         return None
     if not isinstance(event, dict):
         return None
-    # Spelled again it may be larger: 1e15 becomes 1000000000000000.0.
+    # Serialised again it may be larger: 1e15 becomes 1000000000000000.0.
     is_near = longest is not None and len(body) * BYTES_PER_CHARACTER > longest
     if is_near and len(exact_json.dumps(event)) > (longest or 0):
         return None
-    for name in ("metadata", "data"):  # stand in every event, whatever wrote this one
+    for name in ("metadata", "data"):  # every event has them, whoever wrote this one
         event.setdefault(name, {})
     return event
 
 
 def dead_letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer:
-    """A dead letter as the API tells it. `value` is text, or base64 where it is no text; one that
-    was never in the log has no partition and offset. No value is told beyond `longest` characters:
-    of a longer one the row needs no more than `bytes_of(longest)`. A traceback is told of one that
-    is told whole."""
+    """A dead letter as the API shows it. `value` is text, or base64 if it is not text. A dead
+    letter that was never in the log has no partition and offset. With `longest`, values are cut to
+    that many characters (the row then needs no more than `bytes_of(longest)` bytes of each), and
+    the traceback is left out."""
     in_log = row["partition"] != NOWHERE
     answer = {
         "id": row["id"],
@@ -86,7 +86,7 @@ def dead_letter_of(row: Mapping[str, Any], longest: int | None = None) -> Answer
 
 
 def _cut(value: bytes | None, longest: int | None) -> tuple[str | None, str, bool]:
-    """A value as text or base64, which of the two, and whether it is cut."""
+    """A value as text or base64, which of the two it is, and whether it is cut."""
     if value is None or longest is None:
         return *readable(value), False
     most = longest * BYTES_PER_CHARACTER
@@ -96,12 +96,13 @@ def _cut(value: bytes | None, longest: int | None) -> tuple[str | None, str, boo
 
 
 def bytes_of(longest: int) -> int:
-    """How many bytes of a value tell its first `longest` characters, and that there are more."""
+    """How many bytes of a value are enough to show its first `longest` characters and to know
+    whether there are more."""
     return longest * BYTES_PER_CHARACTER + 1
 
 
 def whole_characters(start: bytes) -> bytes:
-    """The start of a value without the part of a character that cutting it may have left."""
+    """The start of a value, without a character at its end that was cut in two."""
     try:
         start.decode()
     except UnicodeDecodeError as error:
@@ -111,7 +112,7 @@ def whole_characters(start: bytes) -> bytes:
 
 
 def readable(value: bytes | None) -> tuple[str | None, str]:
-    """Bytes as text, or as base64 where they are none; and which of the two it is."""
+    """Bytes as text, or as base64 if they are not UTF-8; and which of the two it is."""
     try:
         return (None if value is None else value.decode()), "text"
     except UnicodeDecodeError:

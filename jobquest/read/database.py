@@ -1,6 +1,6 @@
 """The read side's database: connections, transactions and their errors, for both dialects.
 
-SQLAlchemy's engine is here; `tables.py` says what is stored, `schema.py` keeps tables up to date.
+SQLAlchemy's engine is here; `tables.py` defines what is stored, `schema.py` upgrades the tables.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from jobquest.read.database_errors import (
 )
 
 BUSY_SECONDS = 5.0
-# A PostgreSQL that drops packets is noticed within these; libpq would wait for minutes.
+# A PostgreSQL that drops packets is noticed within these times; libpq would wait for minutes.
 _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
-# SQLite's pages: of a connection that waits in the pool, of the one that writes, and of the log
-# before it is copied into the file.
+# SQLite's pages: cached by an idle connection, cached by the one that writes, and in the
+# write-ahead log before they are copied into the file.
 _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _T = TypeVar("_T")
-_UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers for names
-_KEPT = 8  # connections of a pool that stay open while nobody needs them
+_UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers instead of names
+_KEPT = 8  # idle connections that a pool keeps open
 
 
 class Database:
     """The database behind `url`. Safe to build before a fork: it connects at the first use.
 
-    SQLite's tables are upgraded then, PostgreSQL's if `upgrades` says so. (Tables that do not exist
-    yet are made in either case.)
+    The first use upgrades SQLite's tables, and PostgreSQL's only if `upgrades` is true. (Tables
+    that do not exist yet are created in both cases.)
     """
 
     def __init__(self, url: str, *, upgrades: bool = False, pool: int = 16) -> None:
-        """`pool`: how many connections it has at most; who needs one more waits for one."""
+        """`pool`: the most connections at a time; a thread that needs another one waits."""
         self.engine = _engine(url, pool)
         self._upgrades = upgrades or self.is_file
         self._ready = False
-        # SQLite has one writer at a time, and whoever waits for it there looks again and again:
-        # of fifty, some never get it. Threads of this process queue here instead.
+        # SQLite has one writer at a time, and a waiting writer polls for its turn: of fifty, some
+        # never get it. So the threads of this process queue for this lock instead.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
         self._kept: PoolProxiedConnection | None = None  # for `select`
-        self._selecting = threading.Lock()  # held by whoever uses it
+        self._selecting = threading.Lock()  # held while `_kept` is in use
         self._impatient: PoolProxiedConnection | None = None  # for `select_at_once`
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file (SQLite), and no server that has to be waited for."""
+        """Whether it is a file (SQLite) instead of a server that may have to be waited for."""
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
@@ -75,15 +75,15 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction; on SQLite it holds the write lock from its start."""
+        """A transaction; on SQLite it holds the write lock from its start on."""
         with self._unavailable():
             self._prepare()
             with self._begin() as connection:
                 yield connection
 
     def select(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
-        """The rows of one SELECT, by the driver alone, on a connection that is kept for it and has
-        no transaction: a tenth of the cost of `reading`. One thread at a time; others wait.
+        """The rows of one SELECT, run by the driver alone on a connection that is kept for it,
+        without a transaction: a tenth of the cost of `reading`. One thread at a time; others wait.
         Raises ReadSideUnavailable."""
         with self._selecting, self._unavailable():
             self._prepare()
@@ -95,9 +95,9 @@ class Database:
     def select_at_once(
         self, statement: str, parameters: tuple[Any, ...]
     ) -> Sequence[Sequence[Any]] | None:
-        """The same for one thread, which must not wait: None if it would have to. Its connection is
-        opened by the `select` before, since that may take a while. (SQLite itself waits, for up to
-        10 s, for a process that hangs just while it opens the file's write-ahead log.)"""
+        """The same for a thread that must not wait: None if it would have to. An earlier `select`
+        has opened its connection, because that may take a while. (SQLite itself waits up to 10 s
+        for a process that hangs just while it opens the file's write-ahead log.)"""
         connection = self._impatient
         if connection is None:
             return None
@@ -105,7 +105,7 @@ class Database:
             cursor = connection.cursor()
             cursor.execute(statement, parameters)
             return cursor.fetchall()
-        except sqlite3.Error:  # `select` tells what is wrong
+        except sqlite3.Error:  # `select` will raise what is wrong
             self._impatient = None
             connection.invalidate()
             return None
@@ -129,11 +129,11 @@ class Database:
                 if is_lost or is_infrastructure_of_driver(error):
                     raise ReadSideUnavailable(self._explained(error)) from error
                 raise
-        return self._select(statement, parameters)  # the server may have been gone and be back
+        return self._select(statement, parameters)  # the server may have restarted meanwhile
 
     def _keep(self) -> PoolProxiedConnection:
         kept = self._raw_connection()
-        if self.engine.dialect.name == "postgresql":  # SQLite's are so from their beginning
+        if self.engine.dialect.name == "postgresql":  # SQLite's connections always autocommit
             driver: Any = kept.driver_connection
             driver.autocommit = True
         self._kept = kept
@@ -151,7 +151,7 @@ class Database:
             self._kept = None
 
     def close(self) -> None:
-        """Give back every connection; one that a thread is selecting with stays with it."""
+        """Close every connection; except one that a thread is using in `select`."""
         if self._impatient:
             self._impatient.invalidate()
             self._impatient = None
@@ -173,13 +173,13 @@ class Database:
 
     @contextmanager
     def _unavailable(self) -> Iterator[None]:
-        """Tell that the database is away, if it is; what we or an event's content caused passes as
-        it is."""
+        """Raise ReadSideUnavailable if the database is away. Errors that our code or an event's
+        content caused pass unchanged."""
         try:
             yield
         except DBAPIError as error:
             if not is_infrastructure(error):
-                self._ready = self._ready and not is_missing_table(error)  # look again
+                self._ready = self._ready and not is_missing_table(error)  # check the tables again
                 raise
             raise ReadSideUnavailable(self._explained(error)) from error
         except OSError as error:
@@ -192,13 +192,13 @@ class Database:
         return self._line(" ".join(str(orig).split()).rstrip("."), is_damage(orig))
 
     def _line(self, cause: str, damaged: bool = False) -> str:
-        """One line: what is wrong, where, and what to do where that is known."""
+        """One line: what is wrong, where, and what to do, if that is known."""
         where = self._where()
         if damaged:
             return (
                 f"The read side is damaged: {cause} ({where}). Stop the service, move that file"
-                " away with its -wal and -shm, run `flask events rebuild`, start again: it is made"
-                " anew from the log."
+                " away with its -wal and -shm, run `flask events rebuild`, and start again: that"
+                " recreates it from the log."
             )
         return f"The read side is not available: {cause} ({where})."
 
@@ -218,7 +218,7 @@ class Database:
                 self._turn.release()
 
     def refuse_unusable(self) -> None:
-        """Raise ReadSideUnusable if the database can be reached and can't hold the read side."""
+        """Raise ReadSideUnusable if the database can be reached but can't hold the read side."""
         if self.is_file:
             return
         try:
@@ -227,18 +227,18 @@ class Database:
         except ReadSideUnusable:
             raise
         except ReadSideUnavailable:
-            pass  # it is waited for, and asked again at each connection
+            pass  # the service waits for it; each new connection checks again
         finally:
             self.close()
 
     def upgrade(self) -> tuple[str | None, str]:
-        """Bring the tables to this version's revision: the revision before (None: there were no
-        tables) and now. Safe if several processes do it at once. Raises ReadSideUnavailable."""
+        """Upgrade the tables to this version's revision. Returns the revision before (None: there
+        were no tables) and now. Several processes may do it at once. Raises ReadSideUnavailable."""
         with self._unavailable():
             return self._brought_up(may_upgrade=True), schema.REVISION
 
     def _prepare(self) -> None:
-        """See to it that the tables are this version's, once per process."""
+        """Make sure, once per process, that the tables are this version's."""
         if not self._ready:
             self._brought_up(may_upgrade=self._upgrades)
             self._ready = True
@@ -269,8 +269,8 @@ class Database:
     def _forbidden(self, error: DBAPIError) -> str:
         cause, role = str(error.orig).splitlines()[0], self.engine.url.username
         return (
-            f"The read side's tables can't be made: {cause} ({self._where()}). Let the role do"
-            f" that: GRANT CREATE ON SCHEMA public TO {role}."
+            f"The read side's tables can't be created: {cause} ({self._where()}). Allow the role to"
+            f" do that: GRANT CREATE ON SCHEMA public TO {role}."
         )
 
 
@@ -283,22 +283,22 @@ def _engine(url: str, pool: int) -> Engine:
 
     @engine_events.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are ours to open, see below
+        connection.isolation_level = None  # we begin transactions ourselves, see below
         connection.execute("PRAGMA journal_mode=WAL")
-        # Positions stand in the same file as what they count, and the log is the truth: losing
-        # the last transactions to a power cut costs reading them again, so no fsync for each.
+        # Positions are in the same file as the effects, and the log has all events: after a power
+        # cut, lost transactions are only read again. So there is no fsync for each of them.
         connection.execute("PRAGMA synchronous=NORMAL")
-        # A large batch changes as many pages as SQLite copies out of its log by default, each time
-        # with a sync of the disk.
+        # By default SQLite copies its log into the file after as many pages as one large batch
+        # changes, each time with a sync of the disk.
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
 
     @engine_events.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A deferred transaction that turns into a writer fails at once where another one writes;
-        # an immediate one waits.
+        # A deferred transaction that becomes a writer fails at once if another one writes; an
+        # immediate one waits.
         writes = connection.get_execution_options().get("write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-        if writes:  # so that a large batch's pages need not be written twice
+        if writes:  # so that a large batch's pages are not written twice
             connection.exec_driver_sql(f"PRAGMA cache_size=-{_WRITER_CACHE_KB}")
 
     @engine_events.listens_for(engine, "checkin")
@@ -327,10 +327,10 @@ def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
 
 
 def padded(values: Iterable[_T]) -> list[_T]:
-    """Values for an IN, filled up with the last one to a power of two.
+    """Values for an IN, padded with the last one to a length that is a power of two.
 
-    Each length is a statement of its own, which SQLite's and PostgreSQL's connections keep
-    prepared: with 2,000 values that is a hundred kilobytes, for every length that ever came.
+    Each length is another statement, which SQLite's and PostgreSQL's connections keep prepared:
+    with 2,000 values that costs a hundred kilobytes for every length that ever occurred.
     """
     found = list(values)
     room = 1 << (len(found) - 1).bit_length() if found else 0
@@ -338,7 +338,7 @@ def padded(values: Iterable[_T]) -> list[_T]:
 
 
 def inserting(dialect: str, table: Table) -> Any:
-    """An INSERT that can say ON CONFLICT, in that dialect."""
+    """An INSERT that supports ON CONFLICT, in that dialect."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)
 
 

@@ -1,8 +1,8 @@
-"""Whose fault an error of the database is: the infrastructure's or ours.
+"""Says whose fault a database error is: the infrastructure's or ours.
 
-Called by what writes to the read side. It judges by the code that the database itself gives, never
-by the driver's class: PostgreSQL's OperationalError is a lost connection and an index row that is
-too large, SQLite's is a full disk and a misspelled column.
+Called by the code that writes to the read side. It judges by the database's own error code, never
+by the driver's class: PostgreSQL's OperationalError may be a lost connection or an index row that
+is too large; SQLite's may be a full disk or a misspelled column.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError
 
-# Connections, resources, the operator's interventions, the system itself, transactions that have to
-# be run again.
+# Connections, resources, an operator's intervention, the system itself, transactions that must be
+# run again.
 _SQLSTATE_CLASSES = frozenset({"08", "53", "57", "58", "40"})
-# A standby that takes no writes yet; transactions that were ended for their age; damaged files.
+# A standby that accepts no writes yet; transactions that were ended for their age; damaged files.
 _SQLSTATES = frozenset({"25006", "25P03", "25P04", "XX001", "XX002"})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_CODES = _DAMAGED | {
@@ -31,19 +31,19 @@ _SQLITE_CODES = _DAMAGED | {
 
 
 def is_infrastructure(error: BaseException) -> bool:
-    """Whether the same statement may work later, as it is: the database was away, busy or full."""
+    """Whether the same statement may succeed later: the database was away, busy or full."""
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated or error.orig is None:
         return True
     found = is_infrastructure_of_driver(error.orig)
-    # Neither a code nor a statement: no connection was made.
+    # Neither a code nor a statement: the connection was never made.
     return error.statement is None if found is None else found
 
 
 def is_infrastructure_of_driver(error: BaseException) -> bool | None:
-    """The same of a driver's own error; None if no database has given it a code."""
-    if getattr(error, "pgconn", None) is not None:  # psycopg's mark of an attempt to connect
+    """The same for a driver's own error; None if no database has given it a code."""
+    if getattr(error, "pgconn", None) is not None:  # psycopg sets it if connecting failed
         return True
     if state := getattr(error, "sqlstate", None):
         return state[:2] in _SQLSTATE_CLASSES or state in _SQLSTATES
@@ -53,23 +53,23 @@ def is_infrastructure_of_driver(error: BaseException) -> bool | None:
 
 
 def is_missing_table(error: DBAPIError) -> bool:
-    """Whether a table is missing, as all are in a database that was made anew."""
+    """Whether a table is missing, as all tables are in a recreated database."""
     if getattr(error.orig, "sqlstate", None) == "42P01":
         return True
-    return str(error.orig).startswith("no such table")  # SQLite has no code of its own for it
+    return str(error.orig).startswith("no such table")  # SQLite has no special code for it
 
 
 def is_forbidden(error: DBAPIError) -> bool:
-    """Whether PostgreSQL says that our role may not do that."""
+    """Whether PostgreSQL says that our role lacks the right to do that."""
     return getattr(error.orig, "sqlstate", None) == "42501"
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether a driver's error says that SQLite's file is no database any more."""
+    """Whether a driver's error says that SQLite's file is damaged or no database at all."""
     return _sqlite_code(error) in _DAMAGED
 
 
 def _sqlite_code(error: BaseException) -> int | None:
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    # The low byte is the error's class: SQLite's extended codes say more in the others.
+    # The low byte is the error's class; the other bytes hold SQLite's extended code.
     return None if code is None else code & 0xFF

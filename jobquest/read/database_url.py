@@ -1,4 +1,4 @@
-"""Whether DATABASE_URL can be used at all, asked before anything connects."""
+"""Checks whether DATABASE_URL can be used at all, before anything connects."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from urllib.parse import unquote_to_bytes
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-# No socket is in it: libpq looks at every option first, and then fails at once.
+# No socket exists there: libpq checks every option first, and then fails at once.
 _NOWHERE = {"host": "/proc/none", "port": "1"}
 _TRIED = "connection to server"
 
 
 def sqlite_file_of(url: str) -> Path | None:
-    """SQLite's file, None for PostgreSQL. Raises ValueError with the reason; the password is not
-    in it."""
+    """SQLite's file, or None for PostgreSQL. Raises ValueError with the reason, without the
+    password."""
     try:
         parts = make_url(url)
     except (ArgumentError, ValueError):
@@ -28,7 +28,7 @@ def sqlite_file_of(url: str) -> Path | None:
         return _file(parts)
     if parts.port is not None and not 0 < parts.port < 65_536:
         raise ValueError(f"{parts.port} is not a port; use 1 to 65535")
-    if "@" in (parts.host or ""):  # it would be shown as a part of the host
+    if "@" in (parts.host or ""):  # the rest of the password would be shown as part of the host
         raise ValueError("an @ in a user or password is spelled %40")
     _check_escapes(url)
     _check_options(parts)
@@ -39,7 +39,7 @@ def _file(parts: URL) -> Path:
     if not parts.database or parts.database == ":memory:":
         raise ValueError("a database in memory is not shared; write sqlite:///path/to/file.db")
     if parts.query:
-        raise ValueError(f"SQLite takes no option {next(iter(parts.query))!r} here; leave it out")
+        raise ValueError(f"SQLite's URL can't have the option {next(iter(parts.query))!r} here")
     return Path(parts.database)
 
 
@@ -53,25 +53,25 @@ def _check_escapes(url: str) -> None:
 
 
 def _check_options(parts: URL) -> None:
-    """Have libpq look at the options, without a connection."""
-    from psycopg import ProgrammingError  # here: only PostgreSQL's users wait for its import
+    """Have libpq check the options, without a connection."""
+    from psycopg import ProgrammingError  # here, so that only PostgreSQL's users wait for it
 
     try:
         _, options = parts.get_dialect()().create_connect_args(parts)
-        why = _complaint({name: str(value) for name, value in options.items()})
+        problem = _complaint({name: str(value) for name, value in options.items()})
     except (ArgumentError, ProgrammingError) as error:
-        why = str(error)
-    if why:
-        raise ValueError(f"{' '.join(why.split())}; correct its options")
+        problem = str(error)
+    if problem:
+        raise ValueError(f"{' '.join(problem.split())}; correct its options")
 
 
 def _complaint(options: dict[str, str]) -> str:
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
 
-    make_conninfo(**options)  # refuses unknown ones, and those of a kind that libpq can't parse
+    make_conninfo(**options)  # refuses unknown options, and values that libpq can't parse
     given = {name: value for name, value in options.items() if name != "hostaddr"}
     connection = pq.PGconn.connect_start(make_conninfo(**{**given, **_NOWHERE}).encode())
-    said = connection.error_message.decode(errors="replace")
+    message = connection.error_message.decode(errors="replace")
     connection.finish()
-    return "" if said.startswith(_TRIED) else said
+    return "" if message.startswith(_TRIED) else message

@@ -1,9 +1,9 @@
-"""Dead letters: records that were not counted, why, and what an operator decided about each.
+"""Dead letters: records that were not counted, why, and the operator's decision about each.
 
 A dead letter is a row (its state is open, redriven or discarded) and a record on the topic
-`dead-letters`, which carries the original bytes under the header names that Kafka's own dead letter
-queues use (KIP-1191). Decisions are records there too, so that dead letters can be made anew from
-it. It publishes nothing: rows of `outgoing` are brought to the log by the relay.
+`dead-letters`. That record has the original bytes, and headers with the names that Kafka's own dead
+letter queues use (KIP-1191). Decisions are records there too, so that the table can be recreated
+from the topic. This module publishes nothing: the relay brings rows of `outgoing` to the log.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from jobquest.read.shared_clock import database_ms
 logger = logging.getLogger(__name__)
 
 TOPIC = "dead-letters"
-NOWHERE = -1  # the partition and offset of what was never in the log
+NOWHERE = -1  # the partition and offset of a record that was never in the log
 REDRIVES_HEADER = "jobquest.redrives"
-DONE_HEADER = "jobquest.handlers.done"  # a JSON list: these are not called for it again
+DONE_HEADER = "jobquest.handlers.done"  # a JSON list of handlers that are not called again
 _KAFKAS = "__dlq.errors."
 _OURS = "jobquest.dlq."
 _PLACE = ("identity", "topic", "partition", "offset")
@@ -44,7 +44,7 @@ _NONE: Mapping[Origin, int] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """A record that will not be counted, and why. `event` is None where it could not be read."""
+    """A record that will not be counted, and why. `event` is None if it could not be read."""
 
     record: Record
     origin: Origin
@@ -56,7 +56,7 @@ class Dead:
 
     @property
     def event_id(self) -> str:
-        """Its event's id; where it has none of its own, one made from where it stands."""
+        """The event's id; if it has no usable one, an id made from the record's position."""
         if self.event and self.failure.error_class != "IdConflict":
             return self.event.id
         record = self.record
@@ -65,18 +65,18 @@ class Dead:
 
 
 def dead_before_the_log(record: NewRecord, error: Exception) -> Dead:
-    """A record that the log refused after it was taken: it has no position, and its event's id
-    stands for it."""
+    """A record that the log refused after it was accepted: it has no position, so its event's id
+    takes the place of one."""
     event = from_record(record.value, now_ms())
-    taken = Record(
+    refused = Record(
         record.topic, NOWHERE, NOWHERE, record.key, record.value, record.headers, now_ms()
     )
-    return Dead(taken, Origin(record.topic, NOWHERE, event.id), Failure.of(error), event)
+    return Dead(refused, Origin(record.topic, NOWHERE, event.id), Failure.of(error), event)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter as it stands in its table, for whoever redrives or edits it."""
+    """A dead letter as it is in its table, for redriving and editing."""
 
     id: int
     state: str
@@ -94,7 +94,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Which dead letters are meant; None: any."""
+    """Which dead letters are selected; None: any."""
 
     state: str | None = None
     topic: str | None = None
@@ -112,8 +112,7 @@ class DeadLetterFilter:
 
 
 class DeadLetters:
-    """The table of dead letters; `process_id` marks the records that this process brings to the
-    log.
+    """The table of dead letters; `process_id` marks the records that this process publishes.
 
     All methods raise ReadSideUnavailable when the database is away.
     """
@@ -128,10 +127,11 @@ class DeadLetters:
     def dead_letter(
         self, connection: Connection, dead: Sequence[Dead], waited: Mapping[Origin, int] = _NONE
     ) -> None:
-        """Write dead letters, and queue their records for the topic; a dead letter known already
-        stays.
+        """Write dead letters, and queue their records for the topic. A known dead letter stays as
+        it is.
 
-        `waited`: they were parked until now, when their partitions are read up to these offsets.
+        `waited`: the dead events were parked until now, and these are the offsets up to which their
+        partitions have been read.
         """
         for one in dead:
             row = _row(one) | {"repeats_below": waited.get(one.origin)}
@@ -142,26 +142,26 @@ class DeadLetters:
     # --- part of a rebuild's transaction ---
 
     def restore(self, connection: Connection, record: Record) -> None:
-        """Do again what a record of the topic tells.
+        """Apply a record of the topic again.
 
-        A dead letter that is there stays as it is, save that one that is open takes the decision.
+        An existing dead letter stays as it is, except that an open one accepts the decision.
         """
         of_group = [value for name, value in record.headers if name == f"{_KAFKAS}group"]
         if of_group and of_group[-1] != self.group.encode():
-            return  # it counted for us, or died by itself
+            return  # another group's: for ours it counted, or died by itself
         try:
-            told = _told(record)
+            parsed = _parsed(record)
         except (KeyError, ValueError) as error:  # somebody else wrote it
-            logger.warning("Passed over %s@%d: %r", record.topic, record.offset, error)
+            logger.warning("Skipped %s@%d: %r", record.topic, record.offset, error)
             return
-        if told is None:
+        if parsed is None:
             return
-        row, action = told
+        row, action = parsed
         table = tables.dead_letters
         once = inserting(connection.dialect.name, table).on_conflict_do_nothing()
         connection.execute(once, row)
         if action != "died":
-            decided: dict[str, Any] = {"edited": record.value}  # whatever an old version called it
+            decided: dict[str, Any] = {"edited": record.value}  # old versions had another name
             if action == "discarded":
                 decided = {"state": "discarded", "reason": row["reason"]}
             elif action == "redriven":
@@ -177,11 +177,11 @@ class DeadLetters:
         self._decide(id, "edited", edited=value)
 
     def discard(self, id: int, reason: str) -> None:
-        """Give a dead letter up. Raises StateConflict."""
+        """Discard a dead letter. Raises StateConflict."""
         self._decide(id, "discarded", state="discarded", reason=reason)
 
     def mark_redriven(self, id: int) -> None:
-        """Its record is in the log again. Raises StateConflict where somebody was faster."""
+        """Its record is in the log again. Raises StateConflict if somebody else was faster."""
         self._decide(id, "redriven", state="redriven")
 
     def _decide(self, id: int, action: str, **values: Any) -> None:
@@ -193,16 +193,16 @@ class DeadLetters:
             if found is None or not changed:
                 state = found["state"] if found else "unknown"
                 raise StateConflict(
-                    f"Dead letter {id} is {state} already: only open ones can change."
+                    f"Dead letter {id} is already {state}: only open ones can change."
                 )
             self._queue(connection, dict(found), action)
 
     def _queue(self, connection: Connection, row: Mapping[str, Any], action: str) -> None:
         place = f"{row['identity']}:{row['topic']}:{row['partition']}:{row['offset']}"
-        # A dead letter's death is one fact; decisions are each their own.
+        # The death of a dead letter is one fact; each decision is a separate one.
         unique = "" if action == "died" else f":{uuid.uuid4().hex[:8]}"
         value = row["edited"] if action == "edited" else row["value"]
-        # No client can send a record with neither key nor value.
+        # The API can't send a record with neither key nor value.
         nothing = row["key"] is None and value is None
         once = inserting(connection.dialect.name, tables.outgoing).on_conflict_do_nothing()
         connection.execute(
@@ -269,8 +269,8 @@ def _row(dead: Dead) -> dict[str, Any]:
 
 
 def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
-    """What the record on the topic says beside the original's own headers."""
-    said = {
+    """The original's own headers, and after them what the record on the topic adds."""
+    values = {
         f"{_KAFKAS}topic": row["topic"],
         f"{_KAFKAS}partition": row["partition"],
         f"{_KAFKAS}offset": row["offset"],
@@ -292,42 +292,42 @@ def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
         f"{_OURS}first.failed.ms": row["first_failed_ms"],
         f"{_OURS}died.ms": row["died_ms"],
     }
-    ours = tuple((name, str(value).encode()) for name, value in said.items() if value is not None)
+    ours = tuple((name, str(value).encode()) for name, value in values.items() if value is not None)
     return rescued_headers(row["headers"]) + ours
 
 
-def _told(record: Record) -> tuple[dict[str, Any], str] | None:
-    """The dead letter's row as it was when it died, and the action, of a record of the topic; None
-    where it is none of ours."""
+def _parsed(record: Record) -> tuple[dict[str, Any], str] | None:
+    """The dead letter's row as it was when it died, and the action, from a record of the topic;
+    None if the record is not ours."""
     names = [name for name, _ in record.headers]
     if f"{_OURS}action" not in names or f"{_KAFKAS}topic" not in names:
         return None
-    # The original's own headers stand before ours, and may have the same names.
+    # The original's own headers come before ours, and may have the same names.
     first = len(names) - 1 - names[::-1].index(f"{_KAFKAS}topic")
-    said = {name: value.decode() for name, value in record.headers[first:]}
+    values = {name: value.decode() for name, value in record.headers[first:]}
 
     def number(name: str) -> int:
-        return int(said[name])
+        return int(values[name])
 
-    below = said.get(f"{_OURS}repeats.below")
+    below = values.get(f"{_OURS}repeats.below")
     appended_ms = number(f"{_OURS}appended.ms")
     died_ms = number(f"{_OURS}died.ms")
-    # As it was judged then: by the later of the record's time and ours.
+    # Judged as at that time: by the later of the record's time and ours.
     event = _readable(record.value, max(appended_ms, died_ms))
     row = {
-        "identity": said[f"{_OURS}topic.id"],
-        "topic": said[f"{_KAFKAS}topic"],
+        "identity": values[f"{_OURS}topic.id"],
+        "topic": values[f"{_KAFKAS}topic"],
         "partition": number(f"{_KAFKAS}partition"),
         "offset": number(f"{_KAFKAS}offset"),
         "appended_ms": appended_ms,
-        "event_id": said[f"{_OURS}event.id"],
+        "event_id": values[f"{_OURS}event.id"],
         "type": event and event.type,
         "user_id": event and event.user_id,
-        "error": said[f"{_KAFKAS}message"],
-        "error_class": said[f"{_OURS}class"],
-        "path": said.get(f"{_OURS}path"),
-        "part": said.get(f"{_OURS}part"),
-        "trace": said.get(f"{_OURS}trace"),
+        "error": values[f"{_KAFKAS}message"],
+        "error_class": values[f"{_OURS}class"],
+        "path": values.get(f"{_OURS}path"),
+        "part": values.get(f"{_OURS}part"),
+        "trace": values.get(f"{_OURS}trace"),
         "attempts": number(f"{_KAFKAS}delivery.count"),
         "first_failed_ms": number(f"{_OURS}first.failed.ms"),
         "died_ms": died_ms,
@@ -337,11 +337,11 @@ def _told(record: Record) -> tuple[dict[str, Any], str] | None:
         "edited": None,
         "repeats_below": None if below is None else int(below),
         "redrives": number(f"{_OURS}redrives"),
-        "done": said.get(f"{_OURS}done"),
+        "done": values.get(f"{_OURS}done"),
         "state": "open",
-        "reason": said.get(f"{_OURS}reason"),
+        "reason": values.get(f"{_OURS}reason"),
     }
-    return row, said[f"{_OURS}action"]
+    return row, values[f"{_OURS}action"]
 
 
 def _readable(value: bytes | None, latest_ms: int = LAST_MS) -> Event | None:
@@ -352,8 +352,8 @@ def _readable(value: bytes | None, latest_ms: int = LAST_MS) -> Event | None:
 
 
 def dead_of(row: Mapping[str, Any]) -> Dead:
-    """The record that a dead letter's row is about, and why it died; `event` only where it could be
-    read then."""
+    """The record of a dead letter's row, and why it died; `event` only if it could be read at that
+    time."""
     failure = failure_of(row)
     assert failure
     return Dead(

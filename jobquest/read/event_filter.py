@@ -1,4 +1,4 @@
-"""Which events are meant: one filter for lists of events and for the live feed."""
+"""Which events are selected: one filter for lists of events and for the live feed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """What is to be seen, and what is not; an empty set says nothing. Times are the event's own,
-    Unix milliseconds."""
+    """What is included and what is excluded; an empty set selects nothing and excludes nothing.
+    Times are the event's own, in Unix milliseconds."""
 
     types: frozenset[str] = _NOTHING
     topics: frozenset[str] = _NOTHING
@@ -29,8 +29,8 @@ class EventFilter:
     to_ms: int | None = None
 
     def conditions(self, by: str = "") -> list[ColumnElement[bool] | TextClause]:
-        """As SQL. No index finds rows by these columns, save by `by` (and with the topic, by the
-        time): planners that guess take the wrong one."""
+        """As SQL. Only the column `by` (and the time, if that is the topic) is written so that an
+        index can find it: a planner that guesses would choose the wrong index for the others."""
         table = tables.events.c
         found: list[ColumnElement[bool] | TextClause] = []
         for column, wanted, unwanted in (
@@ -41,12 +41,12 @@ class EventFilter:
         ):
             found += _among(column if column.name == by else column.concat(""), wanted, unwanted)
         if self.is_rare:
-            found.append(text("outcome != 'processed'"))  # spelled as in the index of these few
+            found.append(text("outcome != 'processed'"))  # written exactly as in that index
         return found + self.times(table.time_ms if by == "topic" else table.time_ms + 0)
 
     @property
     def is_rare(self) -> bool:
-        """Whether it is about the few events that are not processed."""
+        """Whether it selects only events that are not processed, which are few."""
         return "processed" in self.not_outcomes or (
             bool(self.outcomes) and "processed" not in self.outcomes
         )
@@ -61,8 +61,8 @@ class EventFilter:
         return found
 
     def takes(self, type: str | None, topic: str, user: str | None) -> bool:
-        """Whether a change is shown live. Outcomes and times are left to the viewer: an event that
-        changes to another outcome has to leave a list that shows it."""
+        """Whether a change is shown live. The viewer checks outcomes and times itself: an event
+        whose outcome changes must leave a list that shows it."""
         return (
             _passes(type, self.types, self.not_types)
             and _passes(topic, self.topics, self.not_topics)
@@ -80,6 +80,6 @@ def _among(
     found: list[ColumnElement[bool]] = []
     if wanted:
         found.append(column.in_(sorted(wanted)))
-    if unwanted:  # SQL's NOT IN leaves out what has no value
+    if unwanted:  # SQL's NOT IN excludes NULL
         found.append(or_(column.is_(None), column.not_in(sorted(unwanted))))
     return found

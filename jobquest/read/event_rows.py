@@ -1,7 +1,7 @@
-"""Finds the rows of a list of events, newest change first, without a look at all the others.
+"""Finds the rows of a list of events, newest change first, without reading all the others.
 
-Called by `queries.py`. Each filter has its index, and each statement reads a bounded part of it: no
-planner's guess turns it into a look through, or a sort of, ten million rows.
+Called by `queries.py`. Each filter has its index, and each statement reads a bounded part of that
+index: no wrong guess of a planner makes it scan or sort ten million rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jobquest.read import listed, tables
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Row, each
 
-MAX_BUCKETS = 512  # looked through by one statement: each is one of its variables
-MAX_VALUES = 100  # types or topics: each is a part of the statement, of which SQLite takes 500
+MAX_BUCKETS = 512  # in one statement: each is one of its variables
+MAX_VALUES = 100  # types or topics: each is a part of a UNION, of which SQLite allows 500
 _BEYOND_ALL = 2**62
 _EVENTS = tables.events
 _SEQ = _EVENTS.c.seq
@@ -51,7 +51,7 @@ def event_rows(
             beyond = min(beyond, (buckets[0] + 1 if buckets else 0) * tables.PLACE_BUCKET)
         yield from each(connection, _of_types(connection, wanted, limit, low, beyond))
     elif (has_times or wanted.topics) and len(wanted.topics) <= MAX_VALUES:
-        # The index has the topic before the time.
+        # The index needs a topic before the time.
         wanted = wanted if wanted.topics else replace(wanted, topics=frozenset(TOPICS))
         buckets = _buckets(connection, wanted, low, beyond)
         yield from _in_buckets(connection, query("topic"), buckets, limit)
@@ -62,14 +62,14 @@ def event_rows(
 def _of_types(
     connection: Connection, wanted: EventFilter, limit: int, low: int, beyond: int
 ) -> Select[Any]:
-    """The first rows of each type, and the first of these."""
+    """The first rows of all these types together: the first of each type, merged."""
     type, rest = _EVENTS.c.type, replace(wanted, types=frozenset()).conditions()
     found = []
     for value in sorted(wanted.types):
         query = select(_SEQ).where(*rest).limit(limit)
         if connection.dialect.name == "sqlite":
             query = query.where(type == value, low <= _SEQ, beyond > _SEQ).order_by(_SEQ.desc())
-        else:  # a pair's order is the index's alone: nothing else is tried in hope of a match
+        else:  # only the index has the order of a pair, so the planner can't choose another plan
             place = tuple_(type, _SEQ)
             query = query.where(
                 place >= tuple_(literal(value), literal(low)),
@@ -81,7 +81,7 @@ def _of_types(
 
 
 def _buckets(connection: Connection, wanted: EventFilter, low: int, beyond: int) -> Sequence[int]:
-    """Buckets of changes, the newest first, that have an event of these topics and times."""
+    """The buckets of changes that have an event of these topics and times, newest first."""
     newest = min(_last(connection), beyond) // tables.PLACE_BUCKET
     oldest = low // tables.PLACE_BUCKET
     numbers = select(literal(newest).label("number")).cte(recursive=True)
@@ -90,7 +90,7 @@ def _buckets(connection: Connection, wanted: EventFilter, low: int, beyond: int)
     here = tables.PLACE_BUCKET_OF.op("=")(numbers.c.number)
     time = _EVENTS.c.time_ms
     found = [
-        # Sorted as the index is: a planner that hopes for an early match looks through all rows.
+        # Sorted as the index is: otherwise a planner that hopes for an early match scans all rows.
         select(_SEQ)
         .where(here, _EVENTS.c.topic == topic, *wanted.times(time))
         .order_by(time)
@@ -108,7 +108,7 @@ def _in_buckets(
 ) -> Generator[Row]:
     for bucket in buckets:
         first = bucket * tables.PLACE_BUCKET
-        within = (first <= _SEQ, first + tables.PLACE_BUCKET > _SEQ)  # for whom takes the key
+        within = (first <= _SEQ, first + tables.PLACE_BUCKET > _SEQ)  # if the primary key is used
         here = query.where(tables.PLACE_BUCKET_OF.in_([bucket]), *within).limit(limit)
         seqs = here.with_only_columns(_SEQ)
         for row in each(connection, _NEWEST_FIRST.where(_SEQ.in_(seqs))):
@@ -121,9 +121,8 @@ def _in_buckets(
 def _of_users(
     connection: Connection, query: Select[Any], limit: int, low: int, beyond: int
 ) -> Generator[Row]:
-    """A user's rows are looked up in one bucket of changes after the other, the newest first, and
-    in ever more of them at once while there are few. `beyond` comes from outside: what lies above
-    the last change is not looked through."""
+    """A user's rows are looked up bucket by bucket, newest first, and in more buckets at once while
+    few are found. `beyond` is a client's number: buckets above the last change are skipped."""
     bucket = min(beyond, _last(connection)) // tables.SEQ_BUCKET
     count = 1
     while bucket >= low // tables.SEQ_BUCKET and limit:

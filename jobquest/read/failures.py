@@ -1,5 +1,4 @@
-"""What went wrong with an event, as words that outlive the exception: tables, headers and pages
-show them."""
+"""Why an event failed, as text that outlives the exception: tables, headers and pages show it."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ COLUMNS = ("error", "error_class", "path", "part", "trace")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`error` is the line to show, `error_class` its exception's name.
+    """`error` is the line to show, `error_class` the exception's name.
 
-    `path` says where: the fields that are wrong (`data.xpEarned`) or the place in the code that
-    raised (`orders.py:12 in send`). `part` names what failed: `handler orders.send`, `projection
-    applications`; None if the event itself is wrong. `trace` is the last of the traceback, without
-    the frames of libraries.
+    `path` is the place of the failure: the fields that are wrong (`data.xpEarned`) or the line of
+    code that raised (`orders.py:12 in send`). `part` names what failed: `handler orders.send`,
+    `projection applications`; None if the event itself is wrong. `trace` is the end of the
+    traceback, without the frames of libraries.
     """
 
     error: str
@@ -42,14 +41,14 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """What the exception says beside its class."""
+        """The exception's message without its class."""
         return self.error.removeprefix(f"{self.error_class}: ")
 
     @staticmethod
     def of(error: BaseException, part: str | None = None) -> Failure:
-        """The failure that an exception tells of."""
+        """The failure that an exception describes."""
         part = part or getattr(error, _PART, None)
-        # SQLAlchemy's own text has the whole statement and the event's values in it.
+        # SQLAlchemy's own text contains the whole statement and the event's values.
         cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         return Failure(
             _line_of(cause),
@@ -61,8 +60,8 @@ class Failure:
 
 
 def read_side_failed(error: Exception) -> str:
-    """The line for an error of the read side that is no `ReadSideUnavailable`: a table is missing,
-    say."""
+    """The line for an error of the read side that is not `ReadSideUnavailable`, such as a missing
+    table."""
     return f"The read side failed: {' '.join(Failure.of(error).error.split())}"
 
 
@@ -71,7 +70,7 @@ _PART = "_jobquest_part"
 
 @contextmanager
 def failing_as(part: str) -> Iterator[None]:
-    """Have an exception that leaves this block name the part that failed."""
+    """Add the name of the part that failed to an exception that leaves this block."""
     try:
         yield
     except Exception as error:
@@ -80,11 +79,11 @@ def failing_as(part: str) -> Iterator[None]:
 
 
 def _line_of(error: BaseException) -> str:
-    """An error of our own is a sentence. Of others the text alone may say nothing ('salary')."""
+    """An error of our own is a sentence. The text of others may mean nothing alone ('salary')."""
     name = type(error).__name__
     try:
         text = str(error)
-    except Exception:  # a handler's own exception may fail at this too
+    except Exception:  # a handler's own exception may fail here too
         return f"{name}, which can't be shown"
     if isinstance(error, JobQuestError) and text:
         return _storable(text, MAX_ERROR)
@@ -92,7 +91,7 @@ def _line_of(error: BaseException) -> str:
 
 
 def _storable(text: str, longest: int) -> str:
-    # No database takes NUL or half of a surrogate pair.
+    # No database accepts NUL or half of a surrogate pair.
     return text[:longest].replace("\x00", "").encode("utf-8", "replace").decode()
 
 
@@ -114,9 +113,9 @@ def _short(filename: str) -> str:
 
 
 def _trace_of(error: BaseException) -> str | None:
-    """The last frames that are not a library's, the innermost last, each with its line of code."""
+    """The last frames that are not a library's, innermost last, each with its line of code."""
     if isinstance(error, JobQuestError) and not isinstance(error, NotRetryable):
-        # Its line says it all.
+        # Its message says everything.
         return None
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not _is_library(one)]
     lines = [f"{_place(one)}\n    {one.line}" for one in frames[-MAX_FRAMES:]]

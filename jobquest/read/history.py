@@ -1,8 +1,8 @@
-"""What the log does not tell and a restart must not forget: each failed try, and what was done in
+"""What the log does not contain and a restart must not forget: each failed try, and the counts of
 each minute.
 
-Parts of a batch's transaction (`ReadSide.apply`), so that no batch is counted twice. Operational:
-a rebuild leaves both as they are. `forget_old` bounds them, and the dead letters that are closed.
+Written in a batch's transaction (`ReadSide.apply`), so that no batch is counted twice. Operational:
+a rebuild leaves both unchanged. `forget_old` bounds them, and the closed dead letters.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jobquest.read.parking import Parked
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
-# Of a table, in one transaction: nobody waits long for it. A dead letter may have two megabytes.
+# Rows of a table in one transaction, so that nobody waits long. A dead letter may have 2 MB.
 FORGOTTEN_ROWS, FORGOTTEN_DEAD_LETTERS = 500, 20
-_FORGET_LOCK = 7317003  # PostgreSQL's advisory locks have numbers for names
+_FORGET_LOCK = 7317003  # PostgreSQL's advisory locks have numbers instead of names
 
 
 def note_failures(connection: Connection, parked: Sequence[Parked], dead: Sequence[Dead]) -> None:
-    """Write down the tries that failed in a batch; what only waits behind another had none."""
+    """Store the failed tries of a batch; an event that only waits behind another had no try."""
     now = now_ms()
     rows = [
         _row(one.event_id, one.attempts, one.failure, "retrying", now)
@@ -51,7 +51,7 @@ def _row(event_id: str, number: int, failure: Failure, outcome: str, now: int) -
 
 
 def count(connection: Connection, processed: int, parked: Sequence[Parked], dead: int) -> None:
-    """Add a batch to its minute."""
+    """Add a batch's outcomes to the counts of the current minute."""
     retrying = sum(1 for one in parked if one.failure)
     if processed or retrying or dead:
         _add(connection, {"processed": processed, "retrying": retrying, "dead": dead})
@@ -71,7 +71,7 @@ def _adding(dialect: str, names: tuple[str, ...]) -> Any:
 
 
 def note_lag(connection: Connection, messages: int, seconds: float) -> None:
-    """Remember the most that the group was behind in this minute."""
+    """Keep the largest lag of the group in this minute."""
     table = tables.minutes
     statement = inserting(connection.dialect.name, table)
     given = statement.excluded
@@ -91,8 +91,8 @@ def note_lag(connection: Connection, messages: int, seconds: float) -> None:
 
 
 def forget_old(database: Database, keep_days: int) -> int:
-    """Delete some of the failed tries, closed dead letters and minutes that are older; how many
-    were deleted. 0: none is left, or another process is at it."""
+    """Delete some of the failed tries, closed dead letters and minutes that are older. Returns how
+    many were deleted; 0 if none is left, or another process is doing it."""
     before_ms = now_ms() - keep_days * DAY_MS
     with database.writing() as connection:
         if not database.is_file:
@@ -108,7 +108,7 @@ def forget_old(database: Database, keep_days: int) -> int:
 
 def _forget_tries(connection: Connection, before_ms: int) -> int:
     table = tables.attempts.c
-    # They are numbered in the order of their times, so the first are the oldest.
+    # Ids grow with time, so the first rows are the oldest.
     first = select(table.id, table.failed_ms).order_by(table.id).limit(FORGOTTEN_ROWS).subquery()
     old = select(first.c.id).where(first.c.failed_ms < before_ms)
     return connection.execute(delete(tables.attempts).where(table.id.in_(old))).rowcount
@@ -122,7 +122,7 @@ def _forget_minutes(connection: Connection, before_ms: int) -> int:
 
 def _forget_dead_letters(connection: Connection, before_ms: int) -> int:
     dead_letters, forgotten = tables.dead_letters, tables.forgotten_dead_letters
-    closed = text("state != 'open'")  # spelled as in the index of these
+    closed = text("state != 'open'")  # written exactly as in the index of closed dead letters
     old = select(dead_letters.c.id).where(closed, dead_letters.c.died_ms < before_ms)
     query = old.order_by(dead_letters.c.died_ms).limit(FORGOTTEN_DEAD_LETTERS)
     ids = list(connection.execute(query).scalars())

@@ -1,7 +1,7 @@
-"""Whether events are processed already, asked by many threads at once and of the database rarely.
+"""Looks up whether events are processed already: for many threads, with few queries.
 
 Requests that wait at the same time share one query, as their appends share one commit. Called by
-the producer through `ReadSide.processed`; it knows how to wait, and gets the query from outside.
+the producer through `ReadSide.processed`. This module only waits; the query is passed in.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from collections.abc import Callable, Mapping, Sequence
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events.requests import MAX_BATCH_EVENTS
 
-MAX_IDS = MAX_BATCH_EVENTS  # of a query
+MAX_IDS = MAX_BATCH_EVENTS  # in one query
 
 Query = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Ids → the stored JSON of those that are processed."""
 
 
 class IdLookup:
-    """Shares `query` among threads. Whoever comes while nobody asks, asks at once, for itself;
-    whoever comes during a query joins the next one, which one of them runs for all. A query begins
-    only after its callers came, so each sees what was committed before its call."""
+    """Shares `query` among threads. A caller that finds no query running starts one at once, for
+    itself. Callers that arrive during a query join the next one, which one of them runs for all. A
+    query starts only after its callers have arrived, so each sees what was committed before its
+    call."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
         self._lock = threading.Lock()
         self._waiting: deque[_Lookup] = deque()
-        self._has_leader = False  # a thread runs a query, or is woken to run the next one
+        self._has_leader = False  # a thread runs a query, or has been woken to run the next one
 
     def contents(self, ids: Sequence[str]) -> dict[str, bytes]:
-        """Of those ids that are processed: the event as JSON. Raises what the query raises."""
+        """The JSON of those events that are processed, by id. Raises what the query raises."""
         lookup = _Lookup(ids)
         with self._lock:
             self._waiting.append(lookup)
@@ -45,7 +46,7 @@ class IdLookup:
     def _wait(self, lookup: _Lookup) -> None:
         try:
             lookup.wait()
-        except BaseException:  # a signal's: the others must not wait for a leader that has left
+        except BaseException:  # a signal's: the others must not wait for a leader that has gone
             with self._lock:
                 left = lookup in self._waiting
                 if left:
@@ -56,7 +57,7 @@ class IdLookup:
             raise
 
     def _lead(self) -> None:
-        """Ask for all that wait, the caller's lookup first, and name the next leader."""
+        """Run the query for all waiting lookups, the own one first; choose the next leader."""
         with self._lock:
             group = self._take_group()
         found: Mapping[str, bytes] = {}
@@ -68,10 +69,10 @@ class IdLookup:
         with self._lock:
             leader = self._next_leader()
         if leader:
-            leader.wake()  # first, so that the next query does not wait for these answers
+            leader.wake()  # first, so that the next query does not wait until these are answered
         for lookup in group:
             lookup.settle(found, error)
-        if error and not isinstance(error, Exception):  # a signal's, for this thread only
+        if error and not isinstance(error, Exception):  # a signal's, only for this thread
             raise error
 
     def _next_leader(self) -> _Lookup | None:
@@ -82,7 +83,7 @@ class IdLookup:
         return self._waiting[0]
 
     def _take_group(self) -> list[_Lookup]:
-        """The first lookups that together have at most MAX_IDS, and at least one of them."""
+        """The first lookups that together have at most MAX_IDS ids, but at least one lookup."""
         group = [self._waiting.popleft()]
         count = len(group[0].ids)
         while self._waiting and count + len(self._waiting[0].ids) <= MAX_IDS:
@@ -92,7 +93,7 @@ class IdLookup:
 
 
 class _Lookup:
-    """One caller's ids, and its answer once there is one."""
+    """One caller's ids, and later its answer."""
 
     __slots__ = ("_error", "_found", "_gate", "answered", "ids", "leads")
 
@@ -119,8 +120,8 @@ class _Lookup:
         if self._error is None:
             found = self._found
             return {id: found[id] for id in self.ids if id in found} if found else {}
-        if isinstance(self._error, ReadSideUnavailable):  # one of its own for each thread
+        if isinstance(self._error, ReadSideUnavailable):  # each thread raises its own exception
             raise ReadSideUnavailable(str(self._error)) from self._error
         if isinstance(self._error, Exception):
             raise self._error
-        raise ReadSideUnavailable("The thread that asked the database was ended.")
+        raise ReadSideUnavailable("The thread that queried the database was ended.")

@@ -1,4 +1,4 @@
-"""One event's life: what the read side knows of it, from how it came to what came of it.
+"""One event's life: everything that the read side knows about it, from arrival to effects.
 
 A part of `queries.py`, which calls it.
 """
@@ -26,7 +26,7 @@ MAX_PART = 400_000  # bytes of each of these lists
 
 
 def life(connection: Connection, id: str) -> Answer | None:
-    """Where an event stands, when it came, what was tried, what came of it; None if unknown."""
+    """An event's position, arrival, tries, effects and dead letters; None if it is unknown."""
     table = tables.events
     rows = _rows(connection, select(table).where(table.c.id == id))
     if not rows:
@@ -87,7 +87,7 @@ def _follow_ups(connection: Connection, id: str) -> list[Answer]:
 def _filled(
     connection: Connection, query: Select[Any], make: Callable[[Row], Answer]
 ) -> list[Answer]:
-    """The first rows that have room."""
+    """As many of the first rows as fit."""
     with closing(each(connection, query)) as rows:
         return fill(rows, make, MAX_ATTEMPTS, MAX_PART, lambda _: 0)
 

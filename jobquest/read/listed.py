@@ -1,6 +1,6 @@
-"""What lists read of tables whose rows may have a megabyte: the database cuts long values.
+"""The columns that lists read from tables with large rows: the database cuts long values.
 
-Used by `queries.py` and `life.py`; a single item is read whole.
+Used by `queries.py` and `life.py`; a single item is read as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, LargeBinary, Select, case, func, select
 from jobquest.read import tables
 from jobquest.read.answers import bytes_of
 
-MAX_EVENT = 100_000  # characters of an event's JSON; what is published alone is shorter
+MAX_EVENT = 100_000  # characters of an event's JSON; one that is published alone is shorter
 MAX_VALUE = 10_000  # characters of a dead letter's value
 
 
@@ -24,12 +24,12 @@ def event_columns() -> list[ColumnElement[Any]]:
 
 
 def dead_letters() -> Select[Any]:
-    """Dead letters, newest first; of values only as much as lists tell of them."""
+    """Dead letters, newest first; values are cut to what lists show of them."""
     table = tables.dead_letters
     cut = {
         name: func.substr(table.c[name], 1, bytes_of(MAX_VALUE), type_=LargeBinary)
         for name in ("value", "edited")
     }
-    told = [c for c in table.columns if c.name not in ("key", "headers")]
-    columns = [cut[c.name].label(c.name) if c.name in cut else c for c in told]
+    listed = [c for c in table.columns if c.name not in ("key", "headers")]
+    columns = [cut[c.name].label(c.name) if c.name in cut else c for c in listed]
     return select(*columns).order_by(table.c.id.desc())

@@ -1,6 +1,6 @@
-"""The log's past as one stream: every partition's records, merged by when they were appended.
+"""The whole log as one stream: the records of every partition, merged by the time of appending.
 
-The rebuild reads it. Knows nothing of what records are about.
+The rebuild reads it. It does not know what records are about.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from operator import attrgetter, itemgetter
 from jobquest.errors import LogUnavailable
 from jobquest.log import EventLog, Found, Origin, Partition, Record
 
-READ_RECORDS = 1_000  # of one partition at one go
-LOW_BYTES = 4_000_000  # of values that wait: with more it is not read on
-EMPTY_READS = 10  # of a partition that should have more, until that is an error
+READ_RECORDS = 1_000  # of one partition in one call
+LOW_BYTES = 4_000_000  # of values in memory, of one partition: with more, it is not read further
+EMPTY_READS = 10  # in a row, of a partition that should have more records: then it is an error
 _time_of = attrgetter("timestamp_ms")
 
 
 def in_order(
     log: EventLog, spans: Mapping[Origin, tuple[int, int]]
 ) -> Iterator[tuple[Origin, Record]]:
-    """The records between two offsets of each partition, by time of appending and in order within
-    each. Raises LogUnavailable."""
+    """The records between two offsets of each partition, ordered by the time of appending, and by
+    offset within each partition. Raises LogUnavailable."""
     streams = [_Stream(origin, *span) for origin, span in spans.items()]
-    while streams := [one for one in streams if one.records or one.start < one.end]:
+    while streams := [stream for stream in streams if stream.records or stream.start < stream.end]:
         _read_on(log, streams)
-        # Up to this moment nothing can come any more from any of them.
-        sure = min((one.moments[-1] for one in streams if one.start < one.end), default=None)
-        found = [entry for one in streams for entry in one.taken(sure)]
-        found.sort(key=itemgetter(0))  # keeps what is of one moment as it was
+        # No stream can return an earlier record than this any more.
+        sure = min((s.moments[-1] for s in streams if s.start < s.end), default=None)
+        found = [entry for stream in streams for entry in stream.pop_until(sure)]
+        found.sort(key=itemgetter(0))  # stable: records of the same time keep their order
         for _, origin, record in found:
             yield origin, record
 
 
 class _Stream:
-    """What was read of a partition and waits for the others; `start` is where to read on.
+    """The records of a partition that were read and wait for the others; `start` is the next offset
+    to read.
 
-    `moments` are the records' times, save that none lies before the one ahead of it: order within
-    a partition goes before time.
+    `moments` are the records' times, but never earlier than the time of the record before: within a
+    partition, the order of offsets comes before the time.
     """
 
     def __init__(self, origin: Origin, start: int, end: int) -> None:
@@ -56,22 +57,22 @@ class _Stream:
 
     @property
     def is_low(self) -> bool:
-        """Whether little of it waits."""
+        """Whether few records of it are in memory."""
         few = len(self.records) < READ_RECORDS // 2
         return few and sum(len(record.value or b"") for record in self.records) < LOW_BYTES
 
     def add(self, found: Found) -> None:
-        """Take what was read from `start` on."""
+        """Add what was read from `start` on."""
         self.empty_reads = 0 if found.next > self.start else self.empty_reads + 1
         if self.empty_reads == EMPTY_READS:
             place = f"{self.origin.topic}/{self.origin.number}"
-            raise LogUnavailable(f"The log gives nothing of {place} from {self.start} on.")
+            raise LogUnavailable(f"The log returns nothing of {place} from offset {self.start} on.")
         self.start = found.next
         self.records += found.records
         self.moments = list(accumulate(map(_time_of, self.records), max))
 
-    def taken(self, until: int | None) -> Iterator[tuple[int, Origin, Record]]:
-        """Take out what is of this moment or before; None: everything."""
+    def pop_until(self, until: int | None) -> Iterator[tuple[int, Origin, Record]]:
+        """Remove and return the records up to this time; None: all of them."""
         count = len(self.moments) if until is None else bisect_right(self.moments, until)
         moments, self.moments = self.moments[:count], self.moments[count:]
         records, self.records = self.records[:count], self.records[count:]
@@ -79,10 +80,11 @@ class _Stream:
 
 
 def _read_on(log: EventLog, streams: list[_Stream]) -> None:
-    """Read until each has something that waits, or is at its end."""
-    low = [one for one in streams if one.start < one.end and one.is_low]
+    """Read until each stream has a record in memory, or is at its end."""
+    low = [stream for stream in streams if stream.start < stream.end and stream.is_low]
     while low:
-        found = log.read_each({one.partition: (one.start, one.end) for one in low}, READ_RECORDS)
-        for one in low:
-            one.add(found[one.partition])
-        low = [one for one in low if not one.records and one.start < one.end]
+        spans = {stream.partition: (stream.start, stream.end) for stream in low}
+        found = log.read_each(spans, READ_RECORDS)
+        for stream in low:
+            stream.add(found[stream.partition])
+        low = [stream for stream in low if not stream.records and stream.start < stream.end]

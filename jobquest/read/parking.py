@@ -1,9 +1,9 @@
-"""Parked events: what waits for another try, in the order of the log.
+"""Parked events: events that wait for another try, in the order of the log.
 
-What stays in order is an ordering key: one user in one partition. The first event of a key (the
-head) has a time for its next try; those behind it wait for it, so a user's events stay in order
-while everyone else's go on. The functions work on a connection: they are parts of the transactions
-of `ReadSide`.
+An ordering key is one user in one partition; its events stay in order. The first event of a key
+(the head) has a time for its next try, and those behind it wait for it. So a user's events stay in
+order while the events of everyone else continue. The functions work on a connection: they are parts
+of the transactions of `ReadSide`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from jobquest.read.failures import Failure
 from jobquest.read.statements import rows_by_key
 
 ROWS_AT_A_TIME = 10  # each may have a megabyte
-WAITING_BYTES = 8 * 1024 * 1024  # of records that are read at one go
+WAITING_BYTES = 8 * 1024 * 1024  # of records that are read in one call
 
 
 class OrderingKey(NamedTuple):
-    """What stays in order: the events of one user in one partition, whatever key their records
-    have, and whichever life their topic is in."""
+    """The events of one user in one partition, which stay in order: whatever key their records
+    have, and even if their topic is recreated."""
 
     topic: str
     partition: int
@@ -51,9 +51,9 @@ class OrderingKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """An event that waits. `attempts` 0: it was not tried yet, it waits behind another.
+    """An event that waits. `attempts` is 0 if it only waits behind another and was not tried yet.
 
-    `next_ms` (Unix milliseconds) is when the head is tried next; None if another is the head.
+    `next_ms` (Unix milliseconds) is when the head is tried next; None if another event is the head.
     `done` names the handlers that have succeeded: they are not called again.
     """
 
@@ -70,25 +70,24 @@ class Parked:
 
     @property
     def ordering_key(self) -> OrderingKey:
-        """What it stays in order with."""
+        """The key within which the event stays in order."""
         return ordering_key(self.record, self.user_id)
 
 
 def ordering_key(record: Record, user_id: str) -> OrderingKey:
-    """What a record's event stays in order with."""
+    """The key within which a record's event stays in order."""
     return OrderingKey(record.topic, record.partition, user_id)
 
 
 class Tries(NamedTuple):
-    """What is to be tried now, and when (Unix milliseconds) to look again: None if nothing
-    waits."""
+    """The keys to retry now, and when (Unix milliseconds) to look again: None if nothing waits."""
 
     due: list[OrderingKey]
     next_ms: int | None
 
 
-# Every step of the consumer asks: built once, so compiled once. Each reads a few entries of the
-# index by time, however many events wait; the concatenation keeps SQLite from any other.
+# Every step of the consumer runs these: built once, so compiled once. Each reads a few entries of
+# the index by time, however many events wait; the `concat` keeps SQLite from using another index.
 _OF_PARTITIONS = tuple_(tables.parked.c.topic.concat(""), tables.parked.c.partition).in_(
     bindparam("partitions", expanding=True)
 )
@@ -104,17 +103,17 @@ _TOO_LATE = _SOONEST.where(tables.parked.c.next_ms > bindparam("latest"))
 def tries(
     connection: Connection, partitions: Iterable[Partition], most: int, longest_wait_ms: int
 ) -> Tries:
-    """What is due in these partitions, at most so many keys, soonest first. A wait that is longer
-    than the longest is over, too: the clock was set back since."""
+    """The keys that are due in these partitions, soonest first, at most `most`. A wait longer than
+    `longest_wait_ms` counts as over: the clock was set back since it began."""
     now = now_ms()
-    asked = {"partitions": padded(partitions), "most": most}
-    rows = list(connection.execute(_SOONEST, asked))
+    parameters = {"partitions": padded(partitions), "most": most}
+    rows = list(connection.execute(_SOONEST, parameters))
     if not rows:
         return Tries([], None)
     due = [row for row in rows if row[3] <= now]
     if len(due) < most:
-        asked["latest"] = now + longest_wait_ms
-        due += connection.execute(_TOO_LATE, asked)
+        parameters["latest"] = now + longest_wait_ms
+        due += connection.execute(_TOO_LATE, parameters)
     return Tries([OrderingKey(*row[:3]) for row in due[:most]], rows[0][3])
 
 
@@ -125,7 +124,7 @@ def waiting_in(connection: Connection) -> set[Partition]:
 
 
 def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
-    """Those keys of which something waits."""
+    """Those of the keys that have waiting events."""
     found = rows_by_key(
         connection,
         tables.parked,
@@ -138,7 +137,7 @@ def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey
 
 
 def waiting(connection: Connection, key: OrderingKey, limit: int) -> list[Parked]:
-    """The first events of a key, in the log's order: few if they are large."""
+    """The first events of a key, in the log's order; fewer if they are large."""
     table, found, size = tables.parked, [], 0
     query = select(table).where(_in(key)).order_by(table.c.offset)
     if limit > ROWS_AT_A_TIME:
@@ -153,19 +152,19 @@ def waiting(connection: Connection, key: OrderingKey, limit: int) -> list[Parked
 
 
 def with_heads() -> Select[Any]:
-    """Every parked event's row without its record, and as `head` the id of the one that it waits
-    behind."""
+    """Every parked event's row without its record, and as `head` the id of the event behind which
+    it waits."""
     table, head = tables.parked, tables.parked.alias()
     same = [head.c[name] == table.c[name] for name in OrderingKey._fields]
-    its = select(head.c.event_id).where(*same, head.c.next_ms.is_not(None)).limit(1)
-    told = [c for c in table.columns if c.name not in ("key", "value", "headers")]
-    return select(*told, its.scalar_subquery().label("head"))
+    head_id = select(head.c.event_id).where(*same, head.c.next_ms.is_not(None)).limit(1)
+    columns = [c for c in table.columns if c.name not in ("key", "value", "headers")]
+    return select(*columns, head_id.scalar_subquery().label("head"))
 
 
 def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Parked]) -> None:
-    """Take out what was tried, put in what waits from now on.
+    """Delete the rows of events that were retried, and insert those that wait from now on.
 
-    Raises PositionMoved where another consumer has tried one of them meanwhile.
+    Raises PositionMoved if another consumer has retried one of them meanwhile.
     """
     table = tables.parked
     for one in released:
@@ -179,7 +178,7 @@ def move(connection: Connection, released: Sequence[Parked], parked: Sequence[Pa
 
 
 def promote(connection: Connection, key: OrderingKey) -> None:
-    """The first of a key is its head; one that waited behind another is tried at once."""
+    """Make the first event of a key its head; if it waited behind another, it is due now."""
     for head in waiting(connection, key, 1):
         if head.next_ms is None:
             is_head = tables.parked.c.event_id == head.event_id
@@ -191,7 +190,7 @@ def _in(key: OrderingKey) -> ColumnElement[bool]:
 
 
 def row_of(one: Parked) -> dict[str, Any]:
-    """The row of an event that waits."""
+    """The row of a parked event."""
     record, failure = one.record, one.failure
     return {
         "event_id": one.event_id,
@@ -214,8 +213,8 @@ def row_of(one: Parked) -> dict[str, Any]:
 
 
 def stored_record(row: Mapping[str, Any]) -> Record:
-    """The record that a row keeps: a parked event's or a dead letter's. It is damaged if its
-    headers can't be read."""
+    """The record in the row of a parked event or a dead letter. It is damaged if its headers can't
+    be read."""
     damage = None
     try:
         headers = load_headers(row["headers"])
@@ -234,7 +233,7 @@ def stored_record(row: Mapping[str, Any]) -> Record:
 
 
 def parked_of(row: Mapping[str, Any]) -> Parked:
-    """The event that waits in a row."""
+    """The parked event of a row."""
     return Parked(
         event_id=row["event_id"],
         user_id=row["user_id"],
@@ -250,10 +249,10 @@ def parked_of(row: Mapping[str, Any]) -> Parked:
 
 
 def failure_of(row: Mapping[str, Any]) -> Failure | None:
-    """The failure that a row keeps: a parked event's or a dead letter's."""
+    """The failure in the row of a parked event or a dead letter."""
     return Failure(*(row[name] for name in FAILURE_COLUMNS)) if row["error"] is not None else None
 
 
 def done_of(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The handlers that have succeeded, as a row names them."""
+    """The handlers that have succeeded, from a row."""
     return tuple(orjson.loads(row["done"] or "[]"))

@@ -1,7 +1,7 @@
-"""Portions of lists: bounded in bytes as well as in rows, and each knows where the next one begins.
+"""Portions of lists: limited in bytes as well as in rows; each knows where the next one begins.
 
-Used by `queries.py` and `life.py`. Rows are read a few at a time, so that what does not fit into
-an answer never fills the memory.
+Used by `queries.py` and `life.py`. Rows are read a few at a time, so that rows that do not fit into
+an answer never fill the memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jobquest.errors import InvalidEvent
 from jobquest.events import exact_json
 from jobquest.read.answers import Answer
 
-MAX_BYTES = 1_900_000  # of a list's items as JSON: with what stands around them, below 2 MB
-LARGE_ROWS, SMALL_ROWS = 25, 500  # read at a time: a large one may have a megabyte
+MAX_BYTES = 1_900_000  # of a list's items as JSON: with the rest of the answer, below 2 MB
+LARGE_ROWS, SMALL_ROWS = 25, 500  # read at a time: a large row may have a megabyte
 _MAX_WHOLE = 2**63 - 1
 _ALIEN = "Must be the `next` of an answer to the same question."
 
@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 
 class Portion(list[Answer]):
-    """Items that one answer holds. `next` is the `after` of the next portion; None: the end."""
+    """The items of one answer. `next` is the `after` of the next portion; None: there is none."""
 
     next: str | int | None = None
 
@@ -39,8 +39,8 @@ def fill(
     room: int,
     place: Callable[[Row], str | int],
 ) -> Portion:
-    """Items made of the first rows: at most `limit`, and as many as have room for their JSON, but
-    one at least. `place` names a row, for whoever goes on behind it."""
+    """Items made from the first rows: at most `limit`, and only as many as fit into `room` bytes of
+    JSON, but at least one. `place` names a row, so that the next portion can begin behind it."""
     portion, size, last = Portion(), 0, None
     for row in rows:
         item = make(row) if len(portion) < limit else None
@@ -55,7 +55,7 @@ def fill(
 
 
 def each(connection: Connection, query: Select[Any], at_a_time: int = LARGE_ROWS) -> Generator[Row]:
-    """The rows of a query, a few in memory at a time: whoever has enough closes it."""
+    """The rows of a query, a few in memory at a time; close it to stop early."""
     options = {"yield_per": at_a_time}
     with closing(connection.execute(query, execution_options=options)) as result:
         for row in result.mappings():
@@ -63,7 +63,7 @@ def each(connection: Connection, query: Select[Any], at_a_time: int = LARGE_ROWS
 
 
 class Key(NamedTuple):
-    """A column that a list is sorted by. `instead` takes the place of a missing value."""
+    """A column that a list is sorted by. `instead` replaces a missing value."""
 
     column: ColumnElement[Any]
     name: str
@@ -72,24 +72,24 @@ class Key(NamedTuple):
     instead: int | None = None
 
     def value(self, row: Row) -> Any:
-        """What a row is sorted by."""
+        """The value that a row is sorted by."""
         return self.instead if row[self.name] is None else row[self.name]
 
     def is_behind(self, value: Any) -> ColumnElement[bool]:
-        """What comes later than a value."""
+        """The condition for rows behind a value."""
         behind: ColumnElement[bool] = self.column < value if self.falling else self.column > value
         return behind
 
 
 class Order:
-    """How a list is sorted, by keys that name each row; places in it can be told and found again,
-    also when the row that was there is gone."""
+    """How a list is sorted: by keys that together identify a row. A place in the list can be passed
+    to a client and found again, even if the row that was there has gone."""
 
     def __init__(self, *keys: Key) -> None:
         self._keys = keys
 
     def sort(self, query: Select[Any], after: str | None) -> Select[Any]:
-        """`query` in this order, from behind a place on. Raises InvalidEvent where it is none."""
+        """`query` in this order, from behind a place on. Raises InvalidEvent if that is invalid."""
         if after is not None:
             query = query.where(self._behind(self._values(after)))
         return query.order_by(
@@ -97,7 +97,7 @@ class Order:
         )
 
     def place(self, row: Row) -> str:
-        """A row's place, as a client gives it back."""
+        """A row's place, as text that a client passes back."""
         values = orjson.dumps([key.value(row) for key in self._keys])
         return base64.urlsafe_b64encode(values).decode().rstrip("=")
 
@@ -111,7 +111,7 @@ class Order:
         )
         key, value = pairs[0]
         first: ColumnElement[bool] = key.column <= value if key.falling else key.column >= value
-        return and_(first, later)  # an index finds what the first key says, and not an OR
+        return and_(first, later)  # an index can serve the first condition, but not the OR
 
     def _values(self, place: str) -> list[Any]:
         try:

@@ -1,7 +1,7 @@
-"""What a connection to PostgreSQL must be like, whatever its role, its database or its server say.
+"""The settings of a PostgreSQL connection, whatever its role, database or server would set.
 
-Called by `database.py` for each new connection. Schemas are left to the server: the role's or the
-database's `search_path` says where the tables are.
+Called by `database.py` for each new connection. The schema is the server's choice: the role's or
+the database's `search_path` says where the tables are.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 from jobquest.errors import ReadSideUnusable
 
 CLIENT_ENCODING = "utf8"
-# Administrators set these for people's sessions. Ours rely on them: others' changes must show
-# after a lock was waited for, a rebuild works for minutes, numbers must come back as they were.
+# Administrators set these for people's sessions. Ours depend on them: after a lock was waited for,
+# others' changes must be visible; a rebuild works for minutes; numbers must come back unchanged.
 _SETTINGS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
@@ -27,7 +27,7 @@ _SETTINGS = {
     "datestyle": "ISO, MDY",
     "intervalstyle": "postgres",
 }
-# One round trip; a setting that the server's version does not have is passed over.
+# One round trip; a setting that the server's version does not have is skipped.
 _SET = (
     "SELECT set_config(name, wanted, false)"
     " FROM unnest(%s::text[], %s::text[]) AS ours(name, wanted)"
@@ -36,17 +36,17 @@ _SET = (
 
 
 def open_session(connection: Any) -> None:
-    """Make one of the driver's new connections ours. Raises ReadSideUnusable, with the connection
-    closed."""
+    """Apply these settings to a new connection of the driver. Raises ReadSideUnusable, and closes
+    the connection, if the database can't be used."""
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         info = connection.info
         where = f"{info.host}:{info.port}/{info.dbname}"
         connection.close()
         raise ReadSideUnusable(
-            f"The database has the encoding {encoding}, which can't keep every text. Make one with"
-            " CREATE DATABASE name ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0,"
-            f" and name it in DATABASE_URL ({where})."
+            f"The database has the encoding {encoding}, which can't store every text. Create one"
+            " with CREATE DATABASE name ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE"
+            f" template0, and name it in DATABASE_URL ({where})."
         )
     connection.autocommit = True
     connection.execute(_SET, (list(_SETTINGS), list(_SETTINGS.values())))

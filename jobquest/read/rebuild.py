@@ -1,9 +1,9 @@
-"""The rebuild: makes the derived tables anew from the log and puts them in the live ones' place.
+"""The rebuild: recreates the derived tables from the log and swaps them with the live ones.
 
-`flask events rebuild` calls it. The consumer may go on meanwhile: the log is folded into shadow
-tables without holding anybody up, to the stored positions and again to where these have moved to;
-only the last part and the swap hold the consumer's lock. No handler runs, and nothing is
-published but the dead letters of records that had none.
+`flask events rebuild` calls it. The consumer may continue meanwhile: the log is folded into shadow
+tables up to the stored positions, and then again up to their new values, without blocking anybody.
+Only the last part and the swap hold the consumer's lock. No handler runs, and nothing is published
+except the dead letters of records that had none.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from jobquest.read.replay import (
 from jobquest.read.retry_topic import TOPIC as RETRIES
 
 BATCH_RECORDS = 5_000
-MAX_ROUNDS = 10  # without the lock, where the consumer is as fast as we are
-_LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers for names
+MAX_ROUNDS = 10  # without the lock, if the consumer is as fast as the rebuild
+_LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers instead of names
 
 Progress = Callable[[int, int], None]
-"""Told how many records are done, and of how many."""
+"""Called with how many records are done, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild came to: `records` read in `seconds`, `events` rows made.
+    """The result of a rebuild: `records` were read in `seconds`, and became `events` rows.
 
-    `lost` rows of the old tables could not be made again: the log does not have their records any
-    more. `dead_lettered` records became dead letters now. If the read side was new (None: it was
-    not), `restored` dead letters and `waiting` events came back from their topics.
+    `lost` rows of the old tables could not be recreated: the log no longer has their records.
+    `dead_lettered` records became dead letters now. If the read side was new (otherwise these are
+    None), `restored` dead letters and `waiting` events were restored from their topics.
     """
 
     events: int
@@ -76,7 +76,7 @@ class Rebuilt:
 
 
 class Rebuild:
-    """Rebuilds what `topics` of `log` came to. One at a time works on a database."""
+    """Rebuilds the read side of the `topics` of `log`. Only one at a time works on a database."""
 
     def __init__(
         self,
@@ -96,8 +96,9 @@ class Rebuild:
         self.group = group
 
     def recover(self, progress: Progress = lambda done, total: None) -> Rebuilt | None:
-        """Rebuild a read side that is new beside a group with committed offsets, up to these: no
-        handler is called again for what the group has done. None if there is nothing to do.
+        """Rebuild a read side that is new although the group has committed offsets, up to these:
+        no handler is called again for events that the group has processed. Returns None if there
+        is nothing to do.
 
         Raises as `run` does.
         """
@@ -109,9 +110,9 @@ class Rebuild:
         return self.run(progress)
 
     def run(self, progress: Progress = lambda done, total: None) -> Rebuilt:
-        """Make the derived tables anew. Raises StateConflict where another rebuild runs,
-        RebuildFailed, Unavailable: then the old tables are as they were."""
-        # One connection for all of it: it holds the lock, so it can't write when that is lost.
+        """Recreate the derived tables. Raises StateConflict if another rebuild runs, RebuildFailed
+        and Unavailable: then the old tables are unchanged."""
+        # One connection for all of it: it holds the lock, so when it is lost, nothing is written.
         with self._database.reading() as connection:
             connection.execution_options(write=True)
             with _alone(connection):
@@ -119,16 +120,16 @@ class Rebuild:
                 try:
                     made = run.run()
                 finally:
-                    _drop_shadows(connection)  # nothing is left of them where they went live
+                    _drop_shadows(connection)  # after a swap, none is left
         if made.restored is not None:
             while forget_old(self._database, self._keep_days):
-                pass  # the topic has had dead letters that are kept no longer
+                pass  # the topic may have dead letters that are too old to be kept
         return made
 
 
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Hold what only one rebuild can hold; its holder's death frees it."""
+    """Hold a lock that only one rebuild can hold; it is freed if the process dies."""
     busy = StateConflict("Another rebuild of this read side is running.")
     if connection.dialect.name == "sqlite":
         lock = FileLock(f"{connection.engine.url.database}.rebuild", timeout=0)
@@ -165,8 +166,8 @@ class _Run:
         self._progress = progress
         self._replay = Replay(connection)
         self._is_sqlite = connection.dialect.name == "sqlite"
-        self._done: dict[Origin, int] = {}  # the next offset to fold of each partition
-        # If the read side is new: the group's offsets. What lies behind them is not done yet.
+        self._done: dict[Origin, int] = {}  # for each partition, the next offset to fold
+        # If the read side is new: the group's offsets. Records from there on are not processed yet.
         self._new: dict[Origin, int] | None = None
         self._restored: tuple[int | None, int | None] = (None, None)  # dead letters, waiting events
         self._records = 0
@@ -208,8 +209,8 @@ class _Run:
     # --- how far ---
 
     def _begin(self) -> None:
-        """If nothing is stored about the log, take what the group has done, and the dead letters
-        and what waits from their topics."""
+        """If no position is stored, use the group's committed offsets, and restore dead letters and
+        parked events from their topics."""
         found = self._log.describe(self._topics)
         self._done = {info.origin: info.first for info in found}
         with self._connection.begin():
@@ -238,16 +239,16 @@ class _Run:
                 yield record
 
     def _ends(self) -> dict[Origin, int]:
-        """The offsets below which every record's fate is known now; what waits is set aside.
+        """The offsets below which every record's outcome is known now; parked events are set aside.
 
-        The order of the questions matters where the lock is not held: positions, then what waits,
-        then (with each batch) dead letters. A record's fate moves in that direction only.
+        The order of the queries matters while the lock is not held: positions, then parked events,
+        then (with each batch) dead letters. A record moves only in that direction.
         """
         if self._new is not None:
             ends = self._new
         else:
             stored, ends = self._positions(), {}
-            for info in self._log.describe(self._topics):  # sorted, so ties are the same each time
+            for info in self._log.describe(self._topics):  # sorted, so ties are always the same
                 if info.origin in stored:
                     self._done.setdefault(info.origin, info.first)
                     ends[info.origin] = min(stored[info.origin], info.next)
@@ -259,15 +260,15 @@ class _Run:
         return {Origin(row.topic, row.partition, row.identity): row.next for row in rows}
 
     def _expect(self, ends: Mapping[Origin, int]) -> int:
-        """How many records are left to fold; tells the progress."""
+        """How many records are left to fold; reports the progress."""
         left = sum(max(0, end - self._done[origin]) for origin, end in ends.items())
         self._total = self._records + left
         self._progress(self._records, self._total)
         return left
 
     def _batches(self, ends: Mapping[Origin, int]) -> Iterator[list[Entry]]:
-        """The records up to `ends`, as the log has taken them: by time of appending, and in order
-        within each partition."""
+        """The records up to `ends`, as the log accepted them: by the time of appending, and by
+        offset within each partition."""
         self._expect(ends)
         records = in_order(self._log, {o: (self._done[o], end) for o, end in ends.items()})
         while batch := list(islice(records, BATCH_RECORDS)):
@@ -275,28 +276,28 @@ class _Run:
             self._done |= {origin: record.offset + 1 for origin, record in batch}
             self._records += len(batch)
             self._progress(self._records, self._total)
-        # Offsets may end in some that have no record: they are read, too.
+        # The last offsets of a partition may have no record: they count as read, too.
         self._done |= {origin: max(self._done[origin], end) for origin, end in ends.items()}
 
     # --- the end, all in one transaction ---
 
     def _finish(self) -> tuple[int, int]:
-        """Complete the shadow tables and swap them in: how many events they have, and how many
-        the old ones had that they have not."""
+        """Complete the shadow tables and swap them in. Returns how many events they have, and how
+        many events only the old tables had."""
         self._check_origins()
         self._replay.add_what_the_log_has_lost()
         for died in self._replay.dead_lettered.values():
             self._dead_letters.dead_letter(self._connection, [died])
-        made, old = SHADOW[tables.events], tables.events
-        again = select(made.c.id).where(made.c.id == old.c.id).exists()
-        events, lost = self._count(select(made.c.id)), self._count(select(old.c.id).where(~again))
+        new, old = SHADOW[tables.events], tables.events
+        again = select(new.c.id).where(new.c.id == old.c.id).exists()
+        events, lost = self._count(select(new.c.id)), self._count(select(old.c.id).where(~again))
         if self._new:
             rows = [
                 {"identity": o.identity, "topic": o.topic, "partition": o.number, "next": end}
                 for o, end in self._new.items()
             ]
             self._connection.execute(insert(tables.positions), rows)
-        # Viewers know from the epoch that the numbers mean something else now.
+        # A new epoch tells viewers that the numbers now mean something else.
         begun = {"seq": self._replay.seq, "epoch": str(uuid.uuid4())}
         self._connection.execute(update(tables.counter).values(**begun))
         for live, shadow in SHADOW.items():
@@ -304,14 +305,14 @@ class _Run:
         return events, lost
 
     def _check_origins(self) -> None:
-        """What was read is worth nothing if it was not what we took it for."""
+        """Raise RebuildFailed if the partitions that were read are no longer the same ones."""
         gone = self._done.keys() - {info.origin for info in self._log.describe(self._topics)}
         if gone:
             names = ", ".join(sorted({origin.topic for origin in gone}))
-            raise RebuildFailed(f"Made anew meanwhile: topic {names}. Rebuild again.")
+            raise RebuildFailed(f"Recreated during the rebuild: topic {names}. Rebuild again.")
         if self._new is not None and self._positions():
             raise RebuildFailed(
-                "A consumer has begun to read meanwhile. Stop the service, move the new read side"
+                "A consumer has started to read meanwhile. Stop the service, move the new read side"
                 " away, rebuild again."
             )
 
@@ -328,7 +329,7 @@ def _drop_shadows(connection: Connection) -> None:
 
 
 def _index(connection: Connection) -> None:
-    """Make the shadows' indexes while nobody waits: whoever reads waits for a swap to end."""
+    """Create the shadows' indexes before the swap, because readers wait for the swap to end."""
     for live, shadow in SHADOW.items():
         for index in shadow_indexes(live):
             index.create(connection)
@@ -338,12 +339,12 @@ def _index(connection: Connection) -> None:
 def _swap(connection: Connection, live: Table, shadow: Table) -> None:
     live.drop(connection)
     connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
-    if connection.dialect.name == "sqlite":  # has no way to rename an index, and readers go on
+    if connection.dialect.name == "sqlite":  # it can't rename an index, and readers continue
         for index in live.indexes:
             index.create(connection)
         return
-    made = [f"{live.name}_{end}" for end in _ends(live)]  # PostgreSQL's own names
-    for name in [*made, *(str(index.name) for index in live.indexes)]:
+    names = [f"{live.name}_{end}" for end in _ends(live)]  # chosen by PostgreSQL
+    for name in [*names, *(str(index.name) for index in live.indexes)]:
         connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
 
 

@@ -1,8 +1,8 @@
-"""What became of each record, found again from the log: folds records into shadow tables.
+"""Finds the outcome of each record again from the log: folds records into shadow tables.
 
-Part of the rebuild's transactions. Nothing is decided again: a record that has a dead letter is
-dead, one that stands in `parked` waits, every other one counted, once per event id. Only what has
-no dead letter though it can't be counted gets one.
+Part of the rebuild's transactions. Nothing is decided again: a record with a dead letter is dead,
+one with a row in `parked` waits, and every other record counts, once per event id. Only a record
+that can't be counted and has no dead letter gets one.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ PREFIX = "rebuilt_"
 
 
 def _shadow(table: Table) -> Table:
-    """A table of the same columns and key; its other indexes are made when most rows are in."""
+    """A table with the same columns and key; its other indexes are created when it is filled."""
     copy = table.to_metadata(shadows, name=f"{PREFIX}{table.name}")
     copy.indexes.clear()
     return copy
 
 
 def shadow_indexes(live: Table) -> list[Index]:
-    """The indexes of a table for its shadow, under names that are free yet."""
+    """The indexes of a table for its shadow, under temporary names."""
     copy = live.to_metadata(MetaData(), name=f"{PREFIX}{live.name}")
     for index in copy.indexes:
         index.name = quoted_name(f"{PREFIX}{index.name}", None)
@@ -59,15 +59,15 @@ def shadow_indexes(live: Table) -> list[Index]:
 
 SHADOW: effects.Into = {table: _shadow(table) for table in tables.DERIVED}
 _EVENTS = SHADOW[tables.events]
-_WAITING = _shadow(tables.parked)  # what was set aside, since it waited when we last looked
+_WAITING = _shadow(tables.parked)  # set aside: the events that waited at the last look
 
 
 class RebuildFailed(JobQuestError):
-    """The tables could not be made anew; the old ones are as they were."""
+    """The tables could not be recreated; the old ones are unchanged."""
 
 
 class Place(NamedTuple):
-    """Where a record stands, as dead letters and parked rows name it."""
+    """The position of a record, as dead letters and parked rows name it."""
 
     identity: str
     topic: str
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A record, and its event where it can be read."""
+    """A record, and its event if it can be read."""
 
     origin: Origin
     record: Record
@@ -94,7 +94,7 @@ class Entry(NamedTuple):
 
     @property
     def own_id(self) -> str:
-        """The event id of a dead letter about it that has no event, or another's."""
+        """The event id of a dead letter about it that has no event, or another's event id."""
         return Dead(self.record, self.origin, _NO_FAILURE).event_id
 
     def dies(self, error: Exception) -> Dead:
@@ -107,7 +107,7 @@ _NO_FAILURE = Failure("", "")
 class Replay:
     """Fills the shadow tables, on one connection; `seq` is the number of the last row.
 
-    `dead_lettered` are the dead letters that have to be written when the tables go live.
+    `dead_lettered` are the dead letters to be written when the tables go live.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -116,8 +116,9 @@ class Replay:
         self.dead_lettered: dict[Place, Dead] = {}
 
     def fold(self, entries: Sequence[Entry]) -> None:
-        """Count what counted, show what did not: all at once, or one by one to find the event that
-        can't be counted. That is our own fault, so it costs no event: raises RebuildFailed."""
+        """Count the events that counted, and show those that did not: all at once, or one by one to
+        find the event that can't be counted. The fault is then ours, so no event dies of it: raises
+        RebuildFailed."""
         try:
             with self._connection.begin_nested():
                 rows, applied = self._judge(entries)
@@ -134,8 +135,8 @@ class Replay:
                 raise _failed(entries[0], error) from error
 
     def settle(self, done: Mapping[Origin, int]) -> None:
-        """Fold what was set aside and waits no more, then set aside what waits now; `done` are
-        the offsets up to which records are folded."""
+        """Fold the events that were set aside and no longer wait, then set aside those that wait
+        now; `done` are the offsets up to which records are folded."""
         same = (tables.parked.c[name] == _WAITING.c[name] for name in ("event_id", *Place._fields))
         still = select(tables.parked.c.event_id).where(*same)
         resolved = select(_WAITING).where(~still.exists())
@@ -144,7 +145,7 @@ class Replay:
             ids = [row["event_id"] for row in rows]
             self._connection.execute(delete(_WAITING).where(_WAITING.c.event_id.in_(ids)))
             waited = [parking.parked_of(row) for row in rows]
-            # One that lies further on is met there, in its order.
+            # An event that lies further on is folded there, in its order.
             past = [one for one in waited if one.record.offset < done.get(one.origin, _NO_END)]
             self.fold([decoded(one.origin, one.record) for one in past])
         known = select(_WAITING.c.event_id).where(_WAITING.c.event_id == tables.parked.c.event_id)
@@ -152,8 +153,8 @@ class Replay:
         self._connection.execute(insert(_WAITING).from_select(_WAITING.c.keys(), fresh))
 
     def add_what_the_log_has_lost(self) -> None:
-        """Dead letters and parked rows have their records with them: show those too that were not
-        met in the log."""
+        """Show dead letters and parked events that were not found in the log: their rows have the
+        records."""
         dead_letters, parked, last = tables.dead_letters, tables.parked, 0
         waits = (
             select(parked.c.event_id).where(parked.c.event_id == dead_letters.c.event_id).exists()
@@ -167,10 +168,10 @@ class Replay:
         while rows := self._rows(waiting.limit(CHUNK_ROWS)):
             self._add([effects.parked_row(parking.parked_of(row)) for row in rows])
 
-    # --- what became of each ---
+    # --- the outcome of each record ---
 
     def _judge(self, entries: Sequence[Entry]) -> tuple[list[EventRow], list[Event]]:
-        """The events' rows, in the records' order, and the events that count."""
+        """The events' rows, in the order of the records, and the events that count."""
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
         known = effects.contents(self._connection, ids, into=SHADOW)
@@ -180,7 +181,7 @@ class Replay:
         for entry in entries:
             event = entry.event
             if dead_letters and (mine := _about(entry, dead_letters)):
-                # The last to die is what an event's row shows.
+                # An event's row shows the latest of its deaths.
                 if mine[-1] is dead_letters[mine[-1]["event_id"]][-1]:
                     rows.append(_shown_dead(entry, mine[-1]))
             elif event is None:
@@ -191,7 +192,8 @@ class Replay:
                 if waiting[event.id] == entry.place:
                     rows.append(effects.event_row(event, entry.record, "retrying"))
             elif event.id in known:
-                # Ours name a fact by their id: whichever event caused it, it is the same one.
+                # Our own ids are derived from the fact: the same id is the same fact, whatever
+                # event caused it.
                 if not (event.is_internal or event.has_content_of(known[event.id])):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
                     rows.append(self._dead_letter(entry, entry.dies(conflict)))
@@ -211,12 +213,12 @@ class Replay:
 
     def _dead_letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
         """Dead letters by event id, in the order in which they were written; mostly there are none.
-        Those that were forgotten come first, as what is left of them."""
+        The forgotten ones come first, with the columns that are left of them."""
         ids = {entry.own_id for entry in entries}
         ids |= {entry.event.id for entry in entries if entry.event}
         keys = [(id,) for id in ids]
         found: dict[str, list[Row]] = {}
-        # In this order: one that is forgotten meanwhile is met once at least.
+        # In this order, one that is forgotten meanwhile is found at least once.
         live, forgotten = (
             self._of_events(tables.dead_letters, keys),
             self._of_events(tables.forgotten_dead_letters, keys),
@@ -236,7 +238,7 @@ class Replay:
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _dead_letter(self, entry: Entry, died: Dead) -> EventRow:
-        """Have a dead letter written in the end; the event's row."""
+        """Have a dead letter written at the end; returns the event's row."""
         self.dead_lettered[entry.place] = died
         return effects.dead_row(died)
 
@@ -257,11 +259,11 @@ def _failed(entry: Entry, error: Exception) -> RebuildFailed:
     )
 
 
-_NO_END = 2**63  # of a partition whose records the log has lost
+_NO_END = 2**63  # for a partition whose records are lost
 
 
 def decoded(origin: Origin, record: Record) -> Entry:
-    """A record with its event, or why it has none."""
+    """A record with its event, or the reason why it has none."""
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
@@ -275,8 +277,7 @@ def _dead_row(dead_letter: Row) -> EventRow:
 
 
 def _shown_dead(entry: Entry, dead_letter: Row) -> EventRow:
-    """The row of a record that a dead letter is about. Of a forgotten one the record itself
-    tells."""
+    """The row of a record with a dead letter. For a forgotten one, it is made from the record."""
     if "value" in dead_letter:
         return _dead_row(dead_letter)
     died = Dead(entry.record, entry.origin, entry.failure or _NO_FAILURE, entry.event)
@@ -284,15 +285,15 @@ def _shown_dead(entry: Entry, dead_letter: Row) -> EventRow:
 
 
 def _about(entry: Entry, dead_letters: Mapping[str, Sequence[Row]]) -> list[Row]:
-    """The dead letters about this very record."""
+    """The dead letters about exactly this record."""
     place, of_event = entry.place, dead_letters.get(entry.event.id, []) if entry.event else []
     found = [*of_event, *dead_letters.get(entry.own_id, [])]
     return [row for row in found if Place.of(row) == place]
 
 
 def _came_while_it_waited(place: Place, dead_letters: Sequence[Row]) -> bool:
-    """Whether a record is a repeat that was dropped because its event was parked then: the event
-    died later, and the repeat with it."""
+    """Whether a record is a repeat that was dropped because its event was parked at that time: the
+    event died later, and the repeat with it."""
     return any(
         place[:3] == Place.of(dead_letter)[:3]
         and dead_letter["offset"] < place.offset < (dead_letter["repeats_below"] or 0)

@@ -1,9 +1,9 @@
-"""What waits for another try as records of the topic `retries`, so that it outlives the read side.
+"""Parked events as records of the topic `retries`, so that they survive the loss of the read side.
 
-A record's key names the place of the event's own record and the group for which it waits; its value
-and first headers are that record's; what we know of its tries follows in headers of ours. A
-tombstone says that it waits no more: the topic is compacted. The relay brings the records to the
-log; a rebuild of a lost read side reads them.
+A record's key names the position of the event's own record and the group for which it waits. Its
+value and its first headers are those of that record; our own headers after them describe its tries.
+A tombstone says that the event no longer waits: the topic is compacted. The relay brings the
+records to the log; a rebuild of a lost read side reads them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 TOPIC = "retries"
 _OURS = "jobquest.retry."
-_FIRST = f"{_OURS}topic"  # of our headers
+_FIRST = f"{_OURS}topic"  # the first of our headers
 
 
 def outgoing_rows(
@@ -39,8 +39,8 @@ def outgoing_rows(
     group: str,
     process_id: str,
 ) -> list[Values]:
-    """Rows of `outgoing`: a record for each event that waits now, a tombstone for each that waits
-    no more."""
+    """Rows of `outgoing`: a record for each event that waits now, and a tombstone for each that no
+    longer waits."""
     if not parked and not released:
         return []
     now, waits = database_ms(connection), {_place(one) for one in parked}
@@ -59,8 +59,8 @@ def outgoing_rows(
 
 
 def restore(connection: Connection, records: Iterable[Record], group: str) -> int:
-    """Park again what the records of the topic say still waits for the group; how many events that
-    are."""
+    """Park the events that, by the records of the topic, still wait for the group. Returns how many
+    there are."""
     waiting: dict[bytes, Record] = {}
     for record in records:
         if record.key is None or record.key.split(b":", 4)[4:] != [group.encode()]:
@@ -68,7 +68,7 @@ def restore(connection: Connection, records: Iterable[Record], group: str) -> in
         waiting.pop(record.key, None)
         if record.value is not None:
             waiting[record.key] = record
-    found = [one for record in waiting.values() if (one := _told(record))]
+    found = [parked for record in waiting.values() if (parked := _read(record))]
     if found:
         rows = {one.event_id: parking.row_of(one) for one in found}
         connection.execute(insert(tables.parked), list(rows.values()))
@@ -84,7 +84,7 @@ def _place(one: Parked) -> str:
 
 def _headers(one: Parked) -> Headers:
     record, failure = one.record, one.failure
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
@@ -96,39 +96,39 @@ def _headers(one: Parked) -> Headers:
         **{name: failure and getattr(failure, name) for name in COLUMNS},
     }
     headers = [
-        (_OURS + name, str(value).encode()) for name, value in said.items() if value is not None
+        (_OURS + name, str(value).encode()) for name, value in values.items() if value is not None
     ]
     if record.key is not None:
         headers.append((f"{_OURS}key", record.key))
     return tuple(headers)
 
 
-def _told(record: Record) -> Parked | None:
-    """The event that waits, as its record tells it; None if somebody else wrote that."""
+def _read(record: Record) -> Parked | None:
+    """The parked event that a record describes; None if somebody else wrote the record."""
     try:
         return _parked(record)
     except (KeyError, ValueError, InvalidEvent) as error:
-        logger.warning("Passed over %s@%d: %r", record.topic, record.offset, error)
+        logger.warning("Skipped %s@%d: %r", record.topic, record.offset, error)
         return None
 
 
 def _parked(record: Record) -> Parked:
     names = [name for name, _ in record.headers]
     first = len(names) - 1 - names[::-1].index(_FIRST)
-    said = dict(record.headers[first:])
+    values = dict(record.headers[first:])
 
     def text(name: str) -> str | None:
-        value = said.get(_OURS + name)
+        value = values.get(_OURS + name)
         return None if value is None else value.decode()
 
     def number(name: str) -> int:
-        return int(said[_OURS + name])
+        return int(values[_OURS + name])
 
     original = Record(
-        said[_FIRST].decode(),
+        values[_FIRST].decode(),
         number("partition"),
         number("offset"),
-        said.get(f"{_OURS}key"),
+        values.get(f"{_OURS}key"),
         record.value,
         record.headers[:first],
         number("appended.ms"),
@@ -144,7 +144,7 @@ def _parked(record: Record) -> Parked:
         user_id=event.user_id,
         type=event.type,
         record=original,
-        origin=Origin(original.topic, original.partition, said[f"{_OURS}topic.id"].decode()),
+        origin=Origin(original.topic, original.partition, values[f"{_OURS}topic.id"].decode()),
         attempts=number("attempts"),
         failure=failure,
         first_failed_ms=int(first_failed) if first_failed else None,

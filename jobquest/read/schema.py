@@ -1,7 +1,8 @@
-"""The tables' revision: which one a database has, and the migrations that bring it to ours.
+"""The tables' revision: which one a database has, and the migrations that upgrade it to ours.
 
-Called by `database.py` before the first use and by `flask db`. To change a table: edit `tables.py`,
-add a file to `migrations/versions`, set REVISION to its number. A migration keeps operational rows.
+Called by `database.py` before the first use, and by `flask db`. To change a table: edit
+`tables.py`, add a file to `migrations/versions`, and set REVISION to its number. A migration keeps
+operational rows.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from jobquest.errors import ReadSideUnavailable
 log = logging.getLogger(__name__)
 
 REVISION = "0009"  # the last file in migrations/versions
-_BASE, _BASE_LAYOUT = "0005", 5  # databases of before Alembic number their layout instead
-_UPGRADING = threading.Lock()  # Alembic's context is one for the whole process
+_BASE, _BASE_LAYOUT = "0005", 5  # databases from before Alembic have a layout number instead
+_UPGRADING = threading.Lock()  # Alembic has one context for the whole process
 
 
 def revision(connection: Connection) -> str | None:
@@ -32,7 +33,7 @@ def revision(connection: Connection) -> str | None:
         if there.has_table("events") or (found and not _BASE <= found <= REVISION):
             raise ReadSideUnavailable(
                 "The database has tables of another application, or the read side has lost its"
-                " table counter. Give the read side a database or a schema of its own, and run"
+                " table counter. Give the read side its own database or schema, and run"
                 " `flask events rebuild`."
             )
         return None
@@ -43,7 +44,7 @@ def revision(connection: Connection) -> str | None:
     if layout == _BASE_LAYOUT:
         return _BASE
     raise ReadSideUnavailable(
-        f"The read side was made by an old version (layout {layout}), whose tables cannot be"
+        f"The read side was created by an old version (layout {layout}), whose tables cannot be"
         f" upgraded{_MOVE_AWAY}"
     )
 
@@ -52,18 +53,18 @@ _MOVE_AWAY = ". Stop the service, move it away, run `flask events rebuild`, star
 
 
 def refuse_unknown(found: str) -> None:
-    """Raise ReadSideUnavailable if a revision is none of ours."""
+    """Raise ReadSideUnavailable if a revision is unknown to this version."""
     if found > REVISION or not found.isdigit():
         raise ReadSideUnavailable(
-            f"The read side was made by a newer version (revision {found}, this one's is"
+            f"The read side was created by a newer version (revision {found}, this one's is"
             f" {REVISION}). Start that version, or{_MOVE_AWAY[1:].replace(' Stop', ' stop')}"
         )
 
 
 def upgrade(connection: Connection, found: str | None) -> None:
-    """Bring tables of a revision to ours, in the caller's transaction."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its import tells of eight plugins
-    # It takes a tenth of a second, which few starts need.
+    """Upgrade tables of revision `found` to ours, in the caller's transaction."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its import logs eight plugins
+    # The import takes a tenth of a second, and few starts need it.
     from alembic import command
     from alembic.config import Config
 
@@ -72,7 +73,7 @@ def upgrade(connection: Connection, found: str | None) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     with _UPGRADING:
-        # Somebody may have dropped the tables, save the one that has their revision.
+        # Somebody may have dropped all tables except the one that stores the revision.
         command.stamp(config, found or "base", purge=True)
         command.upgrade(config, REVISION)
     if found:

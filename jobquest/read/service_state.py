@@ -1,8 +1,8 @@
-"""The service's own state in the database: what the operator wants, and which processes live.
+"""The service's own state in the database: what the operator wants, and which processes are alive.
 
-Every process writes its heartbeat here and reads the others', so that any of them can speak for
-the whole service. Heartbeats are written and judged by the database's clock: those of machines
-differ. Called by the supervisor.
+Every process writes its heartbeat here and reads those of the others, so that each process can
+report for the whole service. Heartbeats are written and judged by the database's clock, because
+the clocks of machines differ. Called by the supervisor.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jobquest.read.database import Database, replacing
 from jobquest.read.shared_clock import database_ms
 
 FORGET_AFTER_MS = 60_000
-NOWHERE = "-"  # where no process can tell whether another one's pid lives
+NOWHERE = "-"  # the place where processes can't tell whether another one's pid is alive
 
 
 class ServiceState:
-    """Wanted state and heartbeats. `process_id` names this process, across machines and containers
-    too: `host:pid:place:unique`."""
+    """Wanted state and heartbeats. `process_id` names this process uniquely, even across machines
+    and containers: `host:pid:place:unique`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -37,21 +37,21 @@ class ServiceState:
         )
 
     def wanted(self) -> tuple[str | None, int]:
-        """What the operator wants of the consumer (running, stopped; None: nobody said yet), and
-        how often somebody said so."""
+        """The state that the operator wants of the consumer (running, stopped; None: not set yet),
+        and how often it was set."""
         with self._database.reading() as connection:
             row = connection.execute(select(tables.service.c.wanted, tables.service.c.generation))
             wanted, generation = row.one()
             return wanted, generation
 
     def want(self, state: str) -> None:
-        """Store what the operator wants; every process follows."""
+        """Store the state that the operator wants; every process follows it."""
         with self._database.writing() as connection:
             generation = tables.service.c.generation + 1
             connection.execute(update(tables.service).values(wanted=state, generation=generation))
 
     def beat(self, consumer: bytes) -> None:
-        """Say that this process lives and how its consumer is (JSON)."""
+        """Store that this process is alive, and its consumer's snapshot (JSON)."""
         row = {
             "id": self.process_id,
             "host": socket.gethostname(),
@@ -63,14 +63,14 @@ class ServiceState:
             connection.execute(replacing(connection.dialect.name, tables.processes), row)
 
     def leave(self) -> None:
-        """Take this process off the list."""
+        """Delete this process from the list."""
         with self._database.writing() as connection:
             table = tables.processes
             connection.execute(delete(table).where(table.c.id == self.process_id))
 
     def processes(self) -> list[dict[str, Any]]:
-        """Every process: id, host, pid, heartbeat_ms, the silent_ms since then, and its consumer's
-        snapshot."""
+        """Every process: id, host, pid, heartbeat_ms, silent_ms since the last heartbeat, and its
+        consumer's snapshot."""
         with self._database.reading() as connection:
             now = database_ms(connection)
             rows = connection.execute(select(tables.processes)).mappings()
@@ -80,8 +80,8 @@ class ServiceState:
         return [row for row in found if row["consumer"]]
 
     def forget_dead_processes(self) -> None:
-        """Drop processes that have certainly ended: their pid is gone where this process can tell,
-        or they are silent for long."""
+        """Delete processes that have certainly ended: their pid is gone, if this process can see
+        that, or they have been silent for FORGET_AFTER_MS."""
         gone = [row["id"] for row in self.processes() if _has_ended(row)]
         if gone:
             with self._database.writing() as connection:
@@ -90,7 +90,7 @@ class ServiceState:
 
 
 def _has_ended(row: dict[str, Any]) -> bool:
-    # A heartbeat from the future was written before the database's clock was set back.
+    # A heartbeat from the future: the database's clock has been set back since.
     if abs(row["silent_ms"]) > FORGET_AFTER_MS:
         return True
     _, place, _ = ("::" + row["id"]).rsplit(":", 2)
@@ -100,9 +100,9 @@ def _has_ended(row: dict[str, Any]) -> bool:
 
 @cache
 def _place() -> str:
-    """Names the processes that can look up each other's pid: those of one namespace of one boot.
-    Containers have a namespace each, whatever their host names are. NOWHERE if that is not known
-    (outside of Linux)."""
+    """Identifies the processes that can look up each other's pid: those of one pid namespace and
+    one boot. Each container has its own namespace, even if host names are equal. NOWHERE if that
+    is not known (outside of Linux)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
         namespace = os.readlink(b"/proc/self/ns/pid")
@@ -112,17 +112,17 @@ def _place() -> str:
 
 
 def _snapshot(stored: str) -> dict[str, Any] | None:
-    """None where somebody else wrote it; the next heartbeat writes it again."""
+    """None if somebody else wrote it; the next heartbeat overwrites it."""
     try:
         snapshot = orjson.loads(stored)
     except ValueError:
         return None
-    is_internal = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
-    return snapshot if is_internal else None
+    is_snapshot = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
+    return snapshot if is_snapshot else None
 
 
 def _lives(pid: int) -> bool:
-    if os.name == "nt":  # there, signal 0 would end the process
+    if os.name == "nt":  # on Windows, signal 0 would end the process
         return True
     try:
         os.kill(pid, 0)

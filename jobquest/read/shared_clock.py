@@ -1,6 +1,6 @@
-"""The one clock that processes on several machines share: the database's own.
+"""The clock that processes on several machines share: the database's.
 
-For times that one process writes and another one compares with now.
+For times that one process writes and another compares with the current time.
 """
 
 from __future__ import annotations

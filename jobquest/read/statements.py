@@ -1,8 +1,8 @@
 """The write path's statements as text, run with plain tuples by the database's own driver.
 
-SQLAlchemy's handling of parameters and values costs several times what the database does for a row.
-Each text is made once per dialect and table, and a list of keys is one parameter, however long, so
-that connections keep few statements prepared. Called by what applies batches and by the rebuild.
+SQLAlchemy's handling of parameters and values costs several times what the database needs for a
+row. Each text is made once per dialect and table. A list of keys is one parameter, however long, so
+that connections keep few statements prepared. Called where batches are applied, and by the rebuild.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import orjson
 from sqlalchemy import Connection, Integer, Table
 
 Values = tuple[Any, ...]
-"""A row's, in the order of its table's columns."""
+"""A row's values, in the order of its table's columns."""
 
 
 def write_rows(
@@ -26,8 +26,8 @@ def write_rows(
     key: tuple[str, ...] = (),
     unless: str = "",
 ) -> int:
-    """Insert rows, or overwrite those of the same key (the primary one, if left out); how many were
-    written. Rows that fulfil `unless`, a condition in SQL, stay as they are."""
+    """Insert rows, or overwrite those with the same `key` (the primary key, if left out). Rows that
+    fulfil `unless`, an SQL condition, stay unchanged. Returns how many rows were written."""
     if not rows:
         return 0
     key = key or tuple(table.primary_key.columns.keys())
@@ -36,7 +36,7 @@ def write_rows(
 
 
 def add_rows(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
-    """Insert rows; where the same key is there already, that row stays as it is."""
+    """Insert rows; a row whose key exists already stays unchanged."""
     if rows:
         insert = _insert(connection.dialect.name, table)
         connection.exec_driver_sql(f"{insert} ON CONFLICT DO NOTHING", list(rows))
@@ -51,8 +51,8 @@ def rows_by_key(
     columns: tuple[str, ...] = (),
     where: str = "true",
 ) -> Sequence[Sequence[Any]]:
-    """The rows with these keys (of the primary key, if left out) that fulfil `where` (SQL), or some
-    of their columns."""
+    """The rows with these values of `key` (the primary key, if left out) that fulfil `where` (SQL);
+    all of their columns, or only `columns`."""
     if not keys:
         return []
     key = key or tuple(table.primary_key.columns.keys())
@@ -69,11 +69,11 @@ def select_by_key(
     columns: tuple[str, ...],
     where: str,
 ) -> tuple[str, Values]:
-    """The statement of `rows_by_key` and its parameters, for a connection of the driver's own."""
+    """The statement of `rows_by_key` and its parameters, for a connection of the driver."""
     return _select(dialect, table, key, columns, where), _list(dialect, keys)
 
 
-# Names are those of our own tables, so nothing that somebody sent stands in these texts.
+# All names in these texts are those of our own tables; no input is part of them.
 
 
 @cache
@@ -98,7 +98,7 @@ def _select(
     dialect: str, table: Table, key: tuple[str, ...], columns: tuple[str, ...], where: str
 ) -> str:
     if dialect == "sqlite":
-        # A CROSS JOIN is never turned around: the keys are looked up, not the table scanned.
+        # SQLite never reorders a CROSS JOIN: the keys are looked up, the table is not scanned.
         values = [f"json_extract(wanted.value, '$[{n}]')" for n in range(len(key))]
         if len(key) == 1:
             values = ["wanted.value"]

@@ -1,7 +1,7 @@
-"""The read side's tables. Derived ones can be made anew from the log alone; operational ones can't.
+"""The read side's tables. The log is enough to recreate derived tables, but not operational ones.
 
 To change a table, see `schema.py`. Times are Unix milliseconds. A column's scalar default is also
-what a projection's new row begins with.
+the value in a new row of a projection.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
-SEQ_BUCKET = 100_000  # changes; a user's events are looked up in one bucket of them after the other
+SEQ_BUCKET = 100_000  # changes; a user's events are looked up in one such bucket after the other
 _SEQ_BUCKET_OF = f"seq / {SEQ_BUCKET}"
-SEQ_BUCKET_OF = literal_column(_SEQ_BUCKET_OF, Integer)  # as in the index, or it would not be used
-PLACE_BUCKET = 20_000  # the same for events of a topic or a time, many of which are in each
+SEQ_BUCKET_OF = literal_column(_SEQ_BUCKET_OF, Integer)  # exactly as in the index that it uses
+PLACE_BUCKET = 20_000  # the same for a topic or a time, which have many events in each bucket
 _PLACE_BUCKET_OF = f"seq / {PLACE_BUCKET}"
 PLACE_BUCKET_OF = literal_column(_PLACE_BUCKET_OF, Integer)
 
@@ -40,7 +40,7 @@ def _time(name: str) -> Column[int]:
 
 
 def _failure(*, required: bool) -> list[Column[str]]:
-    """What `failures.py` keeps of a failure."""
+    """The columns that store a `failures.Failure`."""
     return [
         Column("error", Text, nullable=not required),
         Column("error_class", String(200), nullable=not required),
@@ -55,7 +55,7 @@ def _failure(*, required: bool) -> list[Column[str]]:
 events = Table(
     "events",
     metadata,
-    # Of the row's last change. On SQLite it is the row's number, so it takes no index of its own.
+    # The number of the row's last change. On SQLite it is the rowid, so it needs no extra index.
     Column(
         "seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
     ),
@@ -68,11 +68,11 @@ events = Table(
     Column("user_id", String(128)),
     Column("time_ms", BigInteger, nullable=False),
     Column("received_ms", BigInteger, nullable=False),
-    Column("caused_by", String(100)),  # of one of ours: the event that it follows from
+    Column("caused_by", String(100)),  # for our own events: the event that caused it
     Column("body", Text, nullable=False),  # the event as JSON
     UniqueConstraint("id"),
-    # By bucket first: what is written now lies close together, however many users there are. With
-    # the user first, a batch changes a page of the index for each of them.
+    # By bucket first: rows written at the same time are close together, however many users there
+    # are. With the user first, a batch would change one page of the index for each user.
     Index("events_by_user", text(f"({_SEQ_BUCKET_OF})"), "user_id", "seq"),
     Index("events_by_place", text(f"({_PLACE_BUCKET_OF})"), "topic", "time_ms"),
     Index("events_by_type", "type", "seq"),
@@ -113,7 +113,7 @@ user_stats = Table(
     _count("reported_level"),
     _count("event_count"),
     _time("last_seen_ms"),
-    # In place of XP: both rise together, and a level changes with few events.
+    # Instead of XP: a user's level grows with the XP, and few events change it.
     Index("user_stats_by_level", "level"),
     sqlite_with_rowid=False,
 )
@@ -214,7 +214,7 @@ DERIVED = (
 positions = Table(
     "positions",
     metadata,
-    Column("identity", String(64), primary_key=True),  # of the topic: a topic made anew has another
+    Column("identity", String(64), primary_key=True),  # of the topic: a recreated one has another
     Column("topic", String(249), primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("next", BigInteger, nullable=False),
@@ -270,9 +270,9 @@ dead_letters = Table(  # see dead_letters.py
     Column("value", LargeBinary),
     Column("headers", LargeBinary, nullable=False),
     Column("edited", LargeBinary),  # the value that is redriven instead
-    # Of one that waited: its repeats before this offset came meanwhile, so they were dropped.
+    # For an event that waited: repeats of it before this offset arrived meanwhile and were dropped.
     Column("repeats_below", BigInteger),
-    Column("redrives", Integer, nullable=False),  # how often it was redriven before it died here
+    Column("redrives", Integer, nullable=False),  # how often it was redriven before this death
     Column("done", Text),  # the handlers that have succeeded, a JSON list of their names
     Column("state", String(10), nullable=False, index=True),  # open | redriven | discarded
     Column("reason", Text),  # why it was discarded
@@ -285,8 +285,8 @@ dead_letters = Table(  # see dead_letters.py
     ),
 )
 
-# Of closed dead letters that are kept no longer: what a rebuild has to know, so that their records
-# do not count.
+# What remains of closed dead letters that are no longer kept: a rebuild needs it, so that their
+# records do not count.
 forgotten_dead_letters = Table(
     "forgotten_dead_letters",
     metadata,
@@ -299,7 +299,7 @@ forgotten_dead_letters = Table(
     Column("died_ms", BigInteger, nullable=False),
 )
 
-outgoing = Table(  # records of our own, waiting to be in the log: follow-ups, dead letters
+outgoing = Table(  # our own records that wait for the log: follow-ups, dead letters, retries
     "outgoing",
     metadata,
     Column("id", String(200), primary_key=True),
@@ -312,12 +312,12 @@ outgoing = Table(  # records of our own, waiting to be in the log: follow-ups, d
     Index("outgoing_by_time", "created_ms"),
 )
 
-attempts = Table(  # each time that an event failed, see history.py
+attempts = Table(  # each failed try of an event, see history.py
     "attempts",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("event_id", String(100), nullable=False, index=True),
-    Column("number", Integer, nullable=False),  # which try it was; begins anew with a redrive
+    Column("number", Integer, nullable=False),  # which try it was; starts again after a redrive
     Column("failed_ms", BigInteger, nullable=False),
     *_failure(required=True),
     Column("outcome", String(10), nullable=False),  # retrying | dead
@@ -330,11 +330,11 @@ minutes = Table(  # what the consumer did in each minute of its own clock, see h
     _count("processed"),
     _count("retrying"),
     _count("dead"),
-    _count("lag_messages"),  # the most that was seen in it
+    _count("lag_messages"),  # the largest in this minute
     Column("lag_seconds", Float, nullable=False, default=0.0),
 )
 
-counter = Table(  # one row; whoever holds its lock applies
+counter = Table(  # one row; only the process that holds its lock applies batches
     "counter",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
@@ -346,14 +346,14 @@ service = Table(  # one row: what the operator wants of the consumer
     "service",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("wanted", String(10)),  # running | stopped; NULL: nobody said yet
-    Column("generation", Integer, nullable=False),  # counts what was said
+    Column("wanted", String(10)),  # running | stopped; NULL: not set yet
+    Column("generation", Integer, nullable=False),  # how often it was set
 )
 
 processes = Table(
     "processes",
     metadata,
-    Column("id", String(100), primary_key=True),  # says where its pid means something
+    Column("id", String(100), primary_key=True),  # also says where its pid is valid
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("heartbeat_ms", BigInteger, nullable=False),  # by the database's clock
