@@ -101,7 +101,7 @@ def test_a_topic_that_exists_stays_as_it_is_and_what_it_forgets_is_warned_of(
         for _ in range(2):  # as after a lost connection
             log.subscribe(place.topics, "g", lambda origins: {}).close()
     assert configs(place)["retention.ms"] == "86400000"
-    [line] = [one for one in caplog.messages if "settings of their own" in one]
+    [line] = [one for one in caplog.messages if "with other settings" in one]
     assert f"{place.topics[0]} (partitions 2, not 3, retention.ms 86400000, not -1)" in line
 
 

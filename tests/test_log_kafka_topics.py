@@ -94,7 +94,7 @@ def test_topics_with_other_settings_stay_as_they_are_and_one_line_a_start_says_s
         service.start()
         wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
         service.post("user.login", {}, "u")
-        [line] = [one for one in service.output if "settings of their own" in one]
+        [line] = [one for one in service.output if "with other settings" in one]
         assert "partitions 1, not 6" in line
         assert "retention.ms 604800000, not -1" in line
         assert all(topic in line for topic in LOG_TOPICS)

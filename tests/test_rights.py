@@ -55,7 +55,7 @@ def broker() -> Iterator[GuardedBroker]:
         ({"KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}, "KAFKA_SASL_MECHANISM"),
         ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "KAFKA_SECURITY_PROTOCOL"),
         ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SECURITY_PROTOCOL"),
-        ({"KAFKA_BROKER": "no-such-host.invalid:9092"}, "does not know that name"),
+        ({"KAFKA_BROKER": "no-such-host.invalid:9092"}, "can't resolve that name"),
         ({"KAFKA_BROKER": "127.0.0.1:1"}, "Nothing listens there"),
     ],
     ids=["password", "mechanism", "plaintext", "tls", "unknown host", "nobody there"],

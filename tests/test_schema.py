@@ -133,7 +133,7 @@ def test_postgresql_is_upgraded_by_a_command_alone_unless_a_setting_says_so(
     done = runner.invoke(args=["db", "upgrade"])
     assert done.output == f"Upgraded the tables from revision 0005 to {schema.REVISION}.\n"
     assert runner.invoke(args=["db", "upgrade"]).output == (
-        f"The tables have revision {schema.REVISION} already.\n"
+        f"The tables already have revision {schema.REVISION}.\n"
     )
     with database.reading():
         pass  # the process that was refused goes on by itself

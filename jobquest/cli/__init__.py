@@ -1,7 +1,7 @@
 """Flask's command line: `flask kafka …` for the log and its broker, `flask events …` for events,
 `flask db …` for the read side's tables.
 
-To add a command: a function in the file of its group.
+To add a command, add a function to the file of its group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jobquest.cli.kafka import kafka
 
 
 def register_commands(app: Flask) -> None:
-    """Put the commands on the application."""
+    """Register the commands with the application."""
     events.add_command(dead_letters)
     app.cli.add_command(kafka)
     app.cli.add_command(events)

@@ -1,4 +1,4 @@
-"""What every command has: the application's runtime, and errors of one line with code 1."""
+"""What all commands share: the application's runtime, and one-line errors with exit code 1."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def one_line(command: Command) -> Command:
 
 
 def current_runtime() -> Runtime:
-    """The runtime of the application that the command runs in."""
+    """The runtime of the application for which the command runs."""
     return cast(Runtime, current_app.extensions["jobquest"])

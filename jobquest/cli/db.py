@@ -13,11 +13,11 @@ db = AppGroup("db", short_help="Upgrade the read side's tables.")
 @db.command()
 @one_line
 def upgrade() -> None:
-    """Bring the read side's tables to the revision that this version needs."""
+    """Upgrade the read side's tables to the revision that this version needs."""
     before, now = current_runtime().database.upgrade()
     if before == now:
-        click.echo(f"The tables have revision {now} already.")
+        click.echo(f"The tables already have revision {now}.")
     elif before is None:
-        click.echo(f"Made the tables, revision {now}.")
+        click.echo(f"Created the tables, revision {now}.")
     else:
         click.echo(f"Upgraded the tables from revision {before} to {now}.")

@@ -1,4 +1,4 @@
-"""`flask events dead-letters …`: what the API does with dead letters, on the command line."""
+"""`flask events dead-letters …`: the API's actions on dead letters, on the command line."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _STATES = click.Choice(["open", "redriven", "discarded"])
 @click.option("--topic", help="Only of this topic.")
 @click.option("--type", "event_type", help="Only of this event type.")
 @click.option("-u", "--user", help="Only of this user.")
-@click.option("--error-class", help="Only with this class of error, such as ValueError.")
+@click.option("--error-class", help="Only of this class of error, such as ValueError.")
 @click.option("-n", "--last", type=_COUNT, default=20, show_default=True, help="At most this many.")
 @one_line
 def list_(last: int, **options: str | None) -> None:
-    """List dead letters, newest first, and how many share an error."""
+    """List dead letters, newest first, and how many have the same error."""
     wanted = _wanted(**options)
     found = current_runtime().queries.dead_letters(wanted, None, max(1, last))
     dead_letters, following = found["deadLetters"], found["next"]
-    while following is not None and len(dead_letters) < last:  # an answer holds 2 MB of them
+    while following is not None and len(dead_letters) < last:  # one answer holds at most 2 MB
         more = current_runtime().queries.dead_letters(wanted, following, last - len(dead_letters))
         dead_letters, following = dead_letters + more["deadLetters"], more["next"]
     click.echo(f"{'ID':>6}  {'DIED':<24}  {'TOPIC':<18}  {'USER':<16}  {'TRIES':>5}  ERROR")
-    for one in dead_letters:
-        error = _error_line(one)
-        user = str(one["userId"] or "-")[:16]
-        place = f"{one['topic']:<18}  {user:<16}  {one['attempts']:>5}"
-        click.echo(f"{one['id']:>6}  {one['diedAt']:<24}  {place}  {error}")
+    for dead_letter in dead_letters:
+        error = _error_line(dead_letter)
+        user = str(dead_letter["userId"] or "-")[:16]
+        place = f"{dead_letter['topic']:<18}  {user:<16}  {dead_letter['attempts']:>5}"
+        click.echo(f"{dead_letter['id']:>6}  {dead_letter['diedAt']:<24}  {place}  {error}")
     for group in found["groups"]:
         click.echo(f"{group['count']} of topic {group['topic']}: {_error_line(group)}")
 
@@ -57,7 +57,7 @@ def _error_line(failure: Mapping[str, Any]) -> str:
 @click.argument("id", type=_ID)
 @one_line
 def show(id: int) -> None:
-    """Show dead letter ID, its value included, as JSON."""
+    """Show dead letter ID with its value, as JSON."""
     dead_letter = current_runtime().queries.dead_letter(id)
     if dead_letter is None:
         raise StateConflict(
@@ -68,16 +68,16 @@ def show(id: int) -> None:
 
 @dead_letters.command()
 @click.argument("ids", type=_ID, nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every open dead letter that the options name.")
+@click.option("--all", "every", is_flag=True, help="All open dead letters that the options select.")
 @click.option("--topic", help="With --all: of this topic.")
 @click.option("--type", "event_type", help="With --all: of this event type.")
 @click.option("-u", "--user", help="With --all: of this user.")
-@click.option("--error-class", help="With --all: with this class of error.")
+@click.option("--error-class", help="With --all: of this class of error.")
 @one_line
 def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
-    """Have the dead letters IDS processed again; code 1 where one is refused."""
+    """Process the dead letters IDS again; exit code 1 if one is refused."""
     if bool(ids) == every:
-        raise click.UsageError("Name the dead letters' ids, or --all.")
+        raise click.UsageError("Give the ids of dead letters, or --all.")
     runtime = current_runtime()
     try:
         if every:
@@ -86,15 +86,15 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
             result = runtime.redrive.redrive(ids)
     finally:
         runtime.close_log()
-    _tell(result)
+    _print(result)
 
 
 @dead_letters.command()
 @click.argument("id", type=_ID)
-@click.option("--reason", required=True, help="Why it is given up.")
+@click.option("--reason", required=True, help="Why it is discarded.")
 @one_line
 def discard(id: int, reason: str) -> None:
-    """Give dead letter ID up."""
+    """Discard dead letter ID."""
     current_runtime().redrive.discard(id, reason)
     click.echo(f"Dead letter {id} is discarded.")
 
@@ -105,7 +105,7 @@ def _wanted(
     return DeadLetterFilter(type=event_type, user_id=user, **same)
 
 
-def _tell(result: Redriven) -> None:
+def _print(result: Redriven) -> None:
     click.echo(f"{len(result.redriven)} redriven, {len(result.refused)} refused.")
     for id, reason in result.refused:
         click.echo(f"{id:>6}  {reason}", err=True)

@@ -1,4 +1,4 @@
-"""`flask events …`: publish events, follow them, make what is derived from them anew."""
+"""`flask events …`: publish events, follow them, rebuild what is derived from them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 @events.command()
 @click.argument("event_type", metavar="TYPE")
 @click.option("-u", "--user", default="demo-user", show_default=True, help="Whose event it is.")
-@click.option("--data", "text", help="The data as JSON; without any, the type's example.")
-@click.option("--id", "event_id", help="An id of your own: publishing it again does no harm.")
+@click.option("--data", "text", help="The data as JSON; without it, the type's example.")
+@click.option("--id", "event_id", help="Your own id: publishing the same event again is harmless.")
 @one_line
 def publish(event_type: str, user: str, text: str | None, event_id: str | None) -> None:
     """Publish one event of TYPE."""
@@ -49,7 +49,7 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
     if published.result == "queued":
         click.echo(f"queued: {published.event.id} waits in the outbox for Kafka")
     elif published.position is None:
-        click.echo(f"duplicate: {published.event.id} is processed already")
+        click.echo(f"duplicate: {published.event.id} has already been processed")
     else:
         topic, partition, offset = published.position
         click.echo(f"{published.event.id}  {topic}/{partition}@{offset}")
@@ -65,16 +65,16 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
     type=click.IntRange(0, 500),
     default=10,
     show_default=True,
-    help="Begin with this many.",
+    help="Start with the last N events.",
 )
-@click.option("--once", is_flag=True, help="Do not wait for more.")
+@click.option("--once", is_flag=True, help="Do not wait for new events.")
 @one_line
 def tail(
     event_type: str | None, topic: str | None, user: str | None, last: int, once: bool
 ) -> None:
-    """Show processed events as they come.
+    """Show processed events as they arrive.
 
-    One JSON object a line; Ctrl-C ends it.
+    One JSON object per line; stop with Ctrl-C.
     """
     queries = current_runtime().queries
     wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
@@ -91,7 +91,7 @@ def tail(
 
 
 def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> list[Any]:
-    """The latest events, newest first: in several answers where they are large."""
+    """The latest events, newest first; from several answers if they are large."""
     found: list[Any] = []
     after = None
     while len(found) < min(limit, MAX_LIMIT):
@@ -104,7 +104,7 @@ def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> l
 
 
 def _line(item: dict[str, Any]) -> str:
-    """JSON in ASCII: a terminal does not obey what an event says."""
+    """JSON in ASCII, so that an event's text can't control the terminal."""
     text = exact_json.dumps(item).decode()
     return _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
@@ -118,7 +118,7 @@ def _one(value: str | None) -> frozenset[str]:
 def types() -> None:
     """List every event type, its topic and fields.
 
-    Optional fields stand in brackets.
+    Optional fields are in brackets.
     """
     for row in CATALOGUE.values():
         fields = [*row.required, *(f"[{name}]" for name in row.optional)]
@@ -126,37 +126,36 @@ def types() -> None:
 
 
 @events.command()
-@click.option("--rate", default=5.0, show_default=True, help="Events a second.")
+@click.option("--rate", default=5.0, show_default=True, help="Events per second.")
 @click.option("--failures", default=0.0, show_default=True, help="Share of events that fail.")
-@click.option("--users", default=10, show_default=True, help="How many people there are.")
+@click.option("--users", default=10, show_default=True, help="Number of users.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many events.")
-@click.option("--seed", type=int, help="The same people do the same things each time.")
+@click.option("--seed", type=int, help="The same seed gives the same traffic each time.")
 @one_line
 def demo(rate: float, failures: float, users: int, count: int | None, seed: int | None) -> None:
-    """Publish believable traffic, until Ctrl-C.
+    """Publish realistic traffic until Ctrl-C.
 
-    With --failures, some events ask the demo's handler to fail: start the service with
-    JOBQUEST_HANDLERS=jobquest.demo, or they go through.
+    With --failures, some events ask the demo's handler to fail. Start the service with
+    JOBQUEST_HANDLERS=jobquest.demo; without it, those events succeed.
     """
     if not (0 < rate <= MAX_RATE and 0 <= failures <= 1 and users >= 1):
         raise InvalidEvent(
-            f"--rate must lie above 0 and up to {MAX_RATE}, --failures between 0 and 1."
+            f"--rate must be above 0 and at most {MAX_RATE}, --failures between 0 and 1."
         )
     runtime = current_runtime()
     if failures and MODULE not in runtime.config.handlers:
         click.echo(
-            f"JOBQUEST_HANDLERS does not name {MODULE} here: unless it does where the service runs,"
-            " no event will fail.",
+            f"JOBQUEST_HANDLERS does not name {MODULE} here. If it does not name it in the service"
+            " either, no event will fail.",
             err=True,
         )
     traffic = Traffic(users, failures, seed)
     published, began = 0, time.monotonic()
     try:
-        for happening in islice(traffic, count):
-            # Until its turn: counted from the start, so that slow ones don't lower the rate.
+        for event in islice(traffic, count):
+            # Timed from the start, so that slow calls don't lower the rate.
             time.sleep(max(0.0, began + published / rate - time.monotonic()))
-            data, metadata = happening.data, happening.metadata
-            runtime.producer.publish(happening.type, happening.user_id, data, metadata=metadata)
+            runtime.producer.publish(event.type, event.user_id, event.data, metadata=event.metadata)
             published += 1
             if published % REPORT_EVENTS == 0:
                 click.echo(f"{published} events published")
@@ -170,11 +169,11 @@ def demo(rate: float, failures: float, users: int, count: int | None, seed: int 
 @events.command()
 @one_line
 def rebuild() -> None:
-    """Make everything derived anew from the log.
+    """Rebuild everything that is derived from the log.
 
-    Events, statistics, pipelines, inboxes, counts: the service may run meanwhile. No handler runs.
-    Dead letters and what an operator decided about them stay, and are made anew from their topic
-    where the read side was lost.
+    These are events, statistics, pipelines, inboxes and counts. The service may run meanwhile. No
+    handler runs. Dead letters and an operator's decisions about them stay; if the read side was
+    lost, they are restored from their topic.
     """
     collect_seldom()
     runtime = current_runtime()
@@ -185,21 +184,24 @@ def rebuild() -> None:
                 bar.length = total
                 bar.update(done - bar.pos)
 
-            made = runtime.rebuild.run(show)
+            result = runtime.rebuild.run(show)
     finally:
         runtime.close_log()
-    if made.restored is not None:
+    if result.restored is not None:
         click.echo(
-            f"The read side was new: {made.restored} dead letters and {made.waiting} events that"
-            " wait for another try came back from their topics. The consumer goes on at the offsets"
-            " that its group has committed."
+            f"The read side was new: {result.restored} dead letters and {result.waiting} events"
+            " that wait for another try were restored from their topics. The consumer continues at"
+            " the offsets that its group has committed."
         )
-    if made.lost:
-        click.echo(f"{made.lost} events are not in the log any more: they are gone.", err=True)
-    if made.dead_lettered:
-        click.echo(f"{made.dead_lettered} records could not be counted: dead letters.", err=True)
-    per_second = made.records / max(made.seconds, 0.001)
+    if result.lost:
+        click.echo(f"{result.lost} events are no longer in the log: they are gone.", err=True)
+    if result.dead_lettered:
+        click.echo(
+            f"{result.dead_lettered} records could not be counted: they are dead letters now.",
+            err=True,
+        )
+    per_second = result.records / max(result.seconds, 0.001)
     click.echo(
-        f"{made.events} events from {made.records} records in {made.seconds:.1f} s"
-        f" ({per_second:.0f} a second)"
+        f"{result.events} events from {result.records} records in {result.seconds:.1f} s"
+        f" ({per_second:.0f} per second)"
     )

@@ -1,4 +1,4 @@
-"""`flask kafka …`: the containers of the compose file, and what the log has."""
+"""`flask kafka …`: the containers of the compose file, and the contents of the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def up() -> None:
 
 
 @kafka.command()
-@click.option("--volumes", is_flag=True, help="Delete Kafka's data too.")
+@click.option("--volumes", is_flag=True, help="Also delete Kafka's data.")
 @one_line
 def down(volumes: bool) -> None:
     """Stop the containers. Kafka's data stays."""
@@ -52,10 +52,10 @@ def ps() -> None:
 
 @kafka.command()
 @click.argument("service", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
 @one_line
 def logs(service: str | None, follow: bool) -> None:
-    """Show what the containers (or one SERVICE) wrote."""
+    """Show the output of the containers (or of one SERVICE)."""
     options = ["--tail", "100"] + (["--follow"] if follow else [])
     compose.run("logs", *options, *([service] if service else []))
 
@@ -103,7 +103,7 @@ def groups() -> None:
 def doctor() -> None:
     """Check everything that the service needs.
 
-    Code 1 where something is wrong.
+    Exit code 1 if there is a problem.
     """
     wrong = 0
     for subject, problem in _checks(current_runtime()):
@@ -116,7 +116,7 @@ def doctor() -> None:
 
 
 def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
-    """Subject, and what is wrong with it (None: nothing)."""
+    """Each subject, and its problem (None: there is none)."""
     brokers = ", ".join(runtime.config.kafka_broker)
     log = f"Kafka at {brokers}" if brokers else "the embedded log (KAFKA_BROKER is not set)"
     try:

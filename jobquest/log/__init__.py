@@ -1,8 +1,8 @@
-"""The event log: what the rest of the service may ask of it, whichever log is behind.
+"""The event log's interface, which is the same for both logs.
 
-Two implementations, one contract: `sqlite.py` (embedded) and `kafka.py` (Apache Kafka); the suite
+Two implementations, one contract: `sqlite.py` (embedded) and `kafka/` (Apache Kafka). The suite
 `tests/test_log_contract.py` runs on both. Called by the producer, the consumer and the runtime.
-The log moves bytes: it knows no event, no schema and no database but its own.
+The log moves bytes: it knows nothing of events, schemas or the read side.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import orjson
 
 from jobquest.log.pending import Pending
 
-PROMPT_SECONDS = 1.5  # what a person who publishes waits for the log
-PATIENT_SECONDS = 10.0  # what a thread waits that has nobody waiting: a slow log gets on, too
+PROMPT_SECONDS = 1.5  # how long a person who publishes waits for the log
+PATIENT_SECONDS = 10.0  # how long a background thread waits, so that a slow log makes progress too
 Mode = Literal["embedded", "kafka"]
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -29,7 +29,7 @@ class Partition(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a record stands in the log."""
+    """The position of a record in the log."""
 
     topic: str
     partition: int
@@ -37,9 +37,9 @@ class Position(NamedTuple):
 
 
 class NewRecord(NamedTuple):
-    """A record to append. Records of one key keep their order and share a partition.
+    """A record to append. Records with the same key keep their order and share a partition.
 
-    `value` is None for a tombstone; one with neither key nor value is refused.
+    `value` is None for a tombstone; a record with neither key nor value is refused.
     """
 
     topic: str
@@ -49,10 +49,10 @@ class NewRecord(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record as the log has it. `timestamp_ms` is when it was appended, Unix milliseconds.
+    """A record in the log. `timestamp_ms` is when it was appended, in Unix milliseconds.
 
-    `value` is None for a tombstone. `damage` is set where the log could not unpack the record's
-    batch (checksum, codec): then `value` is None too and the line says why.
+    `value` is None for a tombstone. `damage` is set if the log could not unpack the record's batch
+    (checksum, codec): then `value` is None too, and `damage` says why.
     """
 
     topic: str
@@ -66,7 +66,7 @@ class Record(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member of a consumer group, where it comes from, and what it was given to read."""
+    """A member of a consumer group, its host, and the partitions assigned to it."""
 
     client: str
     host: str
@@ -74,7 +74,7 @@ class Member(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """A partition of one life of a topic: `identity` changes when a topic is made anew."""
+    """A partition of one life of a topic: a recreated topic has another `identity`."""
 
     topic: str
     number: int
@@ -83,8 +83,9 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """One partition as it is now: `first` is the oldest offset kept, `next` the one to come, or the
-    first one of a transaction that is still open. Offsets are no counts: some have no record."""
+    """One partition as it is now. `first` is the oldest offset kept. `next` is the offset of the
+    next record, or of the first record of a transaction that is still open. Offsets are not
+    counts: some have no record."""
 
     origin: Origin
     first: int
@@ -92,59 +93,60 @@ class PartitionInfo:
 
 
 class Found(NamedTuple):
-    """What was read of a partition. `next` is where to read on: offsets before it that have no
-    record here have none for anybody (a transaction's marker, an aborted record, compaction)."""
+    """The records read from a partition. `next` is where to continue: an offset before it without a
+    record here has none for any reader (a transaction's marker, an aborted record, compaction)."""
 
     records: list[Record]
     next: int
 
 
-# Asked for newly assigned partitions: the next offset to read of each; absent means its start.
+# Called for newly assigned partitions; returns the next offset to read of each. If one is absent,
+# it is read from its start.
 StartPositions = Callable[[Sequence[Origin]], Mapping[Origin, int]]
 
 
 class Subscription(Protocol):
-    """A consumer's subscription. It belongs to the thread that made it; only that thread may call
-    it."""
+    """A consumer's subscription. It belongs to the thread that created it; only that thread may
+    call it."""
 
     def poll(self, timeout: float, max_records: int) -> list[Record]:
-        """Return up to `max_records` records, waiting at most `timeout` seconds for the first.
+        """Return up to `max_records` records; wait at most `timeout` seconds for the first.
 
-        Per partition in the order of their offsets. Partitions that were assigned since the last
-        poll (a rebalance, a topic made anew) are first sought to what `start` says. Records of
-        a partition that has meanwhile been taken away are not returned.
-        Raises LogUnavailable when the log is known to be away.
+        Within each partition, records are in the order of their offsets. For partitions assigned
+        since the last poll (by a rebalance, or because a topic was recreated), reading starts where
+        `start` says. Records of revoked partitions are not returned.
+        Raises LogUnavailable if the log is known to be away.
         """
         ...
 
     def stay(self) -> None:
-        """Remain a member of the group, and let others join, while records that were polled are
-        worked on: reads nothing. To be called every few seconds then.
+        """Stay a member of the group, and let others join, while polled records are processed.
+        Reads nothing. Must then be called every few seconds.
 
-        Raises LogUnavailable when the log is known to be away.
+        Raises LogUnavailable if the log is known to be away.
         """
         ...
 
     def assignment(self) -> Mapping[Partition, Origin]:
-        """The partitions this subscription reads now. Empty while another process holds them."""
+        """The partitions that this subscription reads now. Empty while other processes have all."""
         ...
 
     def reached(self) -> Mapping[Partition, int]:
-        """Where each partition is read on: behind what was polled, and behind offsets that follow
-        it and have no record."""
+        """The next offset to read of each partition: behind the polled records, and behind offsets
+        after them that have no record."""
         ...
 
     def rewind(self) -> None:
-        """Ask `start` again for every partition: what was polled but not applied comes again."""
+        """Call `start` again for every partition: records polled but not applied are read again."""
         ...
 
     def commit(self, next_offsets: Mapping[Partition, int]) -> None:
-        """Tell the log how far the group is: for lag tools, and for a read side that is lost. Never
-        raises."""
+        """Store the group's offsets in the log: for lag tools, and for a rebuild of a lost read
+        side. Never raises."""
         ...
 
     def close(self) -> None:
-        """Leave the group. Bounded; never raises."""
+        """Leave the group. Bounded in time; never raises."""
         ...
 
 
@@ -159,12 +161,12 @@ class EventLog(Protocol):
     ) -> list[Pending[Position]]:
         """Append records in order; each future resolves once its record is durable.
 
-        A future fails with LogUnavailable (not confirmed: it may still have been written) or
-        RecordRefused (never will be). Every future resolves, whatever the log does: on Kafka
-        within about `timeout` seconds (the call itself does not block for longer, and not at all
-        while Kafka is known to be away), embedded once its file's lock was waited for. One that
-        was not confirmed on Kafka fails everything that is on its way there: so give patience
-        where nobody waits. Any thread may call it.
+        A future fails with LogUnavailable (not confirmed: the record may still have been written)
+        or RecordRefused (it will never be written). Every future resolves, whatever the log does:
+        on Kafka within about `timeout` seconds, embedded after waiting for its file's lock. On
+        Kafka, the call itself blocks no longer than that, and not at all while Kafka is known to be
+        away. If one record is not confirmed there, everything on its way to Kafka fails: so use a
+        long timeout if nobody waits for the result. Any thread may call it.
         """
         ...
 
@@ -174,26 +176,26 @@ class EventLog(Protocol):
         ...
 
     def reach(self, timeout: float = PROMPT_SECONDS) -> None:
-        """Make ready to append. Raises LogUnavailable where that is not so in `timeout` seconds."""
+        """Get ready to append. Raises LogUnavailable if that takes over `timeout` seconds."""
         ...
 
     def subscribe(self, topics: Sequence[str], group: str, start: StartPositions) -> Subscription:
-        """Take a subscription in `group`. Raises LogUnavailable when the log is away."""
+        """Join `group` as a subscription. Raises LogUnavailable if the log is away."""
         ...
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
-        """Every partition of those of `topics` that exist. Raises LogUnavailable."""
+        """Every partition of those `topics` that exist. Raises LogUnavailable."""
         ...
 
     def committed(self, group: str, topics: Sequence[str]) -> dict[Origin, int]:
-        """How far the group is, as it told by `commit`: the next offset of each partition that it
-        has told about. Raises LogUnavailable."""
+        """The group's offsets as stored by `commit`: the next offset of each partition that has
+        one. Raises LogUnavailable."""
         ...
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """Read at most `limit` records from `offset` on, outside any group.
 
-        Bounded in time; returns what was there. Raises LogUnavailable.
+        Bounded in time; returns what was read by then. Raises LogUnavailable.
         """
         ...
 
@@ -201,46 +203,45 @@ class EventLog(Protocol):
         self, spans: Mapping[Partition, tuple[int, int]], limit: int
     ) -> dict[Partition, Found]:
         """Read about `limit` records of each partition, from one offset up to another (which is not
-        read any more), outside any group.
+        included), outside any group.
 
-        Bounded in time, so that a partition may give fewer than it has. Raises LogUnavailable.
+        Bounded in time, so it may return fewer records than a partition has. Raises LogUnavailable.
         """
         ...
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """The offset of the first record appended at `moment_ms` (Unix milliseconds) or later; None
-        where there is none. Raises LogUnavailable."""
+        if there is none. Raises LogUnavailable."""
         ...
 
     def missing_rights(self) -> Mapping[str, Sequence[str]]:
-        """Topic → the rights on it, such as READ, that are missing. Raises LogUnavailable."""
+        """Topic → the missing rights on it, such as READ. Raises LogUnavailable."""
         ...
 
     def members(self, group: str) -> Sequence[Member]:
-        """Who reads as a member of `group`; nobody, if the log does not say. Raises
-        LogUnavailable."""
+        """The members of `group`; none if the log does not say. Raises LogUnavailable."""
         ...
 
     def close(self, timeout: float = 5.0) -> None:
-        """Flush what was appended, within `timeout` seconds, then resolve what is left."""
+        """Flush appended records, within `timeout` seconds; then resolve the remaining futures."""
         ...
 
 
 def missing_right(right: str, topic: str) -> str:
-    """The line that names a missing right on a topic."""
+    """The message for a missing right on a topic."""
     return f"The right {right} on topic {topic} is missing."
 
 
 def dump_headers(headers: Headers) -> bytes:
-    """Headers as bytes to store: JSON, in which latin-1 maps every byte to one character."""
+    """Headers as bytes to store: JSON, where latin-1 maps every byte to one character."""
     return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
 
 
 def load_headers(stored: bytes) -> Headers:
-    """Undo `dump_headers`. Raises ValueError if somebody else wrote it, or bytes were lost."""
+    """Undo `dump_headers`. Raises ValueError if somebody else wrote them, or bytes were lost."""
     pairs = orjson.loads(stored)
     if not isinstance(pairs, list) or not all(_is_header(pair) for pair in pairs):
-        raise ValueError("they are no list of names and values")
+        raise ValueError("they are not a list of names and values")
     return tuple((name, value.encode("latin-1")) for name, value in pairs)
 
 
@@ -249,7 +250,7 @@ def _is_header(pair: object) -> bool:
 
 
 def rescued_headers(stored: bytes) -> Headers:
-    """The same where a record is worth more than its headers: none, if they can't be read."""
+    """The headers, or none if they can't be read: if the record matters more than its headers."""
     try:
         return load_headers(stored)
     except ValueError:

@@ -1,9 +1,9 @@
-"""The embedded event log: one SQLite file of its own, for where no Kafka is configured.
+"""The embedded event log: an SQLite file, used if no Kafka is configured.
 
-Durable (`synchronous=FULL`) and quick all the same: one writer thread commits whatever has queued
-up in one transaction (group commit), so an fsync is paid per batch, not per record. One partition
-per topic. Other processes may append too (the command line does); one of them consumes.
-It knows bytes and offsets, no events.
+Durable (`synchronous=FULL`), and still fast: one writer thread commits all queued records in one
+transaction (group commit), so there is one fsync per batch, not per record. Each topic has one
+partition. Other processes may append too (the command line does); only one process consumes.
+It knows bytes and offsets, not events.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ from jobquest.log.sqlite_file import (
 
 logger = logging.getLogger(__name__)
 
-MAX_VALUE_BYTES = 1_048_576  # Kafka's default; what fits here fits there
+MAX_VALUE_BYTES = 1_048_576  # Kafka's default: a value that fits here fits there
 MAX_QUEUED_RECORDS = 20_000
 GROUP_COMMIT_RECORDS = 2_000
 CROSS_PROCESS_POLL_SECONDS = 0.2
 
 
 class SqliteLog:
-    """The embedded log in `path`; `topics` are made when missing. Without any, it takes records of
-    every topic. Safe to build before a fork: files and threads are opened at the first use."""
+    """The embedded log in `path`; creates missing `topics`. Without `topics`, it accepts records of
+    every topic. Safe to build before a fork: it opens files and threads at the first use."""
 
     mode: Mode = "embedded"
 
@@ -101,14 +101,13 @@ class SqliteLog:
     def subscribe(
         self, topics: Sequence[str], group: str, start: StartPositions
     ) -> SqliteSubscription:
-        """Take the one consumer's subscription, or wait for it: `poll` returns nothing until
-        then."""
+        """Become the only consumer, or wait for that: until then, `poll` returns nothing."""
         with errors_of(self._path, "be opened"):
             self._prepare()
             return SqliteSubscription(self._path, topics, group, start, self._appended)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
-        """Every topic's one partition; see `EventLog.describe`."""
+        """The one partition of every topic; see `EventLog.describe`."""
         self._raise_damage()
         with errors_of(self._path, "be read"):
             self._prepare()
@@ -132,7 +131,7 @@ class SqliteLog:
                 return {Origin(t, 0, ids[t]): n for t, n in found.items() if t in ids}
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
-        """A range of one topic; see `EventLog.read`."""
+        """Records of one topic; see `EventLog.read`."""
         with errors_of(self._path, "be read"):
             self._prepare()
             with closing(connect(self._path)) as connection:
@@ -158,23 +157,23 @@ class SqliteLog:
                 return first_since(connection, partition.topic, moment_ms)
 
     def missing_rights(self) -> Mapping[str, Sequence[str]]:
-        """See `EventLog.missing_rights`: whoever may use the file may use every topic."""
+        """See `EventLog.missing_rights`: a process that may use the file may use every topic."""
         return {}
 
     def members(self, group: str) -> Sequence[Member]:
-        """See `EventLog.members`: a lock makes sure that only a process of ours reads."""
+        """See `EventLog.members`: a lock makes sure that only one of our processes reads."""
         return ()
 
     def discard(self, records: Iterable[tuple[str, int]]) -> None:
-        """Delete records, given by topic and offset, for good. For a log that only keeps what goes
-        on to another."""
+        """Delete records for good, given by topic and offset. For a log that only holds records
+        until another log has them."""
         with errors_of(self._path, "delete"), closing(connect(self._path)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("DELETE FROM records WHERE topic = ? AND offset = ?", records)
             connection.execute("COMMIT")
 
     def count(self, topic: str) -> int:
-        """How many records there are. Reads all of them: ask once."""
+        """How many records there are. Reads all of them, so call it only once."""
         with errors_of(self._path, "be read"):
             self._prepare()
             with closing(connect(self._path)) as connection:
@@ -183,7 +182,7 @@ class SqliteLog:
                 return found
 
     def bounds(self) -> dict[str, tuple[int, int]]:
-        """Of each topic that has records: the first offset kept and the next to come."""
+        """For each topic with records: the first offset that is kept, and the next offset."""
         self._raise_damage()
         with errors_of(self._path, "be read"):
             self._prepare()
@@ -200,7 +199,7 @@ class SqliteLog:
             writer.close(timeout)
 
     def _raise_damage(self) -> None:
-        """Damage where only the writer came upon it yet is told to others too."""
+        """Raise damage that only the writer has found so far for other callers too."""
         writer = self._writer
         if writer and writer.damage:
             raise writer.damage
@@ -216,18 +215,19 @@ class SqliteLog:
             return self._writer
 
     def _prepare(self) -> None:
-        """Make the file, the tables and the missing topics, once per process."""
+        """Create the file, the tables and the missing topics, once per process."""
         if self._prepared:
             return
-        with self._preparing:  # two that make the file at once lock each other out
-            self._make()
+        with self._preparing:  # two threads that create the file at once would lock each other out
+            self._create()
             self._prepared = True
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LogUnavailable(f"The folder {self._path.parent} can't be made: {error}") from None
+            line = f"The folder {self._path.parent} can't be created: {error}"
+            raise LogUnavailable(line) from None
         with closing(connect(self._path)) as connection:
             connection.executescript(SCHEMA)
             connection.executemany(
@@ -240,16 +240,16 @@ Appended = tuple[NewRecord, "Pending[Position]"]
 
 
 class _Writer:
-    """The thread that writes. Owns the queue and one connection; ends by `close`."""
+    """The thread that writes. Owns the queue and one connection; ended by `close`."""
 
     def __init__(self, path: Path, topics: Sequence[str], appended: threading.Condition) -> None:
-        self.damage: LogDamaged | None = None  # set while writing meets it; any thread may read it
+        self.damage: LogDamaged | None = None  # set while writes fail of it; any thread may read it
         self._path = path
         self._connection = connect(path)
         self._topics = topics
         self._appended = appended
         self._queue: queue.SimpleQueue[list[Appended] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # over the two below: nothing is queued behind the end mark
+        self._lock = threading.Lock()  # guards the next two: nothing is queued after the end mark
         self._queued = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -269,7 +269,7 @@ class _Writer:
             self._closing = True
             self._queue.put(None)
         self._thread.join(timeout)
-        while not self._queue.empty():  # only where the writer did not end in time
+        while not self._queue.empty():  # only if the writer did not end in time
             _fail(self._queue.get() or [], LogUnavailable("The embedded log is closed."))
 
     def _run(self) -> None:
@@ -283,7 +283,7 @@ class _Writer:
         self._connection.close()
 
     def _next_batch(self) -> tuple[list[Appended], bool]:
-        """Wait for one entry, then take everything that has queued up behind it."""
+        """Wait for one entry, then take everything that is queued behind it."""
         batch: list[Appended] = []
         entry = self._queue.get()
         while entry is not None:
@@ -297,19 +297,19 @@ class _Writer:
         return batch, False
 
     def _write(self, batch: list[Appended]) -> None:
-        taken = [entry for entry in batch if not self._refused(*entry)]
+        accepted = [entry for entry in batch if not self._refused(*entry)]
         try:
-            positions = self._commit([record for record, _ in taken])
-        except Exception as error:  # whatever it is: this thread must live, each future resolve
+            positions = self._commit([record for record, _ in accepted])
+        except Exception as error:  # any error: this thread must go on, and every future resolve
             failed = failure(self._path, "write", error)
             self.damage = failed if isinstance(failed, LogDamaged) else None
             logger.warning("%s", failed, exc_info=not isinstance(error, sqlite3.Error))
-            _fail(taken, failed)
+            _fail(accepted, failed)
             return
         self.damage = None
         with self._appended:
             self._appended.notify_all()
-        for (_, future), position in zip(taken, positions, strict=True):
+        for (_, future), position in zip(accepted, positions, strict=True):
             future.resolve(position)
 
     def _refused(self, record: NewRecord, future: Pending[Position]) -> bool:
@@ -322,7 +322,7 @@ class _Writer:
         return future.done()
 
     def _commit(self, records: list[NewRecord]) -> list[Position]:
-        """Write all or none. Offsets are given inside the transaction: others write too."""
+        """Write all records or none. Offsets are read in the transaction: others write too."""
         now = now_ms()
         self._connection.execute("BEGIN IMMEDIATE")
         try:
@@ -347,8 +347,8 @@ class _Writer:
 class SqliteSubscription:
     """The consumer's subscription; see `Subscription`.
 
-    A lock file makes sure that one process reads at a time; the kernel frees it when its holder
-    dies, however it dies.
+    A lock file makes sure that only one process reads; the kernel frees the lock when its process
+    dies, whatever the cause.
     """
 
     def __init__(
@@ -361,7 +361,7 @@ class SqliteSubscription:
     ) -> None:
         self._path = path
         self._connection = connect(path)
-        # It writes only what lag tools look at: no append has to wait for a sync of that.
+        # It writes only offsets for lag tools: no append should wait for an fsync of those.
         self._connection.execute("PRAGMA synchronous=NORMAL")
         self._topics = topics
         self._group = group
@@ -378,11 +378,11 @@ class SqliteSubscription:
             remaining = deadline - time.monotonic()
             if records or remaining <= 0:
                 return records
-            with self._appended:  # woken by our own writer; others' records are found by looking
+            with self._appended:  # notified by our writer; other processes' records are polled for
                 self._appended.wait(min(remaining, CROSS_PROCESS_POLL_SECONDS))
 
     def stay(self) -> None:
-        """Nobody else can join while we hold the file's lock."""
+        """Nothing to do: nobody else can join while this process holds the file's lock."""
 
     def assignment(self) -> Mapping[Partition, Origin]:
         return {Partition(origin.topic, 0): origin for origin in self._next}
@@ -398,7 +398,7 @@ class SqliteSubscription:
         try:
             self._connection.executemany("INSERT OR REPLACE INTO committed VALUES (?, ?, ?)", rows)
         except sqlite3.Error as error:
-            logger.debug("The group's offsets could not be noted: %s", error)
+            logger.debug("The group's offsets could not be committed: %s", error)
 
     def close(self) -> None:
         self._connection.close()
@@ -424,14 +424,14 @@ class SqliteSubscription:
                 size += sum(len(record.value or b"") for record in found)
             if len(records) >= max_records or size >= MAX_READ_BYTES:
                 break
-        # The topic that filled this batch goes last next time: none starves behind another.
+        # The first topic goes to the end for the next time, so that no topic has to wait for ever.
         if records:
             first = next(iter(self._next))
             self._next[first] = self._next.pop(first)
         return records
 
     def _assign(self) -> None:
-        """Seek topics that are new here, or made anew, to where `start` says."""
+        """Seek topics that are new here, or recreated, to where `start` says."""
         present = {Origin(t, 0, i) for t, i in identities(self._connection, self._topics).items()}
         for gone in self._next.keys() - present:
             del self._next[gone]

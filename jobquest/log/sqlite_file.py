@@ -1,6 +1,6 @@
-"""The file of an embedded log: its tables, its connections, its queries and what its errors mean.
+"""The file of an embedded log: its tables, connections and queries, and what its errors mean.
 
-Used by `sqlite.py` alone.
+Only `sqlite.py` uses it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from jobquest.errors import LogDamaged, LogUnavailable
 from jobquest.log import Record, load_headers
 
 BUSY_SECONDS = 5.0
-MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go: memory is bounded by more than a count
-_LAST_MS = 253_402_300_799_999  # of the year 9999: no later time can be shown
+MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read: a count alone would not bound memory
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999: later times can't be shown
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 SCHEMA = """
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS committed (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection for one thread; autocommit, so that transactions are ours to open."""
+    """A connection for one thread; autocommit, so that we begin transactions ourselves."""
     connection = sqlite3.connect(
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -50,7 +50,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def errors_of(path: Path, doing: str) -> Iterator[None]:
-    """SQLite's errors as ours."""
+    """Raise SQLite's errors as ours."""
     try:
         yield
     except sqlite3.Error as error:
@@ -58,7 +58,7 @@ def errors_of(path: Path, doing: str) -> Iterator[None]:
 
 
 def failure(path: Path, doing: str, error: Exception) -> LogUnavailable:
-    """What an error of SQLite's means, with what to do where somebody must."""
+    """The meaning of an SQLite error, with what to do if an operator must act."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
         return LogDamaged(
             f"The file {path} is damaged ({error}). Stop the service, then move the file away or"
@@ -73,8 +73,8 @@ def identities(connection: sqlite3.Connection, topics: Sequence[str]) -> dict[st
 
 
 def bounds(connection: sqlite3.Connection, topic: str) -> tuple[int, int]:
-    """First offset kept and the next to come."""
-    # min and max in one query would scan; as two sub-selects each is one step in the index.
+    """The first offset that is kept, and the next offset."""
+    # min and max in one query would scan; as two sub-selects, each is one step in the index.
     query = """SELECT (SELECT min(offset) FROM records WHERE topic = ?1),
                       (SELECT max(offset) + 1 FROM records WHERE topic = ?1)"""
     first, following = connection.execute(query, (topic,)).fetchone()
@@ -90,8 +90,8 @@ def topics_with_records(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> int | None:
-    """The first offset whose record was appended at `moment_ms` or later. Halves the range, as
-    times rise with offsets: no index is written for what is seldom asked."""
+    """The first offset whose record was appended at `moment_ms` or later. A binary search, because
+    times grow with offsets: so this rare query needs no index."""
     low, end = bounds(connection, topic)
     high = end
     query = (
@@ -108,7 +108,7 @@ def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> i
 
 
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
-    """The first records from `offset` on: at most `limit`, and few where they are large."""
+    """The first records from `offset` on: at most `limit`, and fewer if they are large."""
     rows = connection.execute(
         "SELECT offset, key, value, headers, timestamp_ms FROM records"
         " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
@@ -131,18 +131,19 @@ def _record(
     headers: bytes,
     timestamp_ms: int,
 ) -> Record:
-    # SQLite has no checksums, and a column takes values of every type: what was overwritten, or
-    # written by somebody else, may look sound.
-    why = None
+    # SQLite has no checksums, and a column accepts values of every type: a value that was
+    # overwritten, or written by somebody else, may look sound.
+    damage = None
     try:
         loaded = load_headers(headers)
     except ValueError as error:
-        why = f"The headers can't be read: {error}."
+        damage = f"The headers can't be read: {error}."
     if not all(isinstance(part, bytes | None) for part in (key, value)):
-        why = "The key or the value can't be read: it is not stored as bytes."
+        damage = "The key or the value can't be read: it is not stored as bytes."
     if not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms <= _LAST_MS:
-        why, timestamp_ms = "The time can't be read: it is not stored as Unix milliseconds.", 0
-    if why:
+        damage = "The time can't be read: it is not stored as Unix milliseconds."
+        timestamp_ms = 0
+    if damage:
         key = key if isinstance(key, bytes) else None
-        return Record(topic, 0, offset, key, None, (), timestamp_ms, why)
+        return Record(topic, 0, offset, key, None, (), timestamp_ms, damage)
     return Record(topic, 0, offset, key, value, loaded, timestamp_ms)

@@ -1,8 +1,8 @@
-"""The event log on Apache Kafka. With its package the only place that knows kafka-python.
+"""The event log on Apache Kafka. Only this package knows kafka-python.
 
-Several of the library's defaults lose data or stop for good (tried with 3.0.12): every setting here
-that differs says why. Clients are made at the first use, so building a log is safe before a fork;
-a client used across one never answers.
+Several of the library's defaults lose data or stop for good (seen with 3.0.12): a comment explains
+every setting here that differs. Clients are created at the first use, so that a log can be built
+before a fork: a client that is used in both processes never answers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jobquest.log.pending import Pending
 
 
 class KafkaLog:
-    """The log at `bootstrap` (host:port, several). `security` takes kafka-python's own names."""
+    """The log at `bootstrap` (one or more host:port). `security` has kafka-python's own names."""
 
     mode: Mode = "kafka"
 
@@ -51,13 +51,13 @@ class KafkaLog:
         topic_configs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         version: str = kafka.__version__,
     ) -> None:
-        """`member_name`: the `client_id` of a member of a group, if it has one of its own.
-        `topic_configs`: topic → configs that it gets on top, where this log makes it.
-        `version`: kafka-python's, which decides how it is used (see `library_of`)."""
+        """`member_name`: the `client_id` of a group's member, if it differs. `topic_configs`: topic
+        → additional configs for a topic that this log creates. `version`: kafka-python's, which
+        decides how the library is used (see `library_of`)."""
         self._common = {
             "bootstrap_servers": list(bootstrap),
             "client_id": client_id,
-            "api_version": (4, 0),  # given, so that making a client needs no broker
+            "api_version": (4, 0),  # given, so that creating a client needs no broker
             **security,
         }
         self._member = self._common | {"client_id": member_name or client_id}
@@ -87,7 +87,7 @@ class KafkaLog:
     ) -> KafkaSubscription:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
-        self._cluster.compare()  # here, for one process of the service consumes: one line a start
+        self._cluster.compare()  # here, because only one process consumes: one line per start
         return KafkaSubscription(self._library, self._cluster, self._member, topics, group, start)
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:

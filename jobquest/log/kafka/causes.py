@@ -1,7 +1,7 @@
-"""Why no connection to Kafka could be made, and which setting to look at.
+"""Why a connection to Kafka could not be made, and which setting to check.
 
-kafka-python (3.0.12) raises only that it could not connect in time; what happened is in its log
-lines. They are listened to here, and nothing else of the library is known.
+kafka-python (3.0.12) only raises that it could not connect in time; the cause is in its log lines.
+This module listens to those lines, and knows nothing else of the library.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 _LISTENER = (
-    "If Kafka runs: KAFKA_SECURITY_PROTOCOL and KAFKA_SASL_MECHANISM must be those of its listener"
-    " there"
+    "If Kafka runs there, KAFKA_SECURITY_PROTOCOL and KAFKA_SASL_MECHANISM must match its listener"
 )
-_ADVICE = {  # by what an error's name or text has in it; what says most comes first
+_ADVICE = {  # by a part of an error's name or text; the most specific come first
     "SaslAuthenticationFailed": "Check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD",
     "SaslMechanism": _LISTENER,
     "IllegalSaslState": _LISTENER,
-    "DNS": "This machine does not know that name: check KAFKA_BROKER",
+    "DNS": "This machine can't resolve that name: check KAFKA_BROKER",
     "CERTIFICATE": "Check KAFKA_SSL_CAFILE, and that the certificate is for this address",
-    "SSL": "KAFKA_SECURITY_PROTOCOL must be that of its listener there",
+    "SSL": "KAFKA_SECURITY_PROTOCOL must match its listener there",
     "ECONNREFUSED": "Nothing listens there: start Kafka, or check KAFKA_BROKER",
     "disconnected": _LISTENER,
     "reset": _LISTENER,
@@ -30,7 +29,7 @@ _ADVICE = {  # by what an error's name or text has in it; what says most comes f
 
 
 class Causes(logging.Handler):
-    """Remembers the errors that the library logged of its connections, the latest of each kind."""
+    """Remembers the connection errors that the library has logged: the latest of each kind."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -38,12 +37,14 @@ class Causes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler.emit`."""
-        for one in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(one, KafkaError | OSError) and not isinstance(one, KafkaTimeoutError):
-                self._latest[_kind(one)] = time.monotonic(), one
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, KafkaTimeoutError):
+                continue
+            if isinstance(argument, KafkaError | OSError):
+                self._latest[_kind(argument)] = time.monotonic(), argument
 
     def since(self, began: float) -> Exception | None:
-        """What says most of the errors since `began` (monotonic seconds)."""
+        """The most specific error since `began` (monotonic seconds)."""
         for kind in (*_ADVICE, ""):
             at, error = self._latest.get(kind, (0.0, None))
             if at >= began:
@@ -51,19 +52,19 @@ class Causes(logging.Handler):
         return None
 
 
-causes = Causes()  # one for the process, as the library's loggers are
+causes = Causes()  # one for the process, because the library's loggers are global too
 logging.getLogger("kafka.net").addHandler(causes)
 
 
 def explained(error: Exception, addresses: Sequence[str], *, advertised: bool = False) -> str:
-    """The error of a connection to these addresses (host:port) in words, with what to look at.
-    They are the configured ones, or those that the brokers have advertised."""
-    what = _text(error)
-    reason = f"Kafka does not answer at {', '.join(addresses)}: {what.rstrip('.')}."
+    """A connection error in words, with the setting to check. `addresses` (host:port) are the
+    configured ones, or if `advertised`, those that the brokers have advertised."""
+    cause = _text(error)
+    reason = f"Kafka does not answer at {', '.join(addresses)}: {cause.rstrip('.')}."
     if advertised:
         return (
-            f"{reason} Its brokers say that they are there: this machine must know and reach that"
-            " address. Set advertised.listeners on the broker, or make the name known here."
+            f"{reason} Its brokers advertise that address, so this machine must be able to resolve"
+            " and reach it. Set advertised.listeners on the broker, or make the name known here."
         )
     kind = _kind(error)
     return f"{reason} {_ADVICE[kind]}." if kind else reason
@@ -75,6 +76,6 @@ def _text(error: Exception) -> str:
 
 
 def _kind(error: Exception) -> str:
-    """The word by which its advice is found; "" if there is none."""
+    """The key of its advice; "" if there is none."""
     text = _text(error)
     return next((word for word in _ADVICE if word in text), "")

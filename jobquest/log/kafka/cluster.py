@@ -1,7 +1,7 @@
-"""Questions to the cluster and the making of topics: kafka-python's admin side, one caller at a
-time, bounded in time, connected anew after any error.
+"""Queries to the cluster and the creation of topics, by kafka-python's admin client and a consumer:
+one caller at a time, bounded in time, reconnected after any error.
 
-Used by the log and its subscriptions; it appends and consumes nothing by itself.
+Used by the log and its subscriptions; it appends and consumes nothing itself.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 ANSWER_MS = 2_000
 READ_SECONDS = 1.0
-READ_BYTES = 65_536  # of each partition in one answer: whoever asks for one record gets few more
-READ_RECORDS = 200  # that an answer has of each, about: where they are small, one has them all
-COORDINATOR_SECONDS = 10.0  # for a group's first one
+READ_BYTES = 65_536  # of each partition in one answer: a caller that needs one record gets few more
+READ_RECORDS = 200  # about as many as one answer has of each partition if they are small
+COORDINATOR_SECONDS = 10.0  # for a cluster's first coordinator
 PAUSE_SECONDS = 0.1
-MAX_READ_BYTES = 16 * 1024 * 1024  # of values, at one go
-AWAY_SECONDS = 1.0  # after a failure, callers that come within it fail at once
-RIGHTS_SECONDS = 1.0  # for which the rights are known that were asked for
+MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read
+AWAY_SECONDS = 1.0  # for this long after a failure, calls fail at once
+RIGHTS_SECONDS = 1.0  # for this long, the answers about rights are reused
 _TOPIC_EXISTS = 36
 _T = TypeVar("_T")
 
@@ -64,36 +64,36 @@ class Cluster:
         self._topics = topics
         self._settings = settings_of(topics, partitions, replication_factor, topic_configs)
         self._pause = threading.Event()  # never set
-        self._lock = threading.Lock()  # over everything below
+        self._lock = threading.Lock()  # guards everything below
         self._admin: Any = None
         self._reader: Reader | None = None
         self._prepared = False
         self._compared = False
-        self._unusable: dict[str, str] = {}  # topic: the right without which it is not there for us
-        self._missing: dict[str, tuple[str, ...]] = {}  # topic: rights on it that are missing
-        self._looked = 0.0  # for all of these
+        self._unusable: dict[str, str] = {}  # topic: the missing right that hides it from us
+        self._missing: dict[str, tuple[str, ...]] = {}  # topic: the missing rights on it
+        self._looked = 0.0  # when these two were read for all topics
         self._away_until = 0.0
         self._why = ""
 
     def prepare(self) -> Mapping[str, str]:
-        """Make the topics that are missing, once per connection; existing ones stay as they are.
-        Returns those that can't be used, each with the reason."""
+        """Create missing topics, once per connection; existing ones stay as they are. Returns the
+        topics that can't be used, each with the reason."""
         is_over = time.monotonic() - self._looked > RIGHTS_SECONDS
         if not self._prepared or (self._unusable and is_over):
-            self._ask(self._make_topics)
+            self._call(self._create_topics)
         return {topic: missing_right(right, topic) for topic, right in self._unusable.items()}
 
     def compare(self) -> None:
-        """Say, once, which topics have other settings than those that are made here."""
+        """Log, once, which topics have other settings than new ones would get."""
         if not self._compared:
-            self._ask(self._compare_topics)
+            self._call(self._compare_topics)
 
     def forget(self) -> None:
-        """Look again at the next `prepare`: topics may be gone with a broker that was lost."""
+        """Check again at the next `prepare`: topics may be gone together with a lost broker."""
         self._prepared = False
 
     def identities(self, topics: Sequence[str]) -> dict[str, str]:
-        """Topic → its id, of those that exist."""
+        """Topic → its id, for those that exist."""
         return {found["name"]: str(found["topic_id"]) for found in self._found(topics)}
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
@@ -114,7 +114,7 @@ class Cluster:
         self.prepare()
         ids = self.identities(topics)
         deadline = time.monotonic() + COORDINATOR_SECONDS
-        while (found := self._ask(lambda: self._group_offsets(group))) is None:
+        while (found := self._call(lambda: self._group_offsets(group))) is None:
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")
             self._pause.wait(PAUSE_SECONDS)
@@ -136,37 +136,37 @@ class Cluster:
     def members(self, group: str) -> Sequence[Member]:
         """See `EventLog.members`."""
 
-        def ask() -> Sequence[Member]:
+        def query() -> Sequence[Member]:
             try:
                 found = self._administering().describe_groups([group])[group]
             except GroupAuthorizationFailedError:
                 return ()
             return [member_of(one) for one in found["members"]]
 
-        return self._ask(ask)
+        return self._call(query)
 
     def unreadable(self) -> frozenset[str]:
-        """The topics that may not be read, as the last answer about each said."""
+        """The topics that may not be read, by the latest answer about each."""
         return frozenset(topic for topic, rights in self._missing.items() if "READ" in rights)
 
     def hidden(self) -> frozenset[str]:
-        """The topics that are not there for us, as the last answer about each said. A client of the
-        library's that asks for one connects no more."""
+        """The topics that are hidden from us, by the latest answer about each. A client of the
+        library that asks for one of them no longer connects."""
         forbidden = (topic for topic, rights in self._missing.items() if "DESCRIBE" in rights)
         return frozenset([*forbidden, *self._unusable])
 
     def bounds(self, places: Sequence[Any]) -> dict[Any, tuple[int, int]]:
-        """TopicPartition → first offset kept and the next to come."""
+        """TopicPartition → the first offset that is kept, and the next offset."""
         if not places:
             return {}
         try:
-            return self._ask(lambda: self._bounds(places))
-        except KeyError:  # new partitions: the library knows those of when it connected
-            self._ask(self._disconnect)
+            return self._call(lambda: self._bounds(places))
+        except KeyError:  # new partitions: the library only knows those from when it connected
+            self._call(self._disconnect)
         try:
-            return self._ask(lambda: self._bounds(places))
+            return self._call(lambda: self._bounds(places))
         except KeyError as error:
-            raise LogUnavailable(f"Kafka does not tell how long {error} is.") from error
+            raise LogUnavailable(f"Kafka does not say how long {error} is.") from error
 
     def read(self, partition: Partition, offset: int, limit: int) -> list[Record]:
         """See `EventLog.read`."""
@@ -178,54 +178,54 @@ class Cluster:
         self, spans: Mapping[Partition, tuple[int, int]], limit: int
     ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._ask(lambda: self._read(spans, limit))
+        return self._call(lambda: self._read(spans, limit))
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
         place = TopicPartition(*partition)
 
-        def ask() -> int | None:
+        def query() -> int | None:
             found = self._reading().consumer.offsets_for_times(
                 {place: max(0, moment_ms)}, timeout_ms=ANSWER_MS
             )
             return None if found[place] is None else int(found[place].offset)
 
-        return self._ask(ask)
+        return self._call(query)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         with self._lock:
             self._disconnect()
             self._library.close()
 
-    # --- the rest holds the lock ---
+    # --- the rest is called with the lock held, or acquires it ---
 
-    def _ask(self, question: Callable[[], _T]) -> _T:
+    def _call(self, query: Callable[[], _T]) -> _T:
         with self._lock:
             if time.monotonic() < self._away_until:
                 raise LogUnavailable(self._why)
             with self._errors():
-                return question()
+                return query()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         began = time.monotonic()
         try:
             yield
-        except TopicAuthorizationFailedError as error:  # nothing is wrong with the connection
+        except TopicAuthorizationFailedError as error:  # the connection is fine
             topics = error.args[0] if error.args else ()
             topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
             raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
             self._why = self._reason(error, began)
-            # A client that lost its brokers does not always find them again: begin anew.
+            # A client that lost its brokers does not always find them again: reconnect.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
             raise LogUnavailable(self._why) from error
 
     def _reason(self, error: Exception, began: float) -> str:
-        """What is wrong, with the addresses that brokers have of their own: the error has none,
-        and they need not be reachable if the one that is configured is."""
+        """What is wrong, with the addresses that the brokers advertise: the error does not name
+        them, and they may be unreachable even if the configured address answers."""
         if isinstance(error, KafkaTimeoutError):
             error = causes.since(began) or error
         configured, known = self._common["bootstrap_servers"], self._library.addresses.known()
@@ -261,7 +261,7 @@ class Cluster:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                isolation_level="read_committed",  # as subscriptions read: the same ends
+                isolation_level="read_committed",  # as in subscriptions, so that the ends agree
                 request_timeout_ms=ANSWER_MS,
                 fetch_max_wait_ms=100,
                 max_partition_fetch_bytes=READ_BYTES,
@@ -270,7 +270,7 @@ class Cluster:
         return self._reader
 
     def _group_offsets(self, group: str) -> dict[Any, Any] | None:
-        """None while there is no coordinator: a new cluster makes its first when it is asked."""
+        """None while there is no coordinator: a new cluster creates its first one on demand."""
         try:
             found: dict[Any, Any] = self._administering().list_group_offsets([group])[group]
         except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
@@ -280,14 +280,14 @@ class Cluster:
         return found
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
-        found = self._ask(lambda: self._administering().describe_topics(list(topics)))
+        found = self._call(lambda: self._administering().describe_topics(list(topics)))
         self._missing = self._missing | {topic["name"]: missing_rights(topic) for topic in found}
         there = [topic for topic in found if topic["error_code"] == 0]
         names = {topic["name"] for topic in there}
         self._unusable = {t: right for t, right in self._unusable.items() if t not in names}
         return there
 
-    def _make_topics(self) -> None:
+    def _create_topics(self) -> None:
         admin = self._administering()
         found = {topic["name"]: topic for topic in admin.describe_topics(list(self._topics))}
         existing = {name for name, topic in found.items() if topic["error_code"] == 0}
@@ -295,40 +295,43 @@ class Cluster:
         unusable = {}
         if missing:
             wanted = {topic: self._settings[topic].request() for topic in missing}
-            made = []
+            created = []
             for topic in admin.create_topics(wanted, raise_errors=False)["topics"]:
                 name, code = topic["name"], topic["error_code"]
                 is_hidden = found[name]["error_code"] == FORBIDDEN
                 if code == FORBIDDEN or (is_hidden and code == _TOPIC_EXISTS):
                     unusable[name] = "DESCRIBE" if is_hidden else "CREATE"
                 elif code == 0:
-                    made.append(name)
-                elif code != _TOPIC_EXISTS:  # another process was faster
-                    raise LogUnavailable(f"Topic {name} can't be made: {topic['error_message']}")
-            if there := [topic for topic in missing if topic not in unusable]:
-                admin.wait_for_topics(there)
-            if made:
-                logger.info("Made the topics %s", ", ".join(made))
+                    created.append(name)
+                elif code != _TOPIC_EXISTS:  # else another process was faster
+                    reason = topic["error_message"]
+                    raise LogUnavailable(f"Topic {name} can't be created: {reason}")
+            if usable := [topic for topic in missing if topic not in unusable]:
+                admin.wait_for_topics(usable)
+            if created:
+                logger.info("Created the topics %s", ", ".join(created))
         self._missing = {name: missing_rights(topic) for name, topic in found.items()}
         self._unusable, self._looked, self._prepared = unusable, time.monotonic(), True
 
     def _compare_topics(self) -> None:
-        """Whoever was faster may have made a topic by the broker's defaults: so all are compared,
-        as they are and not as they were asked for."""
+        """Somebody else may have created a topic with the broker's defaults first. So all topics
+        are compared, by their actual settings."""
         admin = self._administering()
-        found = [one for one in admin.describe_topics(list(self._topics)) if not one["error_code"]]
-        wanted = [ConfigResource(ConfigResourceType.TOPIC, one["name"]) for one in found]
+        found = [
+            topic for topic in admin.describe_topics(list(self._topics)) if not topic["error_code"]
+        ]
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
         answer = admin.describe_configs(wanted, config_filter=ConfigFilterType.ALL)
         configs = answer.get(ConfigResourceType.TOPIC.name.lower(), {})
         line = in_one_line(
             {
-                one["name"]: self._settings[one["name"]].differences(
-                    one, configs.get(one["name"], {})
+                topic["name"]: self._settings[topic["name"]].differences(
+                    topic, configs.get(topic["name"], {})
                 )
-                for one in found
+                for topic in found
             }
         )
-        names = [one["name"] for one in found]
+        names = [topic["name"] for topic in found]
         unknown = sorted(name for name in names if "retention.ms" not in configs.get(name, {}))
         if unknown:
             logger.warning(
@@ -338,8 +341,8 @@ class Cluster:
             )
         if line:
             logger.warning(
-                "Topics exist with settings of their own, and stay as they are: %s. What a topic"
-                " forgets can't be read again.",
+                "Topics exist with other settings, and keep them: %s. Records that a topic deletes"
+                " can't be read again.",
                 line,
             )
         self._compared = True
@@ -350,7 +353,7 @@ class Cluster:
         reader = self._reading()
         consumer = reader.consumer
         consumer.assign([TopicPartition(*partition) for partition in spans])
-        for partition, (start, _) in spans.items():  # what is fetched ahead from there is kept
+        for partition, (start, _) in spans.items():  # the library keeps what it has fetched ahead
             consumer.seek(TopicPartition(*partition), start)
         found: dict[Partition, list[Record]] = {partition: [] for partition in spans}
         reached = {partition: start for partition, (start, _) in spans.items()}
@@ -367,7 +370,7 @@ class Cluster:
                 found[Partition(*place)] += records
                 total += len(records)
                 size += sum(len(record.value or b"") for record in records)
-            # Behind the last record, and behind what follows it and is not for readers.
+            # Behind the last record, and behind offsets after it that are hidden from readers.
             for partition in spans:
                 at = consumer.position(TopicPartition(*partition), timeout_ms=0)
                 reached[partition] = reached[partition] if at is None else at
@@ -377,7 +380,7 @@ class Cluster:
 
 
 def _within(records: list[Record], reached: int, start: int, end: int) -> Found:
-    """What lies in a span: the library may give more, and begins anew if `start` is gone."""
+    """The records of a span: the library may return more, and starts over if `start` is gone."""
     if records and not start <= records[0].offset <= records[-1].offset < end:
         records = [record for record in records if start <= record.offset < end]
     return Found(records, min(max(start, reached), end))

@@ -1,7 +1,7 @@
 """A record's key, value and headers in Kafka's record format.
 
-https://kafka.apache.org/documentation/#record. Both ways of sending measure a record by it; the
-fast path also sends it as it is.
+https://kafka.apache.org/documentation/#record. Both ways of sending use it to measure a record; the
+fast path also sends these bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jobquest.log import NewRecord
 
 
 def varint(number: int) -> bytes:
-    """A whole number as the format has it: zigzag, seven bits a byte."""
+    """A whole number in the format's encoding: zigzag, seven bits per byte."""
     if 0 <= number < len(_SMALL):
         return _SMALL[number]
     rest, found = (number << 1) ^ (number >> 63), bytearray()
@@ -30,9 +30,9 @@ _NONE = varint(-1)
 
 @lru_cache(maxsize=4_096)
 def _header(name: str, size: int) -> bytes:
-    """What stands before a header's value of that many bytes."""
-    spelled = name.encode()
-    return varint(len(spelled)) + spelled + varint(size)
+    """The bytes before a header's value of that many bytes."""
+    encoded = name.encode()
+    return varint(len(encoded)) + encoded + varint(size)
 
 
 def encode(record: NewRecord) -> bytes:

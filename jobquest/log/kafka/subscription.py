@@ -1,8 +1,8 @@
-"""A consumer's subscription in a Kafka group; see `Subscription`. Positions belong to the caller:
-the group's own offsets are written for lag tools and never read.
+"""A consumer's subscription in a Kafka group; see `Subscription`. The caller keeps the positions:
+the group's own offsets are only written, for lag tools, and never read here.
 
-The subscription belongs to the thread that made it, save the listener's methods: the library calls
-those on its own I/O thread, where they may only mark and seek.
+The subscription belongs to the thread that created it, except the listener's methods: the library
+calls those on its own I/O thread, where they may only mark and seek.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from jobquest.log.kafka.library import Library
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_SECONDS = 2.0  # how soon a topic made anew is noticed, or that the broker is away
+IDENTITY_SECONDS = 2.0  # within which a recreated topic, or an absent broker, is noticed
 CLOSE_MS = 3_000
 COMMIT_SECONDS = 1.0
 CLOSE_COMMIT_MS = 500
-PAUSE_SECONDS = 0.1  # after a poll that failed
-# A leader that joins again because of new metadata (kafka-python 3.0.12: more partitions, a topic
-# that may be seen now) forgets about it if a poll ends before the join does: it has no partitions
-# then, and no heartbeat. The fast path sees that at once. Otherwise a rebalance that takes so long
-# is begun anew; it may only wait for a member who is busy, to whom that does no harm.
+PAUSE_SECONDS = 0.1  # after a failed poll
+# A leader that rejoins because of new metadata (kafka-python 3.0.12: more partitions, or a topic
+# that has become visible) loses that join if a poll ends first: it then has no partitions and no
+# heartbeat. The fast path notices that at once. Otherwise, a rebalance that takes this long is
+# started again. It may only be waiting for a busy member; then that does no harm.
 REJOIN_SECONDS = 30.0
 _SETTINGS = {
     "enable_auto_commit": False,
-    "auto_offset_reset": "none",  # out of range is an incident, not something to skip over
+    "auto_offset_reset": "none",  # out of range is an incident, it must not be skipped silently
     "isolation_level": "read_committed",
     "max_poll_interval_ms": 300_000,
     "session_timeout_ms": 10_000,
     "heartbeat_interval_ms": 2_000,
-    "request_timeout_ms": 12_000,  # above the session timeout: a join waits that long
+    "request_timeout_ms": 12_000,  # above the session timeout, because a join waits that long
     "metadata_max_age_ms": 5_000,
     "allow_auto_create_topics": False,
-    # No deserializers: one that raises would leave the next poll spinning.
+    # No deserializers: if one raised, the next poll would loop for ever.
 }
 
 
@@ -70,11 +70,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topics = topics
         self._group = group
         self._start = start
-        self._lock = threading.Lock()  # over the three below
-        self._revoked: float | None = None  # since when a rebalance goes on
+        self._lock = threading.Lock()  # guards the next three
+        self._revoked: float | None = None  # since when a rebalance is in progress
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
-        self._forbidden: frozenset[str] = frozenset()  # topics that may not be read; the owner's
+        self._forbidden: frozenset[str] = frozenset()  # unreadable topics; for the owner's thread
         self._checked = time.monotonic()
         self._uncommitted: dict[Any, OffsetAndMetadata] = {}
         self._committed = 0.0
@@ -104,8 +104,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._origins.pop(place, None)
 
     def _hold(self, places: Iterable[Any]) -> None:
-        """Fetch nothing of these until they are sought. The offset only keeps the library from
-        looking for one by itself, which raises."""
+        """Fetch nothing of these partitions until they are sought. The offset 0 only keeps the
+        library from looking for an offset itself, which raises."""
         for place in places:
             self._fresh.add(place)
             self._origins.pop(place, None)
@@ -134,10 +134,10 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
                 line = f"The right READ on the group {self._group} is missing."
                 raise LogUnavailable(line) from error
             except KafkaError as error:
-                _pass_over(error)
+                _raise_if_fatal(error)
                 self._pause.wait(min(PAUSE_SECONDS, remaining))
                 polled = {}
-            with self._lock:  # what was fetched before a partition was sought is not to be read
+            with self._lock:  # drop what was fetched before a partition was sought
                 records = [
                     record
                     for place, batch in polled.items()
@@ -155,16 +155,16 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.pause(*held)
         try:
             polled = self._reader.poll(0, 1)
-            with self._lock:  # nothing may be skipped, whatever the library gives
+            with self._lock:  # no record may be skipped, whatever the library returns
                 self._hold(polled)
         except OffsetOutOfRangeError as error:
             self._forget(error)
         except TopicAuthorizationFailedError as error:
             self._forbid(error)
         except KafkaError as error:
-            _pass_over(error)
+            _raise_if_fatal(error)
         finally:
-            with self._lock:  # a rebalance may have taken some away
+            with self._lock:  # a rebalance may have revoked some of them
                 self._consumer.resume(*(place for place in held if place in self._origins))
 
     def assignment(self) -> Mapping[Partition, Origin]:
@@ -174,13 +174,13 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
     def reached(self) -> Mapping[Partition, int]:
         with self._lock:
             held = list(self._origins)
-        # Without the lock: the I/O thread takes it, too, and the library may wait for that one.
+        # Without the lock: the I/O thread needs it too, and the library may wait for that thread.
         try:
             offsets = {place: self._consumer.position(place, timeout_ms=0) for place in held}
         except (KafkaError, AssertionError) as error:
             logger.debug("The library does not know where it is: %r", error)
             return {}
-        with self._lock:  # what was taken away meanwhile is sought anew by this thread alone
+        with self._lock:  # partitions that were revoked meanwhile are sought again by this thread
             return {
                 Partition(*place): offset
                 for place, offset in offsets.items()
@@ -196,7 +196,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._uncommitted[TopicPartition(*place)] = OffsetAndMetadata(following, "", -1)
 
     def _commit(self) -> None:
-        """Write the group's offsets, once a second: each writing costs as much as some events."""
+        """Write the group's offsets, at most once a second: it costs as much as a few events."""
         if not self._uncommitted or time.monotonic() - self._committed < COMMIT_SECONDS:
             return
         self._committed = time.monotonic()
@@ -205,10 +205,10 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             if offsets:
                 self._consumer.commit_async(offsets)
         except (KafkaError, AssertionError) as error:
-            logger.debug("The group's offsets could not be noted: %s", error)
+            logger.debug("The group's offsets could not be committed: %s", error)
 
     def _still_ours(self) -> dict[Any, OffsetAndMetadata]:
-        """What is to be written, but of partitions that another member may be further in."""
+        """The offsets to write, without partitions where another member may be further."""
         with self._lock:
             return {
                 place: offset
@@ -221,15 +221,15 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             if offsets := self._still_ours():
                 self._consumer.commit(offsets, timeout_ms=CLOSE_COMMIT_MS)
         except Exception as error:
-            logger.debug("The group's offsets could not be noted: %s", error)
+            logger.debug("The group's offsets could not be committed: %s", error)
         self._leave()
 
     def _check_membership(self) -> None:
-        """Join anew if a rebalance does not end."""
+        """Join again if a rebalance does not end."""
         revoked = self._revoked
         if revoked is None or time.monotonic() - revoked < REJOIN_SECONDS:
             return
-        logger.warning("A rebalance has not ended after %.0f s: joining anew.", REJOIN_SECONDS)
+        logger.warning("A rebalance has not ended after %.0f s: joining again.", REJOIN_SECONDS)
         self._leave()
         with self._lock:
             self._revoked = None
@@ -244,7 +244,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             logger.debug("A subscription did not close cleanly: %s", error)
 
     def _settle(self) -> None:
-        """Seek the partitions that are new here to where `start` says, and let them flow."""
+        """Seek new partitions to where `start` says, and start to fetch them."""
         with self._lock:
             assigned = self._consumer.assignment()
             fresh = sorted(p for p in self._fresh & assigned if p.topic not in self._forbidden)
@@ -259,7 +259,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         bounds = self._cluster.bounds(list(origins))
         with self._lock:
             for place, origin in origins.items():
-                if place in self._fresh:  # it may have been taken away meanwhile
+                if place in self._fresh:  # it may have been revoked meanwhile
                     self._fresh.discard(place)
                     self._origins[place] = origin
                     self._consumer.seek(
@@ -268,30 +268,30 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._consumer.resume(place)
 
     def _check_identities(self) -> None:
-        """Notice topics made anew. The library keeps its offset in them, which means nothing."""
+        """Notice recreated topics. The library keeps its old offset, which then means nothing."""
         if time.monotonic() - self._checked < IDENTITY_SECONDS:
             return
         self._checked = time.monotonic()
         ids = self._identities()
         with self._lock:
             self._hold([place for place in self._origins if place.topic in self._forbidden])
-            anew = [
+            recreated = [
                 p for p, o in self._origins.items() if ids.get(p.topic, o.identity) != o.identity
             ]
-            self._hold(anew)
-        for topic in sorted({place.topic for place in anew}):
-            logger.warning("Topic %s was made anew: reading it from its start.", topic)
+            self._hold(recreated)
+        for topic in sorted({place.topic for place in recreated}):
+            logger.warning("Topic %s was recreated: reading it from its start.", topic)
 
     def _identities(self) -> dict[str, str]:
-        """Topic → its id. The same answer names what may not be read: its partitions wait
-        until it may."""
+        """Topic → its id. The same answer names the topics that may not be read: their partitions
+        wait until they may."""
         ids = self._cluster.identities(self._topics)
         self._forbidden = self._cluster.unreadable()
         self._subscribe()
         return ids
 
     def _subscribe(self) -> None:
-        """Take part in the topics that are there for us. Raises LogUnavailable if none is."""
+        """Subscribe to the topics that are visible to us. Raises LogUnavailable if none is."""
         hidden = self._cluster.hidden()
         topics = [topic for topic in self._topics if topic not in hidden]
         if not topics:
@@ -301,7 +301,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._subscribed = topics
 
     def _forbid(self, error: TopicAuthorizationFailedError) -> None:
-        """Read nothing of the topics that it names, until the next look at our rights. Raises
+        """Stop reading the topics that the error names, until the next check of our rights. Raises
         LogUnavailable if it names none of ours."""
         named = error.args[0] if error.args else ()
         topics = {topic for topic in self._topics if not isinstance(named, str) and topic in named}
@@ -312,8 +312,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._hold([p for p in self._consumer.assignment() if p.topic in topics])
 
     def _forget(self, error: OffsetOutOfRangeError) -> None:
-        """The offsets of the partitions that it names are out of range: `_valid` will say what is
-        lost. If it names none, each may be."""
+        """Seek the partitions again that the error names, or all if it names none: their offsets
+        are out of range. `_valid` will log what is lost."""
         named = error.args[0] if error.args else ()
         with self._lock:
             held = self._consumer.assignment()
@@ -321,16 +321,16 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._hold(found or held)
 
 
-def _pass_over(error: KafkaError) -> None:
-    """A connection broke: the library finds another. Whether the broker is away for good is noticed
-    by the next question for identities. Raises LogUnavailable for any other error."""
+def _raise_if_fatal(error: KafkaError) -> None:
+    """Raise LogUnavailable, unless a connection broke: then the library finds another. If the
+    broker stays away, the next check of the topics' identities notices it."""
     if not isinstance(error, RetriableError):
         raise LogUnavailable(f"Kafka can't be read: {error!r}.") from error
     logger.debug("Kafka was lost while polling: %r", error)
 
 
 def _valid(origin: Origin, stored: int | None, first: int, following: int) -> int:
-    """The stored offset, or the first one where the log no longer has (or never had) it."""
+    """The stored offset, or the first one if the log no longer has it (or never had it)."""
     if stored is None or first <= stored <= following:
         return first if stored is None else stored
     name = f"{origin.topic}/{origin.number}"

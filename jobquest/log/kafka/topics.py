@@ -1,6 +1,6 @@
-"""The settings that our topics are made with, and how topics that exist differ from them.
+"""The settings with which our topics are created, and how existing topics differ from them.
 
-The cluster makes topics by these and compares; nothing here asks a broker.
+The cluster uses them to create topics and to compare; nothing here calls a broker.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
-    """What a topic of ours is made with."""
+    """The settings with which one of our topics is created."""
 
     partitions: int
     replication_factor: int
     configs: Mapping[str, str]
 
     def request(self) -> dict[str, Any]:
-        """In the form of the library's `create_topics`."""
+        """In the form that the library's `create_topics` needs."""
         return {
             "num_partitions": self.partitions,
             "replication_factor": self.replication_factor,
@@ -29,8 +29,8 @@ class TopicSettings:
     def differences(
         self, found: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]]
     ) -> list[str]:
-        """How a topic differs: `found` as the library describes it, with its `configs`, of which
-        those are missing that this client may not see."""
+        """How an existing topic differs. `found` is the library's description of it, and `configs`
+        are its configs, without those that this client has no right to see."""
         partitions = found["partitions"]
         copies = min((len(one["replica_nodes"]) for one in partitions), default=0)
         pairs = [
@@ -42,7 +42,7 @@ class TopicSettings:
             for name, wanted in self.configs.items()
             if name in configs
         ]
-        return [f"{name} {is_so}, not {wanted}" for name, is_so, wanted in pairs if is_so != wanted]
+        return [f"{name} {value}, not {wanted}" for name, value, wanted in pairs if value != wanted]
 
 
 def settings_of(
@@ -51,8 +51,8 @@ def settings_of(
     replication_factor: int,
     topic_configs: Mapping[str, Mapping[str, str]],
 ) -> dict[str, TopicSettings]:
-    """The settings of each topic. Those that decide what is forgotten are given, whatever the
-    broker's defaults are: the log is the truth, so it forgets nothing."""
+    """The settings of each topic. Those that decide about retention are always given, whatever the
+    broker's defaults are: the log is the only source of truth, so it must keep everything."""
     configs = {
         "cleanup.policy": "delete",
         "retention.ms": "-1",
@@ -68,7 +68,7 @@ def settings_of(
 
 
 def in_one_line(differences: Mapping[str, Iterable[str]]) -> str:
-    """Topic → differences, in which topics that differ in the same way stand together."""
+    """Topic → differences, as one line; topics that differ in the same way are grouped."""
     alike: dict[str, list[str]] = {}
     for topic, found in sorted(differences.items()):
         if text := ", ".join(found):

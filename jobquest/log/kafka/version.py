@@ -1,8 +1,8 @@
-"""The one check of kafka-python's version: its insides are used if this one was tried, else what it
-documents.
+"""The only check of kafka-python's version. A tried version is used through its internals, any
+other only through its documented interface.
 
-The log makes it at its start. The fast path is not even imported on another version: the modules
-that it needs may have moved.
+The log calls it when it is built. On another version the fast path is not even imported, because
+the modules that it needs may have moved.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from jobquest.log.kafka.library import Library
 
 logger = logging.getLogger(__name__)
 
-# What `fast_path` was tried with. Before a version is added here, tests/test_log_contract.py and
-# tests/test_log_kafka*.py pass on it.
+# The versions that `fast_path` was tried with. Before a version is added here,
+# tests/test_log_contract.py and tests/test_log_kafka*.py must pass on it.
 TRIED = frozenset({"3.0.12"})
 
 
 def library_of(version: str) -> Library:
-    """The way to use kafka-python of this version."""
+    """The way to use this version of kafka-python."""
     if version in TRIED:
         from jobquest.log.kafka.fast_path import FastLibrary
 
