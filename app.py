@@ -1,4 +1,4 @@
-"""Starts the service: `python app.py`. Also where `flask` finds the application."""
+"""Starts the service: `python app.py`. The `flask` command finds the application here too."""
 
 import sys
 
@@ -9,7 +9,7 @@ from jobquest.errors import SettingsError
 
 
 def create_app() -> Flask:
-    """The application, or one line that says which setting is wrong."""
+    """The application, or one line that says which setting is unusable."""
     try:
         return jobquest.create_app()
     except SettingsError as error:

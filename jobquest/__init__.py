@@ -1,4 +1,4 @@
-"""JobQuest's event service: `create_app` wires it, and does nothing else."""
+"""JobQuest's event service: `create_app` connects its parts, and does nothing else."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ROOT = Path(__file__).parent.parent
 
 
 def create_app(settings: Mapping[str, str] | None = None) -> Flask:
-    """Build the application. `settings` stand over the environment and `.env`.
+    """Build the application. `settings` override the environment and `.env`.
 
     `app.extensions["jobquest"]` is the `Runtime`: `.producer`, `.consumer`, `.activity`,
-    `.notifications` and the rest. No thread is started here: the server does that, or the first
-    request. Raises SettingsError.
+    `.notifications` and the rest. This starts no thread: the server does, or the first request.
+    Raises SettingsError.
     """
     app = Flask(__name__, template_folder=_ROOT / "templates", static_folder=str(_ROOT / "static"))
     loaded = config.load(settings)

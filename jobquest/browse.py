@@ -1,7 +1,7 @@
-"""Looks through a partition for a person: records as they stand, as text and as events.
+"""Reads through a partition for a person: shows records as they are stored, and as events.
 
-Called by the web side. Bounded in records and time, and it says what it looked at and why it
-stopped. Reads outside any group: nothing moves.
+Called by the web side. Bounded in records and time; the answer says what was scanned and why it
+stopped. It reads outside any group, so no position moves.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
 
-FIRST_RECORDS, READ_RECORDS = 20, 500  # at one go: few at first, as they may be large
-MAX_READ_BYTES = 2_000_000  # in one go, above which the next is no larger
+FIRST_RECORDS, READ_RECORDS = 20, 500  # in one read: few at first, because they may be large
+MAX_READ_BYTES = 2_000_000  # after a read of more, the next one is not larger
 MAX_SCANNED = 20_000
 MAX_SECONDS = 2.0
-MAX_VALUE = 20_000  # characters that are shown of one value
-MAX_HEADERS, MAX_HEADER = 100, 1_000  # of one record; characters of a name or a value
+MAX_VALUE = 20_000  # characters shown of one value
+MAX_HEADERS, MAX_HEADER = 100, 1_000  # headers of one record; characters of a name or a value
 MAX_ERROR = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to look for: at most `limit` records from `offset` on, or from the first one appended
-    at `moment_ms`; without either the last ones. With `text`, only those that contain it (in key,
-    value or headers; case does not matter)."""
+    """What to search for: at most `limit` records from `offset` on, or from the first one appended
+    at `moment_ms` or later; without either, the last ones. With `text`, only records that contain
+    it (in key, value or headers; case does not matter)."""
 
     offset: int | None = None
     moment_ms: int | None = None
     limit: int = 50
     text: str = ""
-    room: int = MAX_BYTES  # for records as JSON; one is shown all the same
+    room: int = MAX_BYTES  # for the records as JSON; one record is always returned
 
 
 def browse(log: EventLog, info: PartitionInfo, wanted: Wanted) -> dict[str, Any]:
-    """The records of a partition that are wanted. `stopped` says why there are no more: `end` (of
-    the partition), `limit`, `size` (no room for the next one), `scanned` (20,000 records were
-    looked at) or `time` (2 s have passed); `next` is the offset to go on from. Raises
+    """The records of a partition that match `wanted`. `stopped` says why there are no more: `end`
+    (of the partition), `limit`, `size` (the next one does not fit), `scanned` (20,000 records were
+    scanned) or `time` (2 s have passed); `next` is the offset to continue from. Raises
     LogUnavailable.
     """
     deadline = time.monotonic() + MAX_SECONDS
     place = Partition(info.origin.topic, info.origin.number)
     start = min(max(_start(log, place, info, wanted), info.first), info.next)
-    look = _look(log, place, start, info.next, wanted, deadline)
+    scan = _scan(log, place, start, info.next, wanted, deadline)
     of_the_end = wanted.offset is None and wanted.moment_ms is None and not wanted.text
-    if of_the_end and len(look.found) < wanted.limit and start > info.first:
+    if of_the_end and len(scan.found) < wanted.limit and start > info.first:
         start = _further_back(log, place, info, wanted.limit, deadline)
-        look = _look(log, place, start, info.next, wanted, deadline)
+        scan = _scan(log, place, start, info.next, wanted, deadline)
     return {
         "topic": place.topic,
         "partition": place.number,
         "first": info.first,
         "end": info.next,
-        "records": look.found,
-        "scanned": {"from": start, "to": look.next, "records": look.scanned},
-        "stopped": look.stopped,
-        "next": look.next,
+        "records": scan.found,
+        "scanned": {"from": start, "to": scan.next, "records": scan.scanned},
+        "stopped": scan.stopped,
+        "next": scan.next,
     }
 
 
@@ -78,28 +78,28 @@ def _start(log: EventLog, place: Partition, info: PartitionInfo, wanted: Wanted)
 def _further_back(
     log: EventLog, place: Partition, info: PartitionInfo, limit: int, deadline: float
 ) -> int:
-    """Where the last `limit` records begin, if many of the last offsets have none."""
+    """The offset where the last `limit` records begin, if many of the last offsets have none."""
     span = limit
     while True:
         span = min(span * 8, MAX_SCANNED)
         start = max(info.first, info.next - span)
         batches = _batches(log, place, start, info.next)
-        offsets = deque((one.offset for batch in batches for one in batch.records), limit)
+        offsets = deque((record.offset for batch in batches for record in batch.records), limit)
         is_far = start == info.first or span == MAX_SCANNED or time.monotonic() > deadline
         if is_far or len(offsets) == limit:
             return offsets[0] if offsets else start
 
 
-def _look(
+def _scan(
     log: EventLog, place: Partition, start: int, end: int, wanted: Wanted, deadline: float
-) -> _Look:
-    look = _Look(wanted, start, deadline)
+) -> _Scan:
+    scan = _Scan(wanted, start, deadline)
     for batch in _batches(log, place, start, end):
-        look.take(batch)
-        if look.stopped:
-            return look
-    look.stopped = "end" if look.next == end else "time"  # the log gave no more in its own
-    return look
+        scan.add(batch)
+        if scan.stopped:
+            return scan
+    scan.stopped = "end" if scan.next == end else "time"  # the log's own time limit
+    return scan
 
 
 def _batches(log: EventLog, place: Partition, start: int, end: int) -> Iterator[Found]:
@@ -114,8 +114,8 @@ def _batches(log: EventLog, place: Partition, start: int, end: int) -> Iterator[
             count = min(count * 5, READ_RECORDS)
 
 
-class _Look:
-    """What a look has found so far; `stopped` once there is to be no more."""
+class _Scan:
+    """What a scan has found so far; `stopped` is set when it must not continue."""
 
     def __init__(self, wanted: Wanted, start: int, deadline: float) -> None:
         self.found: list[dict[str, Any]] = []
@@ -126,8 +126,8 @@ class _Look:
         self._deadline = deadline
         self._room = wanted.room
 
-    def take(self, batch: Found) -> None:
-        """Look at these records, and go on behind them."""
+    def add(self, batch: Found) -> None:
+        """Scan these records, and continue behind them."""
         for record in batch.records:
             if self._is_over() or not self._fits(record):
                 return
@@ -144,15 +144,15 @@ class _Look:
         return bool(self.stopped)
 
     def _fits(self, record: Record) -> bool:
-        """Add a record if it is wanted; whether there was room."""
+        """Add a record if it matches. Returns whether it fitted."""
         if self._wanted.text and not _contains(record, self._wanted.text):
             return True
-        one = _fitted(_shown(record), self._wanted.room)
-        self._room -= len(exact_json.dumps(one))
+        shown = _fitted(_shown(record), self._wanted.room)
+        self._room -= len(exact_json.dumps(shown))
         if self.found and self._room < 0:
             self.stopped = "size"
             return False
-        self.found.append(one)
+        self.found.append(shown)
         return True
 
 
@@ -186,7 +186,7 @@ def _header(name: str, value: bytes) -> dict[str, Any]:
 
 
 def _fitted(shown: dict[str, Any], room: int) -> dict[str, Any]:
-    """A record without its event's metadata and data, if there is no room for them."""
+    """A record, without its event's metadata and data if they do not fit."""
     event = shown["event"]
     if event is None or len(exact_json.dumps(shown)) <= room:
         return shown
@@ -195,7 +195,7 @@ def _fitted(shown: dict[str, Any], room: int) -> dict[str, Any]:
 
 
 def _decoded(record: Record) -> tuple[dict[str, Any] | None, str | None]:
-    """The record as an event, or why it is none."""
+    """The record as an event, or the reason why it is not one."""
     try:
         if record.damage:
             raise InvalidEvent(record.damage)

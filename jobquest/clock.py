@@ -1,6 +1,6 @@
 """The machine's time in the unit that everything here stores and compares: Unix milliseconds.
 
-Every module may use it; it knows none.
+Every module may use it; it uses none.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ import time
 
 
 def now_ms() -> int:
-    """The time, Unix milliseconds."""
+    """The current time in Unix milliseconds."""
     return time.time_ns() // 1_000_000

@@ -1,5 +1,5 @@
-"""How often Python looks for garbage that refers to itself. Called where a process begins that
-reads many events: the server and `flask events rebuild`.
+"""How often Python's garbage collector runs. Called at the start of the processes that read many
+events: the server and `flask events rebuild`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ _NEW_OBJECTS, _OF_YOUNG, _OF_MIDDLE = 50_000, 20, 20
 
 
 def collect_seldom() -> None:
-    """Look after 50,000 new objects instead of 700.
+    """Collect after 50,000 new objects instead of 700.
 
-    A batch of events makes 60,000 that all end with it and of which none refers to itself: a fifth
-    of the consumer's time went into looking.
+    A batch of events creates 60,000 objects that all end with it, and none of them is in a cycle:
+    a fifth of the consumer's time was spent on collections.
     """
     gc.set_threshold(_NEW_OBJECTS, _OF_YOUNG, _OF_MIDDLE)

@@ -1,5 +1,5 @@
-"""Kafka in containers, by `docker compose` over `docker-compose.kafka.yml`: what stands behind
-`flask kafka up`, `down`, `ps`, `logs` and `ui`. Knows nothing of events and of Flask.
+"""Kafka in containers, with `docker compose` and `docker-compose.kafka.yml`: the functions of
+`flask kafka up`, `down`, `ps`, `logs` and `ui`. Knows nothing of events or of Flask.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class ComposeFailed(JobQuestError):
 
 
 def up() -> None:
-    """Start Kafka and its UI; returns when both are healthy."""
+    """Start Kafka and its UI; return when both are healthy."""
     run("up", "-d", "--wait")
 
 
 def down(*, volumes: bool = False) -> None:
-    """Stop both; their data stays, unless `volumes`."""
+    """Stop both; their data stays, unless `volumes` is true."""
     run("down", *(["--volumes"] if volumes else []))
 
 
 def run(*arguments: str) -> None:
-    """Run a compose command on our file, its output where ours goes. Raises ComposeFailed."""
+    """Run a compose command on our file; its output goes to ours. Raises ComposeFailed."""
     command = [*_compose(), "-f", str(COMPOSE_FILE)]
     _check_engine(command)
     if subprocess.run([*command, *arguments], check=False).returncode:
@@ -39,20 +39,20 @@ def run(*arguments: str) -> None:
 
 
 def _check_engine(command: list[str]) -> None:
-    """Ask something that needs Docker's engine: some versions of compose show a traceback of their
-    own where there is none. Raises ComposeFailed."""
+    """Run a command that needs Docker's engine, because some versions of compose show a traceback
+    if there is none. Raises ComposeFailed."""
     question = [*command, "ps", "-q"]
     done = subprocess.run(question, check=False, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise ComposeFailed(
             "Docker's engine does not answer: start it, or set KAFKA_BROKER to a Kafka that runs"
-            f" elsewhere. `{command[0]}` says: {said[-1] if said else done.returncode}"
+            f" elsewhere. `{command[0]}` says: {lines[-1] if lines else done.returncode}"
         )
 
 
 def ui_answers() -> bool:
-    """Whether Kafka UI can be opened."""
+    """Whether Kafka UI answers."""
     try:
         with urllib.request.urlopen(UI_URL, timeout=2):
             return True

@@ -1,7 +1,7 @@
-"""Something to see in an empty install: a handler that fails on demand, and believable traffic.
+"""Something to see in an empty install: a handler that fails on demand, and realistic traffic.
 
-`JOBQUEST_HANDLERS=jobquest.demo` registers the handler; the traffic comes from `flask events demo`.
-The pages say whether it is registered. Nothing else knows of either.
+`JOBQUEST_HANDLERS=jobquest.demo` registers the handler; `flask events demo` publishes the traffic.
+The pages show whether the handler is registered. Nothing else knows of this module.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ NAMES = (
 
 
 class DemoFailure(JobQuestError):
-    """The demo's handler fails for this event, at each of its tries."""
+    """The demo's handler failed for this event; it fails at each of its tries."""
 
 
 class DemoRefusal(NotRetryable):
-    """The demo's handler refuses this event for good."""
+    """The demo's handler refused this event for good."""
 
 
 def demo_handler(event: Event) -> None:
-    """Fail for events whose metadata ask for it: `{"demo": "fail"}` (it is tried again) or
-    `{"demo": "refuse"}` (a dead letter at once)."""
+    """Fail for events whose metadata ask for it: `{"demo": "fail"}` (it is retried) or
+    `{"demo": "refuse"}` (it becomes a dead letter at once)."""
     wish = event.metadata.get(MARK)
     if wish == FAIL:
         raise DemoFailure("The demo handler fails: metadata.demo asks for it.")
@@ -54,12 +54,12 @@ def demo_handler(event: Event) -> None:
 
 
 def register(consumer: Consumer) -> None:
-    """What JOBQUEST_HANDLERS calls: have every event pass the demo's handler."""
+    """Register the demo's handler for every event type; called through JOBQUEST_HANDLERS."""
     for event_type in CATALOGUE:
         consumer.register_event_handler(event_type, demo_handler)
 
 
-class Happening(NamedTuple):
+class NextEvent(NamedTuple):
     """An event to publish."""
 
     type: str
@@ -88,23 +88,23 @@ _CHALLENGES = (
     ("Say thanks", "Write to somebody who helped you."),
 )
 _WAY = STATUSES[: STATUSES.index("offer") + 1]
-_STEPS = dict(pairwise(_WAY))  # status → the next one, of who is lucky
+_STEPS = dict(pairwise(_WAY))  # status → the next status of a successful application
 
 
 class Traffic:
-    """What a few people do at JobQuest, one thing after the other. `failures` is the share of
-    events that ask the demo's handler to fail; one `seed` brings the same each time."""
+    """The events of a few users of JobQuest, without end. `failures` is the share of events that
+    ask the demo's handler to fail. The same `seed` gives the same events."""
 
     def __init__(self, users: int, failures: float, seed: int | None) -> None:
-        self._chance = random.Random(seed)  # noqa: S311 (no secret comes of it)
+        self._chance = random.Random(seed)  # noqa: S311 (not used for secrets)
         self._failures = failures
         self._number = 0
         self._lives = [self._life(_user(number)) for number in range(users)]
 
-    def __iter__(self) -> Iterator[Happening]:
+    def __iter__(self) -> Iterator[NextEvent]:
         while True:
-            happening = next(self._chance.choice(self._lives))
-            yield happening._replace(metadata=self._metadata())
+            event = next(self._chance.choice(self._lives))
+            yield event._replace(metadata=self._metadata())
 
     def _metadata(self) -> dict[str, Any]:
         if self._chance.random() >= self._failures:
@@ -115,68 +115,68 @@ class Traffic:
         self._number += 1
         return f"{kind}-{self._chance.getrandbits(32):08x}-{self._number}"
 
-    def _life(self, user: str) -> Iterator[Happening]:
-        yield _happening("user.registered", user, {"userEmail": f"{user}@example.org"})
+    def _life(self, user: str) -> Iterator[NextEvent]:
+        yield _event("user.registered", user, {"userEmail": f"{user}@example.org"})
         days = 0
         while True:
             days += 1
-            yield _happening("user.login", user, {"userAgent": "Demo", "ipAddress": "192.0.2.7"})
+            yield _event("user.login", user, {"userAgent": "Demo", "ipAddress": "192.0.2.7"})
             acts = [self._mission, self._application, self._course, self._challenge, self._notes]
             self._chance.shuffle(acts)
             for act in acts[: self._chance.randint(2, 5)]:
                 yield from act(user)
             if days % 3 == 0:
-                yield _happening("streak.milestone", user, {"streakDays": days})
-            yield _happening("user.logout", user, {})
+                yield _event("streak.milestone", user, {"streakDays": days})
+            yield _event("user.logout", user, {})
 
-    def _mission(self, user: str) -> Iterator[Happening]:
+    def _mission(self, user: str) -> Iterator[NextEvent]:
         name, kind = self._chance.choice(_MISSIONS)
         mission = {"missionId": self._next("mission"), "missionName": name, "missionType": kind}
-        yield _happening("mission.started", user, mission)
+        yield _event("mission.started", user, mission)
         if self._chance.random() < 0.2:
-            yield _happening("mission.failed", user, {**mission, "reason": "Interrupted"})
+            yield _event("mission.failed", user, {**mission, "reason": "Interrupted"})
             return
         minutes = self._chance.choice((15, 25, 45))
         done = {**mission, "duration": minutes, "xpEarned": minutes * 2}
-        yield _happening("mission.completed", user, done)
+        yield _event("mission.completed", user, done)
 
-    def _application(self, user: str) -> Iterator[Happening]:
+    def _application(self, user: str) -> Iterator[NextEvent]:
         job = {
             "jobId": self._next("job"),
             "companyName": self._chance.choice(_COMPANIES),
             "position": self._chance.choice(_POSITIONS),
         }
-        yield _happening("job.applied", user, job)
+        yield _event("job.applied", user, job)
         status = FIRST_STATUS
         while status in _STEPS and self._chance.random() < 0.6:
             following = _STEPS[status] if self._chance.random() < 0.7 else "rejected"
             moved = {**job, "previousStatus": status, "newStatus": following}
-            yield _happening("job.status.updated", user, moved)
+            yield _event("job.status.updated", user, moved)
             status = following
         if status == "offer":
             won = {"achievementId": "first_offer", "achievementName": "An offer", "xpAmount": 250}
-            yield _happening("achievement.unlocked", user, won)
+            yield _event("achievement.unlocked", user, won)
 
-    def _course(self, user: str) -> Iterator[Happening]:
+    def _course(self, user: str) -> Iterator[NextEvent]:
         title, kind = self._chance.choice(_COURSES)
         course = {"resourceId": title.lower().replace(" ", "-"), "resourceTitle": title}
         course["resourceType"] = kind
-        yield _happening("learning.started", user, course)
+        yield _event("learning.started", user, course)
         if self._chance.random() < 0.7:
-            yield _happening("learning.completed", user, {**course, "progress": 100})
+            yield _event("learning.completed", user, {**course, "progress": 100})
 
-    def _challenge(self, user: str) -> Iterator[Happening]:
+    def _challenge(self, user: str) -> Iterator[NextEvent]:
         title, description = self._chance.choice(_CHALLENGES)
         challenge = {"challengeId": self._next("challenge"), "challengeTitle": title}
         challenge["challengeDescription"] = description
-        yield _happening("daily.challenge.available", user, challenge)
+        yield _event("daily.challenge.available", user, challenge)
         if self._chance.random() < 0.5:
-            yield _happening("daily.challenge.completed", user, {**challenge, "xpReward": 30})
+            yield _event("daily.challenge.completed", user, {**challenge, "xpReward": 30})
 
-    def _notes(self, user: str) -> Iterator[Happening]:
+    def _notes(self, user: str) -> Iterator[NextEvent]:
         entry = {"entryId": self._next("entry"), "title": "What went well", "tags": ["notes"]}
         words = self._chance.randint(40, 400)
-        yield _happening("notebook.entry.created", user, {**entry, "wordCount": words})
+        yield _event("notebook.entry.created", user, {**entry, "wordCount": words})
 
 
 def _user(number: int) -> str:
@@ -184,5 +184,5 @@ def _user(number: int) -> str:
     return NAMES[number % len(NAMES)] + (f"-{again + 1}" if again else "")
 
 
-def _happening(event_type: str, user: str, data: Mapping[str, Any]) -> Happening:
-    return Happening(event_type, user, data, {})
+def _event(event_type: str, user: str, data: Mapping[str, Any]) -> NextEvent:
+    return NextEvent(event_type, user, data, {})

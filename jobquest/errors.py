@@ -1,6 +1,6 @@
-"""The exceptions that cross module borders.
+"""The exceptions that cross module boundaries.
 
-Each carries one line for its reader; none knows HTTP.
+Each has a message of one line for its reader; none knows HTTP.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 
 
 class JobQuestError(Exception):
-    """Anything this service raises on purpose."""
+    """Any error that this service raises on purpose."""
 
 
 class SettingsError(JobQuestError):
-    """A setting is unknown or unusable: says which, why, and what to do."""
+    """A setting is unknown or unusable. The message says which, why, and what to do."""
 
 
 class InvalidEvent(JobQuestError):
-    """An event, or the JSON it came as, breaks the rules.
+    """An event, or the JSON in which it arrived, breaks the rules.
 
-    `errors` maps a field's path (`data.xpEarned`) to what is wrong with it, one line each.
+    `errors` maps a field's path (`data.xpEarned`) to its problems, one line each.
     """
 
     def __init__(self, message: str, errors: Mapping[str, list[str]] | None = None) -> None:
@@ -33,16 +33,16 @@ class InvalidEvent(JobQuestError):
 
 
 class IdConflict(JobQuestError):
-    """An event's id belongs already to a processed event with other content."""
+    """An event's id already belongs to a processed event with other content."""
 
 
 class StateConflict(JobQuestError):
-    """What was asked does not fit the state that the thing is in (a dead letter that is
-    discarded)."""
+    """The request does not fit the current state of its object (for example, of a discarded dead
+    letter)."""
 
 
 class Unavailable(JobQuestError):
-    """Infrastructure is away (log, database); the same call may work later. Nothing was decided
+    """Infrastructure (log, database) is away; the same call may succeed later. Nothing was decided
     about any event."""
 
 
@@ -51,7 +51,7 @@ class LogUnavailable(Unavailable):
 
 
 class TopicUnavailable(LogUnavailable):
-    """The log takes or gives nothing of this one topic; the others go on."""
+    """The log can't write or read this one topic; other topics still work."""
 
     def __init__(self, topic: str, message: str) -> None:
         super().__init__(message)
@@ -59,7 +59,8 @@ class TopicUnavailable(LogUnavailable):
 
 
 class LogDamaged(LogUnavailable):
-    """A file of the log's is damaged: somebody must look. Names the file and what to do."""
+    """A file of the log is damaged, and an operator must act. The message names the file and says
+    what to do."""
 
 
 class ReadSideUnavailable(Unavailable):
@@ -67,16 +68,16 @@ class ReadSideUnavailable(Unavailable):
 
 
 class ReadSideUnusable(ReadSideUnavailable):
-    """The database can't hold the read side as it was made: somebody must make another."""
+    """The database's own settings make it unusable; an operator must create another one."""
 
 
 class RecordRefused(JobQuestError):
-    """The log will never take this record (too large, say): trying again is useless."""
+    """The log will never accept this record (it may be too large): a retry is useless."""
 
 
 class NotRetryable(JobQuestError):
-    """A handler's word that trying again is useless: its event becomes a dead letter at once."""
+    """A handler raises it if a retry is useless: its event becomes a dead letter at once."""
 
 
 class PositionMoved(JobQuestError):
-    """Another consumer has stored positions for our partitions: ours is out of date."""
+    """Another consumer has stored positions for our partitions: ours are out of date."""

@@ -1,13 +1,13 @@
-"""The feed: hands what the read side has stored to the live viewers.
+"""The feed: sends what the read side has stored to the live viewers.
 
-While somebody watches, one thread per process follows the number of the last change (`seq`), so it
-shows what any process did, and keeps the last items in one ring. It alone reads the database, and
-never under the lock: viewers get status, heartbeats (from a thread of its own) and good-byes
-whatever the database does. A frame is encoded once per distinct filter and sent without blocking;
-a viewer that does not keep up is cut and delays nobody. Everything is bounded in bytes as well as
-in items: of more changes than fit the newest are shown, and a `gap` names the rest. If the database
-begins a new life (`epoch`), so do the viewers. It knows sockets and WebSocket frames (RFC 6455), no
-Flask.
+While there are viewers, one thread per process follows the number of the last change (`seq`). So it
+sees the changes of all processes, and keeps the latest items in one ring. Only this thread reads
+the database, and never while it holds the lock: status, heartbeats (from a second thread) and
+closing frames reach the viewers whatever the database does. A frame is encoded once for each
+distinct filter and sent without blocking; a viewer that is too slow is disconnected and delays
+nobody. Everything is bounded in bytes and in items: if there are more changes than fit, the newest
+are sent, and a `gap` names the rest. When the database has a new `epoch`, viewers have to connect
+again. This module knows sockets and WebSocket frames (RFC 6455), but no Flask.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from jobquest.read.queries import Queries
 logger = logging.getLogger(__name__)
 
 RING_ITEMS, RING_BYTES = 1_000, 4_000_000
-TICK_SECONDS = 0.05  # under load one frame per tick; else a look for what other processes did
-IDLE_SECONDS = 0.25  # between looks where nobody watches
-LOOK_BYTES = 1_000_000  # shown of what one look finds: what a viewer may owe
-PORTION_ITEMS = 100  # read at a time: of the largest that are listed some megabytes
+TICK_SECONDS = 0.05  # one frame per tick under load; otherwise, looks for other processes' changes
+IDLE_SECONDS = 0.25  # between looks without viewers
+LOOK_BYTES = 1_000_000  # sent of what one look finds: a viewer may have to catch up with that
+PORTION_ITEMS = 100  # read at a time: some megabytes of the largest items that are listed
 HEARTBEAT_SECONDS = 25.0
-FLUSH_SECONDS = 0.5  # between tries of what sockets did not take
+FLUSH_SECONDS = 0.5  # between attempts to send what sockets did not accept
 JOIN_SECONDS = 2.0
 MAX_BACKLOG_BYTES = 1_000_000
-MAX_REPLAY_BYTES = MAX_BACKLOG_BYTES // 2  # one that comes back must have room for what is new
-PIECE_BYTES = 250  # that a frame which waits costs on top of its own
+MAX_REPLAY_BYTES = MAX_BACKLOG_BYTES // 2  # leaves a viewer that returns some room for new changes
+PIECE_BYTES = 250  # the overhead of a waiting frame
 MAX_STALL_SECONDS = 15.0
-GOING_AWAY, BEGIN_ANEW = 1001, 1012  # RFC 6455, section 7.4.1; IANA's registry of close codes
-# Windows has no such flag: there, on Flask's own server, a slow viewer does delay others.
+GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455, section 7.4.1; IANA's registry of close codes
+# Windows has no such flag: there, with Flask's own server, a slow viewer delays the others.
 _DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcodes
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A changed event as the ring keeps it: what filters look at, and its JSON."""
+    """A changed event in the ring: the fields that filters need, and its JSON."""
 
     seq: int
     type: str | None
@@ -63,11 +63,11 @@ class Item:
 
 @dataclass(eq=False, slots=True)
 class Viewer:
-    """One open socket, and the frames that it did not take yet: `backlog` bytes of them. Viewers
-    share the frames, so that each costs only its own.
+    """One open socket, and the frames that it has not accepted yet: `backlog` bytes. Viewers share
+    the frames, so each viewer costs only its own backlog.
 
-    The feed's threads send frames, the viewer's reader answers pings: under the lock, so that no
-    frame begins within another that the socket has taken in part.
+    The feed's threads send frames, and the viewer's reader answers pings. Both hold the lock, so
+    that no frame starts inside another one that the socket has accepted in part.
     """
 
     socket: socket.socket
@@ -78,7 +78,7 @@ class Viewer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, frame: bytes = b"") -> bool:
-        """Send what the socket takes now; False where the viewer is gone or too slow."""
+        """Send what the socket accepts now; False if the viewer is gone or too slow."""
         with self._lock:
             if self._waiting and (not self._flush() or self.backlog > MAX_BACKLOG_BYTES):
                 return False
@@ -88,11 +88,11 @@ class Viewer:
                 self.stalled_since = time.monotonic()
             self._waiting.append(memoryview(frame))
             self.backlog += len(frame) + PIECE_BYTES
-            return len(self._waiting) > 1 or self._flush()  # nothing overtakes what waits
+            return len(self._waiting) > 1 or self._flush()  # frames stay in order
 
     def _flush(self) -> bool:
-        """Send what waits until the socket takes no more; False where that is so for too long, or
-        the viewer is gone."""
+        """Send waiting frames until the socket accepts no more. False if it has accepted nothing
+        for too long, or the viewer is gone."""
         while self._waiting:
             piece = self._waiting[0]
             sent = self._write(piece)
@@ -109,7 +109,7 @@ class Viewer:
         return not self._waiting or time.monotonic() - self.stalled_since <= MAX_STALL_SECONDS
 
     def _write(self, data: memoryview) -> int | None:
-        """How many bytes the socket took; None where the viewer is gone."""
+        """How many bytes the socket accepted; None if the viewer is gone."""
         try:
             return self.socket.send(data, _DO_NOT_WAIT)
         except (BlockingIOError, InterruptedError):
@@ -118,31 +118,31 @@ class Viewer:
             return None
 
     def close(self, code: int) -> None:
-        """Say why (RFC 6455, section 7.4) and end the connection, without waiting."""
+        """Send the reason (RFC 6455, section 7.4) and end the connection, without waiting."""
         self.send(_frame(struct.pack("!H", code), _CLOSE))
         self.cut()
 
     def cut(self) -> None:
-        """End the connection at once: wakes its reader, wherever it waits."""
+        """End the connection now; this wakes its reader, whatever it waits for."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            logger.debug("A viewer was gone already.")
+            logger.debug("A viewer had already gone.")
 
 
 class Feed:
-    """The ring and its viewers. `start` and `stop` belong to the runtime, `join` and `leave` to a
-    viewer's own thread."""
+    """The ring and its viewers. The runtime calls `start` and `stop`, a viewer's own thread calls
+    `join` and `leave`."""
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._lock = threading.Condition()  # over viewers, ring and looks
+        self._lock = threading.Condition()  # guards viewers, ring and looks
         self._viewers: set[Viewer] = set()
         self._ring: deque[Item] = deque()
         self._ring_bytes = 0
         self._floor = 0  # changes up to this one are not in the ring
         self._seq = 0
-        self._asked = self._answered = 0  # looks that somebody waits for
+        self._requested = self._answered = 0  # looks that somebody waits for
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -156,20 +156,20 @@ class Feed:
             self._threads[-1].start()
 
     def wake(self) -> None:
-        """Look now, where somebody watches: this process applied a batch."""
+        """Look now, if there are viewers: this process has applied a batch."""
         if self._viewers:
             self._woken.set()
 
     def begin_stop(self) -> None:
-        """Have the threads send every viewer away (1001) and end. Safe in a signal handler."""
+        """Tell the threads to disconnect every viewer (1001) and end. Safe in a signal handler."""
         self._stop.set()
         self._woken.set()
 
     def stop(self, timeout: float = 3.0) -> None:
-        """The same, and wait for it."""
+        """Call `begin_stop`, and wait for the threads."""
         self.begin_stop()
         deadline = time.monotonic() + timeout
-        for thread in reversed(self._threads):  # the one that may wait for the database last
+        for thread in reversed(self._threads):  # last, the one that may wait for the database
             thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
@@ -178,13 +178,13 @@ class Feed:
         return len(self._viewers)
 
     def join(self, viewer: Viewer, since: int | None, status: bytes) -> bool:
-        """Add a viewer: greets it with the service's status (JSON), replays what came after
-        `since`, then goes on live.
+        """Add a viewer: send it the service's status (JSON), replay the changes after `since`, then
+        continue live.
 
-        False where the feed cannot serve now (the database is away, or the end has begun).
+        False if the feed can't serve now (the database is away, or the service is stopping).
         """
         with self._lock:
-            # Else it would be shown again what its page has already.
+            # Without a look, it would be sent again what its page already shows.
             is_behind = not self._viewers or (since is not None and since > self._seq)
             if is_behind and not self._await_look():
                 return False
@@ -196,27 +196,28 @@ class Feed:
             if since is not None and since < self._seq:
                 self._replay(viewer, since)
             self._viewers.add(viewer)
-            self._woken.set()  # from an idle pace to a viewer's
+            self._woken.set()  # from the idle pace to that of viewers
         return True
 
     def _await_look(self) -> bool:
-        """Whether the thread has looked since: it lets go of the lock meanwhile."""
-        self._asked += 1
-        mine = self._asked
+        """Wait for a look that starts after this call; the lock is free meanwhile. False if there
+        was none in time."""
+        self._requested += 1
+        mine = self._requested
         self._woken.set()
         self._lock.wait_for(lambda: self._answered >= mine or self._stop.is_set(), JOIN_SECONDS)
         return self._answered >= mine
 
     def leave(self, viewer: Viewer) -> None:
-        """Forget a viewer whose connection has ended."""
+        """Remove a viewer whose connection has ended."""
         with self._lock:
             self._viewers.discard(viewer)
 
     def show_status(self, status: bytes) -> None:
-        """Tell every viewer the service's status (JSON)."""
+        """Send the service's status (JSON) to every viewer."""
         self._broadcast(_json_frame({"kind": "status", **orjson.loads(status)}))
 
-    # --- the thread that viewers hear from whatever the database does ---
+    # --- the thread that serves viewers whatever the database does ---
 
     def _beat(self) -> None:
         last = time.monotonic()
@@ -227,7 +228,7 @@ class Feed:
                 frame = _json_frame({"kind": "heartbeat"})
             self._broadcast(frame)
         with self._lock:
-            self._send_away(GOING_AWAY)
+            self._disconnect_all(GOING_AWAY)
             self._lock.notify_all()
 
     # --- the thread that reads the database ---
@@ -240,7 +241,7 @@ class Feed:
                 logger.warning("The feed waits: %s", error)
                 self._stop.wait(1.0)
             except Exception:
-                logger.exception("The feed failed and goes on")
+                logger.exception("The feed failed and continues")
                 self._stop.wait(1.0)
 
     def _step(self) -> None:
@@ -249,36 +250,37 @@ class Feed:
         self._woken.clear()
         self._looked = time.monotonic()
         news = self._look()
-        self._broadcast()  # what sockets did not take before
+        self._broadcast()  # frames that sockets did not accept before
         if news:
             self._stop.wait(max(0.0, self._looked + TICK_SECONDS - time.monotonic()))
 
     def _look(self) -> bool:
-        """Move what has changed into the ring and out to the viewers; whether anything had."""
-        asked, is_watched = self._asked, bool(self._viewers)
+        """Put what has changed into the ring and send it to the viewers. Returns whether anything
+        had changed."""
+        requested, is_watched = self._requested, bool(self._viewers)
         epoch, last = self._queries.last_change()
         if epoch != self.epoch:
-            self._begin_anew(epoch, last)
+            self._begin_epoch(epoch, last)
         news = False
-        if (is_watched or asked > self._answered) and last > self._seq:
+        if (is_watched or requested > self._answered) and last > self._seq:
             items, up_to = self._read(self._seq, last)
             if self._queries.last_change()[0] != epoch:
-                return False  # they may be of another life, which the next look begins
+                return False  # the items may be of a new epoch, which the next look begins
             with self._lock:
-                self._take(items, up_to, last)
+                self._add(items, up_to, last)
             news = True
         with self._lock:
-            self._answered = asked
+            self._answered = requested
             self._lock.notify_all()
         return news
 
-    def _begin_anew(self, epoch: str, last: int) -> None:
-        """Forget what another life of the database has numbered. The last items are loaded again,
-        so that a viewer who was here before a restart misses nothing."""
+    def _begin_epoch(self, epoch: str, last: int) -> None:
+        """Forget the numbers of the epoch before. The last items are loaded again, so that a viewer
+        from before a restart misses nothing."""
         if self.epoch:
-            logger.info("The read side was rebuilt: viewers begin again.")
+            logger.info("The read side was rebuilt: viewers have to connect again.")
         with self._lock:
-            self._send_away(BEGIN_ANEW)
+            self._disconnect_all(SERVICE_RESTART)
             self.epoch = epoch
             self._seq = max(0, last - RING_ITEMS)
             self._begin_at(self._seq)
@@ -289,8 +291,8 @@ class Feed:
         self._floor = seq
 
     def _read(self, since: int, last: int) -> tuple[list[Item], int]:
-        """What has changed after `since`, up to `last`, oldest first: the newest that have room.
-        And the change up to which there was none: `since` where all had."""
+        """The changes after `since` up to `last`, oldest first: the newest ones that fit. And the
+        change up to which they did not fit: `since` if all did."""
         found: list[Item] = []
         size, below = 0, last + 1
         while below > since + 1:
@@ -304,8 +306,8 @@ class Feed:
             below = found[-1].seq if len(changes) == PORTION_ITEMS else since + 1
         return found[::-1], since
 
-    def _take(self, items: Sequence[Item], up_to: int, last: int) -> None:
-        """Put what was read into the ring and show it. Holding the lock."""
+    def _add(self, items: Sequence[Item], up_to: int, last: int) -> None:
+        """Put items into the ring and send them. Called with the lock held."""
         before, self._seq = self._seq, last
         if up_to > before:
             self._begin_at(up_to)
@@ -319,7 +321,7 @@ class Feed:
         self._send_events(items)
 
     def _replay(self, viewer: Viewer, since: int) -> None:
-        """Send what the ring has after `since`, the newest that fit, and tell of the rest."""
+        """Send the ring's items after `since`: the newest that fit, and a gap for the rest."""
         missed: deque[Item] = deque()
         size, gap_to = 0, self._floor
         for item in reversed(self._ring):
@@ -348,12 +350,13 @@ class Feed:
             self._send(dict.fromkeys(self._viewers, frame))
 
     def _send(self, frames: Mapping[Viewer, bytes]) -> None:
-        """Send each viewer its frame; who does not keep up is cut. Holding the lock."""
+        """Send each viewer its frame; disconnect a viewer that is too slow. Called with the lock
+        held."""
         for viewer in [viewer for viewer, frame in frames.items() if not viewer.send(frame)]:
             viewer.cut()
             self._viewers.discard(viewer)
 
-    def _send_away(self, code: int) -> None:
+    def _disconnect_all(self, code: int) -> None:
         for viewer in self._viewers:
             viewer.close(code)
         self._viewers.clear()
@@ -372,7 +375,7 @@ def _json_frame(message: dict[str, object]) -> bytes:
 
 
 def _frame(payload: bytes, opcode: int = _TEXT) -> bytes:
-    """A server's whole frame: unmasked, uncompressed (RFC 6455, section 5.2)."""
+    """A complete frame of a server: unmasked, uncompressed (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
         return struct.pack("!BB", opcode, size) + payload

@@ -1,4 +1,4 @@
-"""How far the group is behind the log, and how fast both move. Asked by the runtime."""
+"""How far the group is behind the log, and how fast both grow. Called by the runtime."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from jobquest.read.failures import read_side_failed
 logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0
-RATE_SECONDS = 10.0  # over which a rate is taken
-SHORTEST_SECONDS = 0.5  # below that it says nothing
+RATE_SECONDS = 10.0  # over which a rate is measured
+SHORTEST_SECONDS = 0.5  # a rate over less time means nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """`lag`: `messages`, the `seconds` since the oldest of them was appended, and `caughtUpIn`, the
-    seconds that it takes to catch up at this rate. `rate`: records `taken` by the log and
-    `processed` a second; `topics`: records taken a second by topic. None: not known.
+    seconds until the group has caught up at this rate. `rate`: records per second that the log has
+    accepted (`taken`) and the group has `processed`. `topics`: accepted records per second, by
+    topic. None: unknown.
     """
 
     lag: dict[str, Any]
@@ -38,14 +39,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Of each partition: the log's next offset, and the group's."""
+    """For each partition: the log's next offset, and the group's."""
 
     at: float
     offsets: Mapping[Origin, tuple[int, int]]
 
 
 class Lag:
-    """Measured at most once a second, however often it is asked for."""
+    """Measures at most once a second, however often it is called."""
 
     def __init__(self, log: EventLog, read_side: ReadSide, topics: Sequence[str]) -> None:
         self._log = log
@@ -57,8 +58,8 @@ class Lag:
         self._last = _unknown(None)
 
     def now(self) -> Progress:
-        """Who comes while another measures gets the last answer: a log that is away is waited for
-        by one at a time."""
+        """The current progress. Concurrent callers share one measurement, so that only one of them
+        waits for a log that is away; the others get the latest result."""
         never = self._measured < 0
         if self._lock.acquire(blocking=never):
             try:
@@ -71,17 +72,17 @@ class Lag:
 
     @property
     def partitions(self) -> frozenset[str]:
-        """The partitions that there were at the last look: `topic/number`."""
+        """The partitions that existed at the last look: `topic/number`."""
         offsets = self._samples[-1].offsets if self._samples else ()
         return frozenset(f"{origin.topic}/{origin.number}" for origin in offsets)
 
     def sample(self) -> None:
-        """Note where log and group are, for the rates that somebody may ask for; nobody waits."""
+        """Record the offsets of log and group, for later rates. Never waits for another caller."""
         if self._lock.acquire(blocking=False):
             try:
                 self._offsets()
             except Exception as error:
-                logger.debug("The lag could not be measured: %s", error)  # `now` tells
+                logger.debug("The lag could not be measured: %s", error)  # `now` reports it
             finally:
                 self._lock.release()
 
@@ -131,7 +132,7 @@ class Lag:
         taken = processed = 0.0
         topics: dict[str, float] = {}
         for origin, (end, at) in last.offsets.items():
-            # A partition that was not there before begins at its first sight.
+            # A partition that is new counts from its first sample on.
             was_end, was_at = first.offsets.get(origin, (end, at))
             topics[origin.topic] = topics.get(origin.topic, 0.0) + (end - was_end) / seconds
             taken += (end - was_end) / seconds
@@ -143,10 +144,10 @@ class Lag:
 def left_of(
     log: EventLog, offsets: Mapping[Origin, tuple[int, int]]
 ) -> dict[Origin, tuple[int, int | None]]:
-    """Of each partition that is behind: how many offsets are left from the first on that has a
-    record (there may be none: behind a transaction, some have no record), and when that one was
-    appended. `offsets` are the log's next offset and the group's. Of a topic that may not be read,
-    all offsets are left. Raises LogUnavailable."""
+    """For each partition that is behind: how many offsets are left, from the first one that has a
+    record (there may be none, because offsets after a transaction have no record), and when that
+    record was appended. `offsets` are the log's next offset and the group's. For a topic that may
+    not be read, all offsets are left. Raises LogUnavailable."""
     unreadable = {topic for topic, rights in log.missing_rights().items() if "READ" in rights}
     behind = {
         Partition(origin.topic, origin.number): (at, end)
@@ -171,5 +172,5 @@ def _unknown(error: Unavailable | None) -> Progress:
 
 
 def next_to_read(info: PartitionInfo, stored: Mapping[Origin, int]) -> int:
-    """Where the group reads next, within what the log still has."""
+    """The group's next offset, within what the log still has."""
     return min(max(stored.get(info.origin, info.first), info.first), info.next)

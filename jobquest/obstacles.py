@@ -1,5 +1,5 @@
-"""What keeps a consumer that works from processing everything: rights that are missing, clients of
-others in our group, partitions that nobody reads. Asked by the supervisor; changes nothing.
+"""Why a working consumer does not process everything: missing rights, foreign clients in our group,
+partitions that nobody reads. Called by the supervisor; changes nothing.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from jobquest.errors import LogUnavailable
 from jobquest.log import EventLog, Member, missing_right
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 
-LOOK_SECONDS = 2.0  # from one look to the next
-AWAY_SECONDS = 5.0  # the same while the log does not answer: the supervisor has other things to do
-# A member that was killed keeps its partitions for 10 s, and others take a moment to take over.
+LOOK_SECONDS = 2.0  # between two looks
+AWAY_SECONDS = 5.0  # the same while the log does not answer, so that its thread can do other tasks
+# A member that was killed keeps its partitions for 10 s, and the others need a moment to take over.
 PATIENCE_SECONDS = 15.0
-MAX_NAMED = 60  # partitions
+MAX_NAMED = 60  # partitions in one line
 _OURS = "jobquest:"
 
 
 def member_name(process_id: str) -> str:
-    """What a process of ours calls itself in the group."""
+    """The name of one of our processes in the group."""
     return f"{_OURS}{process_id}"
 
 
 class Obstacles:
-    """For one thread: the supervisor's, which says in its heartbeat what it finds."""
+    """For one thread: the one that writes the findings into this process's heartbeat."""
 
     def __init__(self, log: EventLog, group: str) -> None:
         self._log = log
@@ -34,22 +34,22 @@ class Obstacles:
         self._look_at = 0.0
         self._missing: Mapping[str, Sequence[str]] = {}
         self._members: Sequence[Member] = ()
-        self._since: dict[str, float] = {}  # when what may pass by itself was seen first
+        self._since: dict[str, float] = {}  # when something that may pass by itself was first seen
 
     def lines(
         self, processes: Sequence[Mapping[str, Any]], partitions: Collection[str]
     ) -> list[str]:
-        """One line for each obstacle, given the processes that live and the partitions that are to
-        be read (`topic/number`)."""
+        """One line for each obstacle, from the processes that are alive and the partitions that
+        should be read (`topic/number`)."""
         self._look()
         missing = {t: r for t, rights in self._missing.items() if (r := _needed(t, rights))}
-        unread = set(partitions).difference(*(one["assignment"] for one in processes))
+        unread = set(partitions).difference(*(process["assignment"] for process in processes))
         strangers = self._strangers(processes, unread)
         unread.difference_update(*strangers.values())
         unread = {place for place in unread if place.rpartition("/")[0] not in missing}
-        doubtful = {client for client in strangers if client.startswith(_OURS)}
-        lasting = self._lasting(unread | doubtful)
-        for client in doubtful - lasting:  # a process of ours that has just ended, as a rule
+        uncertain = {client for client in strangers if client.startswith(_OURS)}
+        lasting = self._lasting(unread | uncertain)
+        for client in uncertain - lasting:  # usually a process of ours that has just ended
             del strangers[client]
         unread &= lasting
         return [
@@ -65,7 +65,7 @@ class Obstacles:
         try:
             self._missing = self._log.missing_rights()
             self._members = self._log.members(self._group)
-        except LogUnavailable:  # the consumer says so
+        except LogUnavailable:  # the consumer reports it
             self._members = ()
             self._look_at = time.monotonic() + AWAY_SECONDS
         else:
@@ -74,26 +74,26 @@ class Obstacles:
     def _strangers(
         self, processes: Iterable[Mapping[str, Any]], unread: Collection[str]
     ) -> dict[str, list[str]]:
-        """Members that are no process of ours, each with those that it reads of the partitions that
-        none of ours does."""
+        """Members that are not processes of ours, each with those of the `unread` partitions that
+        it reads."""
         ours = {member_name(process["id"]) for process in processes}
         found: dict[str, list[str]] = {}
         for client, host, assigned in self._members:
             places = [f"{topic}/{number}" for topic, number in assigned]
-            taken = [place for place in places if place in unread]
-            if client not in ours and taken:
-                found.setdefault(f"{client} at {host.lstrip('/')}", []).extend(taken)
+            others = [place for place in places if place in unread]
+            if client not in ours and others:
+                found.setdefault(f"{client} at {host.lstrip('/')}", []).extend(others)
         return found
 
     def _lasting(self, seen: Iterable[str]) -> set[str]:
-        """Which of these, that are seen now, have been seen for long."""
+        """Those of the things seen now that have been seen for PATIENCE_SECONDS."""
         now = time.monotonic()
         self._since = {one: self._since.get(one, now) for one in seen}
         return {one for one, at in self._since.items() if now - at > PATIENCE_SECONDS}
 
 
 def _needed(topic: str, rights: Sequence[str]) -> list[str]:
-    """Nothing waits for being read from the topic of the dead letters."""
+    """The rights on a topic without those that we do not need: nobody reads dead letters there."""
     return [right for right in rights if not (topic == DEAD_LETTERS and right == "READ")]
 
 
@@ -106,16 +106,16 @@ def _of_outboxes(processes: Iterable[Mapping[str, Any]], missing: Collection[str
     barred: dict[str, str] = {}
     for process in processes:
         barred |= process.get("outbox", {}).get("barred", {})
-    for topic, why in sorted(barred.items()):
+    for topic, reason in sorted(barred.items()):
         if topic not in missing:
-            yield f"Events of topic {topic} wait in the outbox: {why}"
+            yield f"Events of topic {topic} wait in the outbox: {reason}"
 
 
 def _of_strangers(strangers: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for client, places in sorted(strangers.items()):
         yield (
-            f"Another client of the group, {client}, reads {_named(places)}: what it reads is not"
-            " processed here."
+            f"Another client of the group, {client}, reads {_named(places)}: the service does not"
+            " process those events."
         )
 
 

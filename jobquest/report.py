@@ -1,6 +1,6 @@
-"""How the service is, all of its processes together: its status, its topics, whether it is ready.
+"""The state of the whole service, of all its processes: its status, its topics, its readiness.
 
-Made by the runtime, asked by it and by the web side; changes nothing.
+Created by the runtime, called by it and by the web side; changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES)
 WELL = frozenset({"running", "idle"})
 WORKING = WELL | {"degraded"}
 NOBODY_READS = "No process reads a partition yet."
-# Where processes differ, the service is in the worst of their states.
+# If processes differ, the service is in the worst of their states.
 WORST_FIRST = (
     "stalled",
     "crashed",
@@ -41,7 +41,7 @@ WORST_FIRST = (
 
 
 class Report:
-    """Speaks for the whole service; `how_we_are` tells what this process would say of itself."""
+    """Reports for the whole service; `how_we_are` returns what this process reports of itself."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Report:
         self._how_we_are = how_we_are
 
     def status(self) -> dict[str, Any]:
-        """How the service is, as `GET /api/kafka/status` tells it. Never raises."""
+        """The service's status, as `GET /api/kafka/status` returns it. Never raises."""
         try:
             processes = self.processes()
             state, reason = _worst(processes)
@@ -71,7 +71,7 @@ class Report:
         except ReadSideUnavailable as error:
             processes, counts = [], {}
             state, reason = "disconnected", str(error)
-        except Exception as error:  # a table or column of ours is missing, say
+        except Exception as error:  # for example, one of our tables or columns is missing
             processes, counts = [], {}
             state, reason = "crashed", read_side_failed(error)
         progress = self._lag.now()
@@ -96,8 +96,8 @@ class Report:
         }
 
     def topics(self) -> list[dict[str, Any]]:
-        """Every topic with its partitions' offsets, the group's lag, the records taken a second and
-        the process that reads each partition. Raises Unavailable."""
+        """Every topic with its partitions' offsets, the group's lag, the records accepted a second
+        and the process that reads each partition. Raises Unavailable."""
         found = self._log.describe(TOPICS)
         stored = self._read_side.positions([info.origin for info in found])
         offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
@@ -133,8 +133,8 @@ class Report:
         return [topics[name] for name in TOPICS if name in topics]
 
     def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
-        """Records of a partition; None where there is no such one. Raises LogUnavailable, and
-        TopicUnavailable if this topic may not be read."""
+        """Records of a partition; None if there is no such partition. Raises LogUnavailable, and
+        TopicUnavailable if the topic may not be read."""
         if topic not in LOG_TOPICS:
             return None
         for right in self._log.missing_rights().get(topic, ()):
@@ -146,28 +146,27 @@ class Report:
         return None
 
     def readiness(self, status: Mapping[str, Any]) -> dict[str, str | None]:
-        """What it needs to work, and what is wrong with each (None: nothing), if this is its
-        status."""
-        wrong: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
+        """Each part that the service needs, and its problem at this status (None: no problem)."""
+        problems: dict[str, str | None] = {"readSide": None, "log": None, "consumer": None}
         try:
             self._queries.check_tables()
         except ReadSideUnavailable as error:
-            wrong["readSide"] = str(error)
+            problems["readSide"] = str(error)
         except Exception as error:
-            wrong["readSide"] = read_side_failed(error)
+            problems["readSide"] = read_side_failed(error)
         away = self._lag.now().error
         if isinstance(away, LogUnavailable):
-            wrong["log"] = str(away)
-        if status["state"] not in WORKING | {"stopped"}:  # stopped is what the operator wants
-            wrong["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
-        return wrong
+            problems["log"] = str(away)
+        if status["state"] not in WORKING | {"stopped"}:  # stopped is the operator's wish
+            problems["consumer"] = f"{status['state']}: {status['reason'] or 'no reason known'}"
+        return problems
 
     def processes(self) -> list[dict[str, Any]]:
-        """Each process that lives, as its last heartbeat told. Raises ReadSideUnavailable."""
+        """Each process that is alive, from its last heartbeat. Raises ReadSideUnavailable."""
         processes = []
         for row in self._state.processes():
             consumer, silent_ms = row["consumer"], row["silent_ms"]
-            if row["id"] == self._state.process_id:  # known here, and the database may be read-only
+            if row["id"] == self._state.process_id:  # known here, even with a read-only database
                 row["heartbeat_ms"] += silent_ms
                 consumer, silent_ms = self._how_we_are(), 0
             if silent_ms > SILENT_AFTER_MS and consumer["state"] != "stopped":
@@ -187,20 +186,20 @@ class Report:
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
     is_read = any(process["assignment"] for process in processes if process["state"] in WELL)
-    # One that joins beside one that reads changes nothing yet.
-    counted = [one for one in processes if not (is_read and one["state"] == "starting")]
+    # A process that joins while another one reads changes nothing yet.
+    counted = [p for p in processes if not (is_read and p["state"] == "starting")]
     found = sorted(counted, key=lambda process: WORST_FIRST.index(process["state"]))
     if not found:
         return "stopped", None
     state = found[0]["state"]
     if state in WORKING and not any(process["assignment"] for process in processes):
-        return "starting", NOBODY_READS  # each stands by for another: partitions change hands
-    # One that stands by beside one that works has its own reason, not the service's.
+        return "starting", NOBODY_READS  # each waits for another one: partitions change hands
+    # The reason of a standby process is not the service's, if another one works.
     return state, None if state in WORKING else found[0]["reason"]
 
 
 def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What waits in the outboxes of all processes, and since when the oldest does."""
+    """The events in the outboxes of all processes, and the age of the oldest."""
     found = [process["outbox"] for process in processes if "outbox" in process]
     return {
         "events": sum(outbox["events"] for outbox in found),

@@ -1,8 +1,8 @@
-"""The runtime: builds log, read side, producer, consumer and feed from the settings; starts and
+"""The runtime: builds log, read side, producer, consumer and feed from the settings. Starts and
 stops them, and the consumer of the whole service. No Flask here.
 
-Building opens no connection and starts no thread (the command line and the reloader build one too,
-and servers fork); `start` does.
+Building it opens no connection and starts no thread, because the command line and the reloader
+build one too, and servers fork. `start` does both.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 CHANGE_SECONDS = 15.0
-OUR_RECORD_BYTES = 2_097_152  # the original in it may be as large as a topic takes
-FOLLOW_SECONDS = 0.5  # a consumer that takes longer to stop is asked again at the next beat
-STOP_SECONDS = 2.0  # all of `stop`; the server's patience is 4 s, of which requests may take 2
-HALT_SECONDS = 1.2  # of these for the consumer's batch
-FORGET_SECONDS = 3_600.0  # from one look for what is too old to the next
+OUR_RECORD_BYTES = 2_097_152  # the original inside it may be as large as a topic allows
+FOLLOW_SECONDS = 0.5  # for the consumer to stop; if it takes longer, the next beat calls again
+STOP_SECONDS = 2.0  # for all of `stop`; the server allows 4 s, of which requests may use 2
+HALT_SECONDS = 1.2  # of those, for the consumer's batch
+FORGET_SECONDS = 3_600.0  # between two searches for rows that are too old
 LAG_NOTED_SECONDS = 5.0
 LAG_SAMPLE_SECONDS = 5.0
 SERVES = "It answers requests; another process of the service consumes."
 
 
 class StateNotReached(JobQuestError):
-    """The consumer did not come into the wanted state in time; `status` says how it is."""
+    """The consumer did not reach the wanted state in time; `status` is the status it has."""
 
     def __init__(self, message: str, status: dict[str, Any]) -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ class StateNotReached(JobQuestError):
 
 
 class Runtime:
-    """Everything that runs, wired. Attributes are the parts; methods speak for the service."""
+    """All parts of the service, connected. Attributes are the parts; methods concern all of it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -118,7 +118,7 @@ class Runtime:
             how_we_are=self._how_we_are,
         )
         self._obstacles = Obstacles(self.log, config.kafka_group_id)
-        self._found: list[str] = []  # obstacles
+        self._obstacle_lines: list[str] = []  # found at the last look
         self._lag_noted = self._lag_sampled = self._forgets_at = 0.0
         self._lock = threading.Lock()
         self._started = False
@@ -126,15 +126,15 @@ class Runtime:
         self._woken, self._news = threading.Event(), threading.Event()
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
-        self._reporter = threading.Thread(target=self._tell, name="reporter", daemon=True)
+        self._reporter = threading.Thread(target=self._report, name="reporter", daemon=True)
         self._shown: object = None
-        self._was: object = None  # the consumer, when it woke the supervisor last
+        self._last_seen: object = None  # the consumer, when it last woke the supervisor
         self._wanted = "stopped"  # the operator's wish that was followed last
-        self._generation: int | None = None  # of the operator's wish that was followed last
+        self._generation: int | None = None  # the number of that wish
 
     def start(self, *, consumes: bool = True) -> None:
-        """Start the threads of this process, once; the consumer as the operator wants it, unless
-        another process of the service consumes."""
+        """Start the threads of this process, once. The consumer starts if the operator wants it,
+        unless another process of the service consumes."""
         with self._lock:
             if self._started or self._stop.is_set():
                 return
@@ -147,8 +147,8 @@ class Runtime:
         self._reporter.start()
 
     def begin_stop(self) -> None:
-        """Have the consumer and the viewers' connections end, while requests do. Safe in a signal
-        handler; `stop` does the rest."""
+        """Tell the consumer and the viewers' connections to end, while requests end. Safe in a
+        signal handler; `stop` does the rest."""
         self._stop.set()
         self._wake()
         self.feed.begin_stop()
@@ -156,7 +156,8 @@ class Runtime:
     def stop(self) -> None:
         """Stop everything in order: consumer, relay, viewers, outbox, log, database.
 
-        Within STOP_SECONDS, whatever hangs: what is left undone then, a `kill -9` would leave too.
+        Takes at most STOP_SECONDS, whatever hangs. Work that is unfinished then is recovered as
+        after a `kill -9`.
         """
         deadline = time.monotonic() + STOP_SECONDS
 
@@ -166,20 +167,20 @@ class Runtime:
         self._stop.set()
         self._wake()
         if not self.consumer.halt(HALT_SECONDS):
-            logger.warning("The consumer did not stop in time: it is left behind.")
+            logger.warning("The consumer did not stop in time: this process ends without it.")
         self.relay.stop(left())
         self.feed.stop(left())
         if self._started:
             self._supervisor.join(left())
             leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
-            leaving.start()  # a database that is locked makes its callers wait for longer
+            leaving.start()  # a locked database would make this thread wait for longer
             leaving.join(left())
             self._reporter.join(left())
         self.close_log(left())
         self.database.close()
 
     def close_log(self, timeout: float = 5.0) -> None:
-        """Close the way in: what is on its way to Kafka is in the outbox after that."""
+        """Close what publishes: after that, records on their way to Kafka are in the outbox."""
         if self.outbox:
             self.outbox.stop()
         self.log.close(timeout)
@@ -188,12 +189,12 @@ class Runtime:
         try:
             self.state.leave()
         except Unavailable as error:
-            logger.warning("This process stays on the list for a while: %s", error)
+            logger.warning("This process is still listed for a while: %s", error)
 
     # --- the consumer, for the whole service ---
 
     def start_consumer(self) -> dict[str, Any]:
-        """Start consuming everywhere; returns the status once it works. Idempotent.
+        """Start consuming in every process; returns the status once it runs. Idempotent.
 
         Raises StateNotReached, ReadSideUnavailable.
         """
@@ -206,7 +207,7 @@ class Runtime:
         return self._await("running", reached)
 
     def stop_consumer(self) -> dict[str, Any]:
-        """Stop consuming everywhere; returns the status once it has stopped. Idempotent.
+        """Stop consuming in every process; returns the status once it has stopped. Idempotent.
 
         Raises StateNotReached, ReadSideUnavailable.
         """
@@ -216,17 +217,17 @@ class Runtime:
     def _await(
         self, wanted: str, reached: Callable[[list[dict[str, Any]]], bool]
     ) -> dict[str, Any]:
-        def all_are_so(processes: list[dict[str, Any]]) -> bool:
-            # A process that has just begun may follow an older wish before it is on the list.
+        def all_have(processes: list[dict[str, Any]]) -> bool:
+            # A process that has just started may follow an older wish before it is listed.
             listed = {process["id"] for process in processes}
             return (not self._started or self.state.process_id in listed) and reached(processes)
 
         self._woken.set()
         deadline = time.monotonic() + CHANGE_SECONDS
         while True:
-            if all_are_so(self.report.processes()):
+            if all_have(self.report.processes()):
                 status = self.report.status()
-                if all_are_so(status["processes"]):  # another's wish may have come since
+                if all_have(status["processes"]):  # somebody may have changed the wish meanwhile
                     return status
             if time.monotonic() > deadline or self._stop.is_set():
                 status = self.report.status()
@@ -240,9 +241,9 @@ class Runtime:
         self.feed.wake()
         self.relay.wake()
         now = self.consumer.snapshot
-        how = (now.state, now.reason, now.assignment)
-        if how != self._was:  # figures alone change with every batch: they wait for the next beat
-            self._was = how
+        seen = (now.state, now.reason, now.assignment)
+        if seen != self._last_seen:  # counts change with every batch: they wait for the next beat
+            self._last_seen = seen
             self._wake()
 
     def _wake(self) -> None:
@@ -250,12 +251,12 @@ class Runtime:
         self._news.set()
 
     def _supervise(self) -> None:
-        """Follow what the operator wants, say that we live."""
+        """Follow the operator's wish, and write the heartbeat."""
         self._repeat(self._woken, self._follow, self._beat)
-        self.consumer.halt(0.0)  # the last word: `_follow` may have started it since
+        self.consumer.halt(0.0)  # once more, because `_follow` may have started it meanwhile
 
-    def _tell(self) -> None:
-        """Show the status to the viewers, note the lag: what may have to wait for the log."""
+    def _report(self) -> None:
+        """Show the status to the viewers, store the lag: tasks that may wait for the log."""
         tasks = (self._look, self._show_status, self._note_lag, self._sample_lag, self._forget)
         self._repeat(self._news, *tasks)
 
@@ -268,18 +269,18 @@ class Runtime:
                 except Unavailable as error:
                     logger.warning("The %s waits: %s", name, error)
                 except Exception:
-                    logger.exception("The %s failed and goes on", name)
+                    logger.exception("The %s failed and continues", name)
             woken.wait(BEAT_SECONDS)
             woken.clear()
-            self._stop.wait(0.1)  # a consumer in trouble may change all the time
+            self._stop.wait(0.1)  # the state of a consumer in trouble may change all the time
 
     def _look(self) -> None:
         is_to_read = self._consumes and self._wanted == "running"
         processes = self.report.processes() if is_to_read else []
-        found = self._obstacles.lines(processes, self._lag.partitions) if is_to_read else []
-        for line in set(found) - set(self._found):
+        lines = self._obstacles.lines(processes, self._lag.partitions) if is_to_read else []
+        for line in set(lines) - set(self._obstacle_lines):
             logger.warning("Not everything is processed: %s", line)
-        self._found = found
+        self._obstacle_lines = lines
 
     def _beat(self) -> None:
         self.state.beat(orjson.dumps(self._how_we_are()))
@@ -291,11 +292,11 @@ class Runtime:
         return {
             **asdict(self._snapshot()),
             "outbox": {**waiting._asdict(), "barred": barred},
-            "obstacles": self._found,
+            "obstacles": self._obstacle_lines,
         }
 
     def _snapshot(self) -> Snapshot:
-        """This process's consumer; one that leaves consuming to another stands by."""
+        """This process's consumer: idle if another process consumes for it."""
         now = self.consumer.snapshot
         if self._consumes or self._wanted == "stopped" or now.state != "stopped":
             return now
@@ -316,11 +317,11 @@ class Runtime:
         self._generation = generation
 
     def _show_status(self) -> None:
-        if not self.feed.viewers:  # it takes some milliseconds, for which requests would wait
+        if not self.feed.viewers:  # a status takes some milliseconds, which would delay requests
             self._shown = None
             return
         status = self.report.status()
-        # Heartbeats and the time of day change all the time: they are no news.
+        # Heartbeats and the timestamp change all the time: they are no reason to send a status.
         news = {key: value for key, value in status.items() if key != "timestamp"}
         news["processes"] = [
             {k: v for k, v in process.items() if k != "heartbeat"}
@@ -331,7 +332,7 @@ class Runtime:
             self.feed.show_status(orjson.dumps(status))
 
     def _note_lag(self) -> None:
-        """For the chart of the last hour; whoever consumes writes it."""
+        """For the chart of the last hour; written by the process that consumes."""
         now = time.monotonic()
         if not self.consumer.snapshot.assignment or now - self._lag_noted < LAG_NOTED_SECONDS:
             return
@@ -346,7 +347,7 @@ class Runtime:
             self._lag.sample()
 
     def _forget(self) -> None:
-        """Delete a little of what is older than it is kept, at each beat while there is more."""
+        """Delete a few of the rows that are too old, at each beat as long as there are more."""
         if time.monotonic() < self._forgets_at:
             return
         if not forget_old(self.database, self.config.keep_days):
@@ -371,7 +372,7 @@ def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None
 def _log(config: Config, member: str) -> EventLog:
     if not config.kafka_broker:
         return SqliteLog(config.data_dir.absolute() / "log.db", LOG_TOPICS)
-    from jobquest.log.kafka import KafkaLog  # not needed, and slow to import, where there is none
+    from jobquest.log.kafka import KafkaLog  # here: slow to import, and only needed with Kafka
 
     return KafkaLog(
         bootstrap=config.kafka_broker,

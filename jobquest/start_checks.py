@@ -1,7 +1,7 @@
-"""What the settings name must be usable: folders, the database's URL, certificates.
+"""Checks that the things named by the settings are usable: folders, database URL, certificates.
 
-Looked at once, before anything starts. A wrong one is a line that names its variable; found later,
-it would be a service that runs and never works.
+Called once, before anything starts. A problem becomes one line that names the variable; found only
+later, it would mean a service that runs but never works.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jobquest.read.database_url import sqlite_file_of
 
 
 def check(config: Config) -> None:
-    """Make the folders. Raises SettingsError."""
+    """Check them, and create the folders. Raises SettingsError."""
     _make_folder("JOBQUEST_DATA_DIR", config.data_dir)
     if config.database_url:
         try:
@@ -37,7 +37,7 @@ def _make_folder(variable: str, folder: Path) -> None:
         raise SettingsError(f"{variable}: {folder} is not a folder; name another.") from None
     except OSError as error:
         raise SettingsError(
-            f"{variable}: the folder {folder} can't be made ({error.strerror}); name another."
+            f"{variable}: the folder {folder} can't be created ({error.strerror}); name another."
         ) from None
     effective = os.access in os.supports_effective_ids
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
@@ -68,5 +68,5 @@ def _check_certificates(config: Config) -> None:
 
 
 def _unusable(variable: str, files: str, error: OSError) -> SettingsError:
-    why = "no PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
-    return SettingsError(f"{variable}: {files} can't be used ({why}); name another file.")
+    reason = "no PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
+    return SettingsError(f"{variable}: {files} can't be used ({reason}); name another file.")

@@ -127,11 +127,11 @@ def test_a_settings_file_in_utf_8_is_read(tmp_path: Path, content: bytes) -> Non
         ),
         (
             b"PORT=6000\nHOST 127.0.0.1\n",
-            ".env, line 2: this is not NAME=value; write it so, or begin the line with #.",
+            ".env, line 2: this is not NAME=value; correct it, or begin the line with #.",
         ),
         (
             b"KAFKA_GROUP_ID='open\nPORT=6000\n",
-            ".env, line 1: this is not NAME=value; write it so, or begin the line with #.",
+            ".env, line 1: this is not NAME=value; correct it, or begin the line with #.",
         ),
         (
             b"JOBQUEST_WORKER=1\n",

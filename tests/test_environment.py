@@ -38,7 +38,11 @@ BROKEN = {
         "JOBQUEST_DATA_DIR:",
         "not a folder",
     ),
-    "file above": ({"JOBQUEST_DATA_DIR": "/etc/passwd/x"}, "JOBQUEST_DATA_DIR:", "can't be made"),
+    "file above": (
+        {"JOBQUEST_DATA_DIR": "/etc/passwd/x"},
+        "JOBQUEST_DATA_DIR:",
+        "can't be created",
+    ),
     "certificate": ({"KAFKA_SSL_CAFILE": "/no.pem"}, "KAFKA_SSL_CAFILE:", "/no.pem"),
     "no certificate": ({"KAFKA_SSL_CAFILE": str(ROOT / "app.py")}, "KAFKA_SSL_CAFILE:", "PEM"),
     "key alone": ({"KAFKA_SSL_KEYFILE": "/no.pem"}, "KAFKA_SSL_KEYFILE ", "KAFKA_SSL_CERTFILE"),

@@ -1,4 +1,4 @@
-"""Dead letters and what waits for another try: `/api/kafka/dead-letters`, `/api/kafka/retries`."""
+"""Dead letters and parked events: `/api/kafka/dead-letters`, `/api/kafka/retries`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ dead_letters = Blueprint("dead_letters", __name__, url_prefix="/api/kafka")
 DEFAULT_LIMIT = 50
 MAX_ID = 2**31 - 1
 STATES = ("open", "redriven", "discarded")
-# The API's name of a filter → the column's.
+# The API's name of a filter → the name of its column.
 FILTERS = {
     "state": "state",
     "topic": "topic",
@@ -40,7 +40,7 @@ FILTERS = {
 
 @dead_letters.get("/dead-letters")
 def listed() -> tuple[Response, int]:
-    """Dead letters by filter, newest first, and how many there are of each error."""
+    """Dead letters by filter, newest first, and the number of dead letters with each error."""
     choice_parameter("state", STATES, None)
     wanted = DeadLetterFilter(**{FILTERS[k]: v for k, v in request.args.items() if k in FILTERS})
     limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
@@ -50,13 +50,13 @@ def listed() -> tuple[Response, int]:
 
 @dead_letters.get("/dead-letters/<int:id>")
 def one(id: int) -> tuple[Response, int]:
-    """One dead letter, its whole value included."""
+    """One dead letter with its whole value."""
     return success(_dead_letter(id))
 
 
 @dead_letters.patch("/dead-letters/<int:id>")
 def edit(id: int) -> tuple[Response, int]:
-    """Replace the value that is redriven; with `dryRun`, only check the new one."""
+    """Replace the value to redrive; with `dryRun`, only check the new value."""
     dry = flag_parameter("dryRun")
     body = json_object()
     _dead_letter(id)
@@ -77,7 +77,7 @@ def edit(id: int) -> tuple[Response, int]:
 
 @dead_letters.post("/dead-letters/<int:id>/discard")
 def discard(id: int) -> tuple[Response, int]:
-    """Give a dead letter up."""
+    """Discard a dead letter."""
     reason = json_object().get("reason")
     _dead_letter(id)
     runtime().redrive.discard(id, reason if isinstance(reason, str) else "")
@@ -86,7 +86,7 @@ def discard(id: int) -> tuple[Response, int]:
 
 @dead_letters.post("/dead-letters/redrive")
 def redrive() -> tuple[Response, int]:
-    """Have dead letters processed again."""
+    """Process dead letters again."""
     body = json_object()
     if set(body) == {"ids"}:
         return _answered(runtime().redrive.redrive(_ids(body["ids"])))
@@ -98,18 +98,18 @@ def redrive() -> tuple[Response, int]:
 
 @dead_letters.get("/retries")
 def retries() -> tuple[Response, int]:
-    """What waits for another try of its handlers."""
+    """The events that wait for another try of their handlers."""
     limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
     return answers.listed("retries", runtime().queries.retries(limit, answers.after_parameter()))
 
 
 @dead_letters.post("/retries/<segment:id>/now")
 def try_now(id: str) -> tuple[Response, int]:
-    """Have the head of an ordering key tried at once."""
+    """Retry the head of an ordering key now."""
     if runtime().queries.retry(id) is None:
         abort(404, "No event with this id waits for another try.")
     runtime().read_side.try_now(id)
-    return success(runtime().queries.retry(id), "It is tried now")
+    return success(runtime().queries.retry(id), "It is being retried")
 
 
 def _dead_letter(id: int) -> dict[str, Any]:

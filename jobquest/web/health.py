@@ -1,4 +1,4 @@
-"""Is the process alive (`/healthz`), can it work (`/readyz`)? For supervisors."""
+"""Is the process alive (`/healthz`)? Can it work (`/readyz`)? For process managers and probes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ health = Blueprint("health", __name__)
 
 @health.get("/healthz")
 def healthz() -> tuple[Response, int]:
-    """The process lives and answers."""
+    """The process is alive and answers."""
     return success({"alive": True})
 
 
 @health.get("/readyz")
 def readyz() -> tuple[Response, int]:
-    """Log, read side and consumer can work; 503 with what is wrong otherwise."""
+    """Log, read side and consumer can work; otherwise 503 with the problems."""
     report = runtime().report
     status = report.status()
-    wrong = {name: [line] for name, line in report.readiness(status).items() if line}
-    if wrong:
-        return jsonify(failure("Not ready.", wrong)), 503
+    problems = {name: [line] for name, line in report.readiness(status).items() if line}
+    if problems:
+        return jsonify(failure("Not ready.", problems)), 503
     return success({"ready": True, "state": status["state"], "reason": status["reason"]})

@@ -1,5 +1,6 @@
-"""`/metrics` for Prometheus: the service as its heartbeats tell it, and what the process that
-answers has counted by itself, under its name: the next scrape may reach another."""
+"""`/metrics` for Prometheus: the state of the service from its heartbeats, and the counts of the
+process that answers, with its name as a label, because another process may answer the next scrape.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from jobquest.runtime import Runtime
 
 
 def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
-    """Answer `/metrics`; returns what counts a request by its route, method and code."""
+    """Answer `/metrics`. Returns a function that counts a request by route, method and code."""
     registry = CollectorRegistry()
     this = _named(socket.gethostname(), os.getpid())
     registry.register(_Service(runtime, this))
@@ -80,10 +81,10 @@ class _Service(Collector):
         yield viewers
 
     def describe(self) -> list[Metric]:
-        """Nothing: else registering would ask `collect`, and so the database, at start."""
+        """Nothing: otherwise registering would call `collect`, and query the database, at start."""
         return []
 
 
 def _named(host: str, pid: int) -> str:
-    """A process as the label names it."""
+    """The name of a process in the label."""
     return f"{host}:{pid}"

@@ -1,7 +1,7 @@
-"""The one spelling of every path.
+"""Allows only one spelling of every path.
 
-Called by the entrance before anything else. A proxy's rules are only worth something if a route can
-be reached by one spelling: every other one is answered as unknown. It knows no routes.
+The entrance calls it first. A proxy's rules only protect a route if no other spelling reaches it:
+every other spelling is answered as unknown. This module knows no routes.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from urllib.parse import unquote_to_bytes
 from werkzeug.routing import BaseConverter
 
 LIVE = "/ws/events"
-"""The live view: the one address that can be upgraded to a WebSocket."""
+"""The live view: the only path that can be upgraded to a WebSocket."""
 
 SLASH = "\x1f"
-"""Takes the place of a slash inside a segment (`%2F`) while routes are matched. No id has it."""
+"""Replaces a slash inside a segment (`%2F`) while routes are matched. No id contains it."""
 
-_PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+")  # nothing to decode, nothing to refuse
+_PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+")  # the one spelling of itself
 AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
-# Escapes of characters that need none (RFC 3986, section 2.3), and of what no address of ours has.
+# Escapes of characters that need none (RFC 3986, section 2.3), and of some that no path here has.
 _NEEDLESS = re.compile(r"%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF]|7[eE])")
 _CONTROL = re.compile(r"%(?:0[1-9a-fA-F]|1[0-9a-fA-F]|7[fF])|[\x01-\x20\x7f]")
 _BROKEN = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
 class Segment(BaseConverter):
-    """One segment of a path, slashes inside included: `a%2Fb` is the id `a/b`.
+    """One segment of a path, with the slashes inside it: `a%2Fb` is the id `a/b`.
 
-    The ids `.` and `..` can't be sent by any client, which resolve them: pages take them as `?id=`.
+    No client can send the ids `.` and `..`, because clients resolve them: pages use `?id=` instead.
     """
 
     regex = "[^/]+"
@@ -43,11 +43,11 @@ class Segment(BaseConverter):
 
 
 def canonical_path(environ: Mapping[str, Any]) -> str | None:
-    """The path below the prefix as routes match it; None if this spelling is not the one.
+    """The path below the prefix, as routes match it; None if this is not its one spelling.
 
-    Servers decode a path before an application sees it; the request target itself (`RAW_URI`) tells
-    a slash from an escaped one. Without it (or if a middleware has rewritten the path) the decoded
-    path decides.
+    Servers decode a path before an application sees it; only the request target itself (`RAW_URI`)
+    distinguishes a slash from an escaped one. Without it (or if a middleware has rewritten the
+    path), the decoded path is used.
     """
     path: str = environ.get("PATH_INFO", "")
     target: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
@@ -79,4 +79,4 @@ def _decoded(raw: str) -> str | None:
         decoded.decode()
     except UnicodeDecodeError:
         return None
-    return decoded.decode("latin-1")  # as WSGI spells text
+    return decoded.decode("latin-1")  # WSGI's form of text

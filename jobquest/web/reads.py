@@ -1,4 +1,4 @@
-"""What became of events: `/api/events`, `/api/users`, `/api/analytics`. Reads only."""
+"""What the read side knows: `/api/events`, `/api/users`, `/api/analytics`. Reads only."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def user_learning(user_id: str) -> tuple[Response, int]:
 
 @reads.get("/analytics")
 def analytics() -> tuple[Response, int]:
-    """Counts by type and window of event time; the last 60 windows, unless told."""
+    """Counts by type and window of event time; by default the last 60 windows."""
     window = choice_parameter("window", tuple(WINDOWS_MS), "minute") or "minute"
     start, until = time_span(window, DEFAULT_WINDOWS)
     types, after = request.args.getlist("type"), time_parameter("after")
@@ -107,14 +107,14 @@ def analytics() -> tuple[Response, int]:
 
 @reads.get("/analytics/overview")
 def overview() -> tuple[Response, int]:
-    """Applications, XP per day, the first users, learning; the last 30 days, unless told. Small by
-    nature: 10,000 days, ten users, 50 of each other."""
+    """Applications, XP per day, top users, learning; by default the last 30 days. Its size is
+    limited: 10,000 days, ten users, 50 of everything else."""
     return success(runtime().queries.overview(*time_span("day", DEFAULT_DAYS)))
 
 
 @reads.get("/analytics/minutes")
 def minutes() -> tuple[Response, int]:
-    """What the consumer did in each of the last minutes; 60, unless told."""
+    """The consumer's counts in each of the last minutes; by default 60."""
     count = whole_parameter("count", DEFAULT_WINDOWS, 1, MAX_WINDOWS) or DEFAULT_WINDOWS
     return listed("minutes", runtime().queries.minutes(count, time_parameter("after") or 0))
 
