@@ -1,10 +1,10 @@
-"""Measures the service beside what a user would pick instead, and says whether it is fast enough.
+"""Compares the service with its usual alternatives, and checks that it is fast enough.
 
     python -m bench                      # everything, into bench/RESULTS.md
-    python -m bench --only single        # one measure, only shown
+    python -m bench --only single        # one measure, only printed
 
-It starts a real Kafka, the service, the floors and the peer, lets them take turns, and checks that
-every answered event is on its topic. Code 1 where a goal is missed or a measure fails.
+It starts a real Kafka, the service, the floors and the peer, runs them in turn, and checks that
+every answered event is on its topic. Exit code 1 if a goal is missed or a measure fails.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MEASURES: dict[str, Callable[[Plan, Results], None]] = {
     "batch": posting.batch,
     "realistic": posting.realistic,
     "realistic-batch": posting.realistic_batch,
-    "beside": steady.beside,
-    "road": steady.road,
+    "steady": steady.steady,
+    "end-to-end": steady.end_to_end,
     "embedded": posting.embedded,
     "consume": consuming.consume,
     "rebuild": consuming.rebuild,
@@ -44,15 +44,13 @@ def main() -> None:
     for name in options.only or MEASURES:
         try:
             MEASURES[name](Plan(options.rounds, options.seconds), results)
-        except (MeasureFailed, AssertionError) as error:  # or it did not start
+        except (MeasureFailed, AssertionError) as error:  # an AssertionError: it did not start
             results.fail(name, error)
     text = "\n\n".join([results.table(GOALS), *results.failed])
     print(f"\n{text}\n")
     if not options.only:
-        made = description(
-            f"python -m bench --rounds {options.rounds} --seconds {options.seconds:g}"
-        )
-        write_section("Against the goals", f"{made}\n\n{text}")
+        command = f"python -m bench --rounds {options.rounds} --seconds {options.seconds:g}"
+        write_section("Against the goals", f"{description(command)}\n\n{text}")
         write_section("Every figure", results.all_medians())
     missed = results.missed(GOALS)
     print("\n".join(missed))
@@ -61,11 +59,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure, compare, write bench/RESULTS.md.")
-    rounds = "of each contender (7); measures that take long have fewer"
+    rounds = "of each contender (7); slow measures have fewer"
     parser.add_argument("--rounds", type=int, default=7, help=rounds)
     parser.add_argument("--seconds", type=float, default=8, help="of one run over HTTP (8)")
     parser.add_argument(
-        "--only", action="append", choices=MEASURES, help="this measure; nothing is written"
+        "--only", action="append", choices=MEASURES, help="run only this measure; writes no file"
     )
     return parser.parse_args()
 

@@ -1,16 +1,16 @@
-"""Clients that wrk can't play: some that send a request in two TCP segments (head, then body), and
-some that keep to a rate. One light process of a single thread; run by the measures:
+"""Clients that wrk can't simulate: they send a request in two TCP segments (head, then body), or
+keep to a rate. One light process with a single thread; run by the measures:
 
     python -m bench.clients URL REQUEST CONNECTIONS SPLIT SECONDS RATE [READ_SIDE]
 
 REQUEST names a function of `workload`. The first SPLIT connections send in two segments. With a
-RATE of 0 each sends its next request as soon as it has an answer. It says "ready" once connected,
-begins with the first line on its input, and writes its figures as JSON (`Told`).
+RATE of 0, each sends its next request as soon as it has an answer. The process prints "ready" once
+connected, starts with the first line on its input, and prints its `Figures` as JSON.
 
-With a rate, times count from when a request was due: one that had to wait for a free connection
-has waited. What is still unsent 3 s after the end is not sent. With READ_SIDE it also looks in that
-SQLite file's table `events` for each 20th event that was answered (`Watch`), and waits at the end
-until all of those are there.
+With a rate, times count from when a request was due, so waiting for a free connection counts too.
+Requests that are unsent 3 s after the end are dropped. With READ_SIDE, it also looks for every 20th
+answered event in the table `events` of that SQLite file (`Watch`), and waits at the end until all
+of those are there.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from bench.workload import ID, Ids, Request
 
 READ_BYTES = 262_144
 LOOK_SECONDS = 0.02  # between two looks at the read side
-WATCHED = 20  # of so many answered events one is looked for
-LOST_SECONDS = 60.0  # what is not processed by then never is
-EVEN_RATE = 500  # up to here requests are due one by one, above it in groups
+WATCHED = 20  # every 20th answered event is watched
+LOST_SECONDS = 60.0  # an event that is not processed by then counts as lost
+EVEN_RATE = 500  # up to this rate, requests are due one by one; above it, in groups
 GROUP_SECONDS = 0.005
 LATE_SECONDS = 3.0
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 @dataclass
-class Told:
-    """A run's figures. `answered`, `refused` and `unsent` count events, `cpu` is this process's
-    own share of a core; `processed_…` is the time from an answer to the event's row."""
+class Figures:
+    """A run's figures. `answered`, `refused` and `unsent` count events. `cpu` is this process's
+    share of a core. `processed_…` is the time from an answer to the event's row."""
 
     answered: int
     seconds: float
@@ -60,15 +60,15 @@ class Told:
 
 
 def due(rate: float, seconds: float) -> Iterator[float]:
-    """When each request is due, in seconds from the start. Above `EVEN_RATE` those of 5 ms are due
-    together, so that this process wakes 200 times a second and not for each of them."""
+    """When each request is due, in seconds from the start. Above `EVEN_RATE`, the requests of 5 ms
+    are due together, so that this process wakes 200 times a second and not once per request."""
     for number in range(round(rate * seconds)):
         at = number / rate
         yield at if rate <= EVEN_RATE else at // GROUP_SECONDS * GROUP_SECONDS
 
 
 class Requests:
-    """The texts of requests in turn, with new ids: the last of them the event's, for a single."""
+    """The texts of requests in turn, with new ids; the last id in a text is the event's."""
 
     def __init__(self, request: Request, host: str) -> None:
         self._cut = [text.encode().split(ID.encode()) for text in request.texts(host)]
@@ -86,7 +86,7 @@ class Requests:
 
 
 class Client:
-    """One kept-alive connection with at most one request under way."""
+    """One kept-alive connection with at most one request in flight."""
 
     def __init__(self, address: tuple[str, int], *, split: bool) -> None:
         self.socket = socket.create_connection(address)
@@ -103,7 +103,8 @@ class Client:
         self.socket.sendall(text)
 
     def answered(self) -> bytes | None:
-        """Read what is there: the answer's code once it is whole. Raises OSError at its end."""
+        """Read what has arrived. Returns the status code once the answer is complete. Raises
+        OSError if the connection was closed."""
         data = self.socket.recv(READ_BYTES)
         if not data:
             raise OSError(f"a connection was closed: {self._got[:500]!r}")
@@ -118,7 +119,7 @@ class Client:
 
 @dataclass
 class Watch:
-    """Looks for answered events in a read side. Their age there is known to 20 ms."""
+    """Looks for answered events in a read side. Their age there is measured to 20 ms."""
 
     path: str
     ages_ms: list[float] = field(default_factory=list)
@@ -135,7 +136,7 @@ class Watch:
             self.waiting[id] = now
 
     def look(self, now: float) -> None:
-        """Once in 20 ms: those that are there now."""
+        """Find the events that are there now; at most once in 20 ms."""
         if not self.waiting or now < self._looks_at:
             return
         self._looks_at = now + LOOK_SECONDS
@@ -145,7 +146,7 @@ class Watch:
             self.ages_ms.append((now - self.waiting.pop(id)) * 1000)
 
     def finish(self) -> None:
-        """Wait for the rest. Raises OSError if one never comes."""
+        """Wait for the rest. Raises OSError if one does not arrive."""
         until = time.perf_counter() + LOST_SECONDS
         while self.waiting:
             now = time.perf_counter()
@@ -169,8 +170,8 @@ class Load:
             self._poll.register(number, select.EPOLLIN)
 
     def at_rate(self, rate: float, seconds: float) -> float:
-        """Send each request when it is due, or as soon as a client is free; until all are
-        answered. How long it took."""
+        """Send each request when it is due and a client is free, until all are answered. Returns
+        how long that took."""
         began = time.perf_counter()
         coming, waiting = due(rate, seconds), deque[float]()
         upcoming = next(coming, None)
@@ -185,16 +186,16 @@ class Load:
                 self.unsent += len(waiting)
                 waiting.clear()
             pause = max(0.0, upcoming - now) if upcoming is not None else LOOK_SECONDS
-            self._take(pause, in_groups=rate > EVEN_RATE)
+            self._receive(pause, in_groups=rate > EVEN_RATE)
         return time.perf_counter() - began
 
     def without_pause(self, seconds: float) -> float:
-        """Send the next request of each client with its last answer. How long it took."""
+        """Let each client send its next request after each answer. Returns how long it took."""
         began = time.perf_counter()
         while (now := time.perf_counter()) - began < seconds or self._is_busy:
             while self._free and now - began < seconds:
                 self._send(now)
-            self._take(LOOK_SECONDS)
+            self._receive(LOOK_SECONDS)
         return time.perf_counter() - began
 
     @property
@@ -207,23 +208,23 @@ class Load:
         client.due = since
         client.send(text)
 
-    def _take(self, seconds: float, *, in_groups: bool = False) -> None:
-        """Take the answers that come within `seconds`, at least the first of them."""
+    def _receive(self, seconds: float, *, in_groups: bool = False) -> None:
+        """Read the answers that arrive within `seconds`, at least the first of them."""
         if in_groups:
-            time.sleep(min(seconds, GROUP_SECONDS))  # answers gather, and are read together
+            time.sleep(min(seconds, GROUP_SECONDS))  # answers collect, and are read together
             seconds = 0.0
-        # epoll counts in whole milliseconds, which would be late for what is due between two.
+        # epoll counts whole milliseconds, which would be late for a request due between two.
         select.select([self._poll], [], [], min(seconds, LOOK_SECONDS))
         for number, _ in self._poll.poll(0):
             client = self._by_number[number]
             if code := client.answered():
-                self._note(client, taken=code.startswith(b"20"))
+                self._note(client, accepted=code.startswith(b"20"))
                 self._free.append(client)
         if self._watch:
             self._watch.look(time.perf_counter())
 
-    def _note(self, client: Client, *, taken: bool) -> None:
-        if not taken:
+    def _note(self, client: Client, *, accepted: bool) -> None:
+        if not accepted:
             self.refused += 1
             return
         now = time.perf_counter()
@@ -232,43 +233,43 @@ class Load:
             self._watch.answered(client.id, now)
 
 
-def main(asked: argparse.Namespace) -> Told:
-    request: Request = getattr(workload, asked.request)()
-    host = urlsplit(asked.url)
+def main(options: argparse.Namespace) -> Figures:
+    request: Request = getattr(workload, options.request)()
+    host = urlsplit(options.url)
     assert host.hostname
     assert host.port
-    watch = Watch(asked.read_side) if asked.read_side else None
+    watch = Watch(options.read_side) if options.read_side else None
     clients = [
-        Client((host.hostname, host.port), split=number < asked.split)
-        for number in range(asked.connections)
+        Client((host.hostname, host.port), split=number < options.split)
+        for number in range(options.connections)
     ]
     load = Load(clients, Requests(request, host.netloc), watch)
     print("ready", flush=True)
     sys.stdin.readline()
     cpu = time.process_time()
-    if asked.rate:
-        seconds = load.at_rate(asked.rate, asked.seconds)
+    if options.rate:
+        seconds = load.at_rate(options.rate, options.seconds)
     else:
-        seconds = load.without_pause(asked.seconds)
-    told = Told(len(load.took_ms) * request.events, seconds, *_cuts(load.took_ms))
-    told.cpu = (time.process_time() - cpu) / seconds
-    told.refused, told.unsent = load.refused * request.events, load.unsent * request.events
+        seconds = load.without_pause(options.seconds)
+    figures = Figures(len(load.took_ms) * request.events, seconds, *_cuts(load.took_ms))
+    figures.cpu = (time.process_time() - cpu) / seconds
+    figures.refused, figures.unsent = load.refused * request.events, load.unsent * request.events
     if watch:
         watch.finish()
-        told.processed_p50_ms, told.processed_p99_ms = _cuts(watch.ages_ms)
-    return told
+        figures.processed_p50_ms, figures.processed_p99_ms = _cuts(watch.ages_ms)
+    return figures
 
 
 def _cuts(values: Sequence[float]) -> tuple[float, float]:
-    """The median, and what 99 of 100 do not pass."""
+    """The 50th and the 99th percentile."""
     if len(values) < 2:
         return (values[0], values[0]) if values else (0.0, 0.0)
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return cuts[49], cuts[98]
 
 
-def _asked(arguments: list[Any] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Clients beside wrk.")
+def _options(arguments: list[Any] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Clients that wrk can't simulate.")
     parser.add_argument("url")
     parser.add_argument("request", choices=["realistic", "realistic_batch"])
     parser.add_argument("connections", type=int)
@@ -280,4 +281,4 @@ def _asked(arguments: list[Any] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(main(_asked()))))
+    print(json.dumps(asdict(main(_options()))))

@@ -1,9 +1,8 @@
-"""The service's consumer as it runs in a process of the service, until it has caught up. Run by the
-measures:
+"""Runs the consumer as in a process of the service, until it has caught up. Run by the measures:
 
     python -m bench.consume_all FOLDER EVENTS [BROKER]
 
-Log lines go to a file, one type has a handler; what the read side came to stays in the folder.
+Log lines go to a file, and one event type has a handler. The read side stays in the folder.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def main(folder: str, events: int, broker: str = "") -> None:
     while done < events:
         now = time.perf_counter()
         count = runtime.consumer.step(WAIT_SECONDS)
-        began = began or (now if count else 0.0)  # joining the group is no consuming
+        began = began or (now if count else 0.0)  # the time to join the group does not count
         done += count
     seconds = time.perf_counter() - began
     runtime.consumer.close()
@@ -47,7 +46,7 @@ def main(folder: str, events: int, broker: str = "") -> None:
 
 
 def _log_to(path: str) -> None:
-    """As the server does, but into a file."""
+    """Log as the server does, but into a file."""
     handler = logging.FileHandler(path, "w")
     handler.setFormatter(OneLine(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

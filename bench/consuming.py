@@ -1,4 +1,4 @@
-"""Measures of the read side: consume and rebuild. After each run all must be counted once."""
+"""Measures of the read side: consume and rebuild. After each run, all events must count once."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from tests.service import ROOT
 CONSUMED_EVENTS = 300_000
 REBUILT_EVENTS = 1_000_000
 CONSUME_ROUNDS = 5
-REBUILD_ROUNDS = 3  # of a minute each
+REBUILD_ROUNDS = 3  # each takes a minute
 
 
 def consume(plan: Plan, results: Results) -> None:
-    """300,000 events that stand on Kafka: the service's consumer, and a bare poll."""
+    """300,000 events that are already on Kafka: the service's consumer, and a bare poll."""
     expected = Expected()
     with contenders.kafka() as broker:
         fill_kafka(broker, expected.counting(mix(CONSUMED_EVENTS)))
         count = str(CONSUMED_EVENTS)
         for name in interleaved((OURS, BARE), min(plan.rounds, CONSUME_ROUNDS)):
             if name == BARE:
-                told = contenders.told_by("bench.floors.poll", broker, count)
+                figures = contenders.figures_of("bench.floors.poll", broker, count)
             else:
                 with contenders.folder() as files:
-                    told = contenders.told_by("bench.consume_all", str(files), count, broker)
+                    figures = contenders.figures_of("bench.consume_all", str(files), count, broker)
                     check(files, expected)
-            results.note("consume", name, **{RATE: told["events"] / told["seconds"]})
+            results.note("consume", name, **{RATE: figures["events"] / figures["seconds"]})
 
 
 def rebuild(plan: Plan, results: Results) -> None:
-    """A lost read side, made anew from a million events, on either log."""
+    """A lost read side, rebuilt from a million events, on either log."""
     with contenders.kafka() as broker, contenders.folder() as files:
         expected = {EMBEDDED: Expected(), ON_KAFKA: Expected()}
         fill_file(files / "log.db", expected[EMBEDDED].counting(mix(REBUILT_EVENTS)))
@@ -57,7 +57,7 @@ def rebuild(plan: Plan, results: Results) -> None:
 
 
 class Sums(NamedTuple):
-    """What a read side comes to: rows of events, and over all users events and XP."""
+    """A read side's totals: rows of events, and the events and XP of all users."""
 
     rows: int
     events: int
@@ -68,7 +68,7 @@ NOTHING = Sums(0, 0, 0)
 
 
 def sums(folder: Path) -> Sums:
-    """Of the read side in `folder`."""
+    """The totals of the read side in `folder`."""
     with closing(sqlite3.connect(folder / "read.db")) as connection:
         [rows] = connection.execute("SELECT COUNT(*) FROM events").fetchone()
         of_users = "SELECT SUM(event_count), SUM(xp) FROM user_stats"
@@ -76,12 +76,12 @@ def sums(folder: Path) -> Sums:
 
 
 def check(folder: Path, expected: Expected, before: Sums = NOTHING) -> None:
-    """Raise MeasureFailed where the read side in `folder` did not grow by what was expected."""
+    """Raise MeasureFailed if the read side in `folder` did not grow as expected."""
     wanted = Sums(
         before.rows + expected.events, before.events + expected.events, before.xp + expected.xp
     )
     if (found := sums(folder)) != wanted:
-        raise MeasureFailed(f"The read side comes to {found} instead of {wanted}.")
+        raise MeasureFailed(f"The read side has {found} instead of {wanted}.")
 
 
 def rebuild_seconds(folder: Path, broker: str = "") -> float:

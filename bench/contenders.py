@@ -1,6 +1,6 @@
-"""Starts and stops who is measured: the broker, the service, the floors and the peer.
+"""Starts and stops the contenders: the broker, the service, the floors and the peer.
 
-Each is a process of its own on a free port of loopback, ended by its process id.
+Each is a separate process on a free port of loopback, ended by its process id.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ OURS, FLASK, FASTAPI = "JobQuest", "plain Flask", "FastAPI + aiokafka"
 PARTITIONS = 6
 REQUIREMENTS = Path(__file__).parent / "peer" / "requirements.txt"
 START_SECONDS = 30.0
-TOLD_SECONDS = 300.0  # one that waits for an event that was lost would wait for ever
+MODULE_SECONDS = 300.0  # a module that waits for a lost event would never end
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who takes events over HTTP. `read_side` is its SQLite file, whose table `events`
+    """A service that accepts events over HTTP. `read_side` is its SQLite file, whose table `events`
     has a row for each event that its consumer has processed."""
 
     name: str
@@ -57,7 +57,7 @@ class Contender:
 
 @contextmanager
 def kafka() -> Iterator[str]:
-    """A broker with the eight topics, empty: host:port."""
+    """A broker with the eight topics, empty; yields host:port."""
     broker = KafkaBroker().start()
     try:
         with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
@@ -69,17 +69,17 @@ def kafka() -> Iterator[str]:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """An empty folder that goes away."""
-    made = Path(tempfile.mkdtemp(prefix="bench-"))
+    """An empty folder, deleted at the end."""
+    files = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
-        yield made
+        yield files
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(files, ignore_errors=True)
 
 
 @contextmanager
 def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Iterator[Contender]:
-    """The service, its files in a folder that goes away."""
+    """The service, with its files in a temporary folder."""
     settings |= {"JOBQUEST_CORS_ORIGINS": ORIGIN}
     settings |= {"JOBQUEST_CONSUMER_AUTOSTART": "true" if consuming else "false"}
     with folder() as files:
@@ -95,7 +95,7 @@ def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Itera
 
 @contextmanager
 def plain_flask(bootstrap: str) -> Iterator[Contender]:
-    """The plain Flask floor with one worker of 64 threads."""
+    """The plain Flask floor, with one worker of 64 threads."""
     server = ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "64", "--no-control-socket"]
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     command += ["bench.floors.plain_flask:app", "--bind"]
@@ -105,7 +105,7 @@ def plain_flask(bootstrap: str) -> Iterator[Contender]:
 
 @contextmanager
 def fastapi(bootstrap: str, workers: int = 2, *, consuming: bool = False) -> Iterator[Contender]:
-    """The peer, in an environment of its own; its consumer is a process beside it."""
+    """The peer, in a separate Python environment; its consumer is a second process."""
     server = ["uvicorn", "app:app", "--workers", str(workers), "--loop", "uvloop"]
     server += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--port"]
     python, files = _peer_python(), REQUIREMENTS.parent
@@ -120,27 +120,27 @@ def fastapi(bootstrap: str, workers: int = 2, *, consuming: bool = False) -> Ite
 
 
 def ends_on_kafka(bootstrap: str) -> int:
-    """How many records stand on the topics: their end offsets together."""
+    """How many records are on the topics: the sum of their end offsets."""
     with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
         places = [TopicPartition(topic, n) for topic in TOPICS for n in range(PARTITIONS)]
         return sum(consumer.end_offsets(places).values())
 
 
 def ends_in_file(path: Path) -> int:
-    """The same of an embedded log."""
+    """How many records are in an embedded log."""
     with closing(SqliteLog(path, TOPICS)) as log:
         return sum(info.next for info in log.describe(TOPICS))
 
 
-def told_by(module: str, *arguments: str) -> Any:
-    """Run a module of ours as a process of its own; what it told, as JSON on its last line."""
+def figures_of(module: str, *arguments: str) -> Any:
+    """Run a module of ours as a separate process; returns the JSON on its last line."""
     command = [sys.executable, "-m", module, *arguments]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=TOLD_SECONDS
+            command, cwd=ROOT, capture_output=True, text=True, timeout=MODULE_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise MeasureFailed(f"{module} did not end within {TOLD_SECONDS:.0f} s.") from None
+        raise MeasureFailed(f"{module} did not end within {MODULE_SECONDS:.0f} s.") from None
     if done.returncode:
         raise MeasureFailed(f"{module} ended with {done.returncode}: {done.stderr[-2000:].strip()}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -148,7 +148,7 @@ def told_by(module: str, *arguments: str) -> Any:
 
 @contextmanager
 def _stored() -> Iterator[Path]:
-    """The file of the peer's tables, empty."""
+    """The file with the peer's tables, empty."""
     with folder() as files:
         store.write_to(str(files / "peer.db")).close()
         yield files / "peer.db"
@@ -158,17 +158,17 @@ def _stored() -> Iterator[Path]:
 def _served(
     command: Sequence[str], address: str, cwd: Path, bootstrap: str, file: Path
 ) -> Iterator[str]:
-    """A server on a free port; ended with its workers."""
+    """A server on a free port; ended together with its workers."""
     port = free_port()
     command = [*command, address.format(port=port)]
-    with _running(command, cwd, bootstrap, file) as said:
+    with _running(command, cwd, bootstrap, file) as last_output:
 
         def answers() -> bool:
-            said()
+            last_output()
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_for(answers, START_SECONDS, said)
+        wait_for(answers, START_SECONDS, last_output)
         yield f"http://127.0.0.1:{port}"
 
 
@@ -176,7 +176,8 @@ def _served(
 def _running(
     command: Sequence[str], cwd: Path, bootstrap: str, file: Path
 ) -> Iterator[Callable[[], str]]:
-    """A process and its own; what is yielded tells what they wrote, while the process runs."""
+    """A process with its children. The yielded function returns the end of their output, and fails
+    if the process has ended."""
     settings = {"BOOTSTRAP": bootstrap, "STORE": str(file), "ORIGIN": ORIGIN}
     with tempfile.TemporaryFile("ab+") as output:
         process = subprocess.Popen(
@@ -188,17 +189,17 @@ def _running(
             start_new_session=True,
         )
 
-        def said() -> str:
+        def last_output() -> str:
             size = os.fstat(output.fileno()).st_size
-            told = os.pread(output.fileno(), 4_000, max(0, size - 4_000)).decode(errors="replace")
-            assert process.poll() is None, f"{command} has ended: {told}"
-            return told
+            end = os.pread(output.fileno(), 4_000, max(0, size - 4_000)).decode(errors="replace")
+            assert process.poll() is None, f"{command} has ended: {end}"
+            return end
 
         try:
-            yield said
+            yield last_output
         finally:
             try:
-                said()  # if it has ended, that is why a measure failed
+                last_output()  # fails if the process has ended: then that is why a measure failed
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -206,17 +207,17 @@ def _running(
 
 
 def _peer_python() -> str:
-    """The interpreter of the peer's environment; made at first use, one per set of versions."""
+    """The interpreter of the peer's environment; created at first use, one per set of versions."""
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     environment = CACHE / f"jobquest-bench-peer-{digest}"
     python = environment / "bin" / "python"
     if not environment.exists():
-        print("making the peer's environment", flush=True)
+        print("creating the peer's environment", flush=True)
         CACHE.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=CACHE))
-        subprocess.run([sys.executable, "-m", "venv", made], check=True)
-        install = [str(made / "bin" / "python"), "-m", "pip", "install", "-q", "-r"]
+        created = Path(tempfile.mkdtemp(dir=CACHE))
+        subprocess.run([sys.executable, "-m", "venv", created], check=True)
+        install = [str(created / "bin" / "python"), "-m", "pip", "install", "-q", "-r"]
         install.append(str(REQUIREMENTS))
         subprocess.run(install, check=True)
-        made.rename(environment)
+        created.rename(environment)
     return str(python)

@@ -1,4 +1,4 @@
-"""Fills a log with events before something is measured that reads it."""
+"""Fills a log with events, before a measure reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIRM_SECONDS = 60
 
 
 def fill_kafka(bootstrap: str, events: Iterable[Event]) -> None:
-    """As the service does, but without waiting for each."""
+    """Publish the events as the service does, but without waiting for each."""
     producer = KafkaProducer(
         bootstrap_servers=bootstrap, acks="all", linger_ms=20, batch_size=131_072
     )
@@ -33,7 +33,7 @@ def fill_kafka(bootstrap: str, events: Iterable[Event]) -> None:
 
 
 def fill_file(path: Path, events: Iterable[Event]) -> None:
-    """An embedded log, made where it is missing."""
+    """Append the events to an embedded log, which is created if it is missing."""
     remaining = iter(events)
     with closing(SqliteLog(path, TOPICS)) as log:
         while chunk := list(islice(remaining, CHUNK)):

@@ -1,4 +1,4 @@
-"""HTTP load from `wrk`, a script made for the requests and its figures, and from `clients`.
+"""HTTP load from `wrk`, with a script for the requests and the figures, and from `clients`.
 
 Called by the measures that post. It knows no contender and no log.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from bench.clients import LOST_SECONDS, Told
+from bench.clients import LOST_SECONDS, Figures
 from bench.plan import MeasureFailed
 from bench.workload import ID, Ids, Request
 from tests.service import ROOT
 
-# What wrk calls: `request` for each request, `done` at the end with its figures (microseconds). The
-# requests are cut where a new id goes; pieces and ids are joined without a copy in between.
+# wrk calls `request` for each request, and `done` at the end with its figures (microseconds). The
+# requests are cut where a new id belongs; pieces and ids are joined without a copy in between.
 _SCRIPT = """
 local requests = {
 %s
@@ -53,14 +53,14 @@ end
 
 @dataclass(frozen=True)
 class Run:
-    """What one run came to. `answered` counts events, the times are of requests. `split` is what
-    the clients beside it came to that send in two segments."""
+    """The result of one run. `answered` counts events; the times are those of requests. `split` is
+    the result of the clients that send in two segments at the same time."""
 
     answered: int
     seconds: float
     p50_ms: float
     p99_ms: float
-    split: Told | None = None
+    split: Figures | None = None
 
     @property
     def all_answered(self) -> int:
@@ -68,12 +68,12 @@ class Run:
 
     @property
     def events_per_second(self) -> float:
-        beside = self.split.answered / self.split.seconds if self.split else 0.0
-        return self.answered / self.seconds + beside
+        of_split = self.split.answered / self.split.seconds if self.split else 0.0
+        return self.answered / self.seconds + of_split
 
 
 def why_not() -> str | None:
-    """Why there is no load from here; None where there is."""
+    """Why load can't be generated here; None if it can."""
     return None if shutil.which("wrk") else "no wrk on this machine: apt-get install wrk"
 
 
@@ -85,16 +85,16 @@ def script(request: Request, host: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a string of Lua, which has JSON's escapes of ASCII but not of other characters."""
+    """As a string of Lua, which has JSON's escapes for ASCII only."""
     assert text.isascii(), text
     return json.dumps(text)
 
 
 def figures(output: str, events: int) -> Run:
-    """Read what wrk wrote, at `events` a request. Raises MeasureFailed."""
+    """Parse wrk's output, at `events` per request. Raises MeasureFailed."""
     lines = [line for line in output.splitlines() if line.startswith("FIGURES ")]
     if len(lines) != 1:
-        raise MeasureFailed(f"wrk told no figures: {output.strip()}")
+        raise MeasureFailed(f"wrk printed no figures: {output.strip()}")
     found = json.loads(lines[0].removeprefix("FIGURES "))
     if found["refused"] or found["failed"] or not found["requests"]:
         raise MeasureFailed(
@@ -110,7 +110,7 @@ def figures(output: str, events: int) -> Run:
 
 
 def post(url: str, request: Request, connections: int, seconds: float) -> Run:
-    """Have wrk post for `seconds` over so many connections. Raises MeasureFailed."""
+    """Have wrk post for `seconds` over `connections`. Raises MeasureFailed."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         Path(file.name).write_text(script(request, urlsplit(url).netloc))
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "15s"]
@@ -129,21 +129,21 @@ class Clients:
     def __init__(self, process: subprocess.Popen[str], output: IO[str], seconds: float) -> None:
         self._process, self._output, self._seconds = process, output, seconds
 
-    def begin(self) -> None:
+    def start(self) -> None:
         assert self._process.stdin
         self._process.stdin.write("begin\n")
         self._process.stdin.flush()
 
-    def told(self) -> Told:
-        """Its figures, once it has ended. Raises MeasureFailed if it did not do its work."""
+    def figures(self) -> Figures:
+        """Its figures, once it has ended. Raises MeasureFailed if it failed."""
         try:
-            told, _ = self._process.communicate(timeout=self._seconds + 2 * LOST_SECONDS)
+            output, _ = self._process.communicate(timeout=self._seconds + 2 * LOST_SECONDS)
         except subprocess.TimeoutExpired:
             raise MeasureFailed("The clients did not end.") from None
         if self._process.returncode:
             self._output.seek(0)
             raise MeasureFailed(f"The clients failed: {self._output.read()[-1000:].strip()}")
-        return Told(**json.loads(told.splitlines()[-1]))
+        return Figures(**json.loads(output.splitlines()[-1]))
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def clients(
     rate: float = 0,
     read_side: Path | None = None,
 ) -> Iterator[Clients]:
-    """Clients of our own, see `clients.py`."""
+    """A process of our own clients; see `clients.py`."""
     arguments = [url, request.__name__, connections, split, seconds, rate, read_side or ""]
     command = [sys.executable, "-m", "bench.clients", *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as output:
@@ -170,7 +170,7 @@ def clients(
         )
         try:
             assert process.stdout
-            process.stdout.readline()  # that it is ready; one that failed says so at its end
+            process.stdout.readline()  # "ready"; if it failed, `figures` raises
             yield Clients(process, output, seconds)
         finally:
             process.kill()

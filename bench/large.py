@@ -1,13 +1,13 @@
-"""How the service does with ten million events stored: consuming more, its pages, its first paint.
+"""Measures the service with ten million events stored: consuming more, its pages, its first paint.
 
     python -m bench.large                      # an hour or less, 20 GB of disk
-    python -m bench.large --folder big         # keeps what it fills, and fills it no second time
+    python -m bench.large --folder big         # keeps the filled folder, and reuses it next time
 
-The events are put into an embedded log, and `flask events rebuild` makes the read side from it: the
-same rows in the same order as the consumer's, sooner. Its table goes into bench/RESULTS.md.
+The events are appended to an embedded log, and `flask events rebuild` fills the read side from it:
+the same rows in the same order as the consumer's, but faster. Its table goes into bench/RESULTS.md.
 
-The first paint's goal is held against Debian's `chromium-headless-shell`. The whole browser draws
-its windows too, here without a graphics card: its figures stand beside.
+The goal for the first paint applies to Debian's `chromium-headless-shell`. The whole browser also
+draws its windows, here without a graphics card: its figures are in the table too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ROUTES = {
     "/api/events?userId=": "/api/events?userId={user}",
     "/api/users/{id}": "/api/users/{user}",
 }
-LISTS = {  # of what lies long ago, or is found by nothing that is in order
+LISTS = {  # of events from long ago, or in no order of an index
     "/api/events?to=": "/api/events?to={time}",
     "/api/events?from=&to=&type=": "/api/events?from={time}&to={later}&type=xp.earned",
     "/api/events?topic=": "/api/events?topic=notifications",
@@ -82,7 +82,7 @@ GOALS = (
         for route in LISTS
     ),
     Goal(
-        "dashboard and all it links, answered one by one: p99, ms",
+        "dashboard and all files it links, fetched one by one: p99, ms",
         Series(DASHBOARD, ANSWERED, P99),
         None,
         "is",
@@ -103,7 +103,7 @@ GOALS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure with ten million events stored.")
     parser.add_argument("--events", type=int, default=EVENTS, help=f"stored ({EVENTS:,})")
-    parser.add_argument("--folder", type=Path, help="keep what is filled here")
+    parser.add_argument("--folder", type=Path, help="keep the filled log and read side here")
     options = parser.parse_args()
     if reason := kafka_broker.why_not() or chromium.why_not():
         sys.exit(f"error: {reason}")
@@ -111,14 +111,14 @@ def main() -> None:
         sys.exit(f"error: no {chromium.HEADLESS_SHELL} on this machine")
     results = Results()
     with _folder(options.folder) as folder:
-        made = _fill(folder, options.events)
+        stored = _fill(folder, options.events)
         _consume(folder, results)
         _look(folder, {DASHBOARD: headless, WHOLE_BROWSER: chromium.program()}, results)
     table = results.table(GOALS)
     print(f"\n{table}\n")
     if options.events == EVENTS:
         figures = f"{table}\n\n{results.all_medians()}"
-        text = f"{description('python -m bench.large')}\n{made}\n\n{figures}"
+        text = f"{description('python -m bench.large')}\n{stored}\n\n{figures}"
         write_section("Ten million events stored", text)
     missed = results.missed(GOALS)
     print("\n".join(missed))
@@ -131,35 +131,35 @@ def _folder(kept: Path | None) -> Iterator[Path]:
         kept.mkdir(parents=True, exist_ok=True)
         yield kept.absolute()
         return
-    with contenders.folder() as made:
-        yield made
+    with contenders.folder() as temporary:
+        yield temporary
 
 
 def _fill(folder: Path, events: int) -> str:
-    """Store so many events, where the folder has none; says what is there."""
+    """Store the events if the folder is empty; returns a line about what is stored."""
     if not (folder / "read.db").exists():
         print(f"filling the log with {events:,} events", flush=True)
         expected = Expected()
         fill_file(folder / "log.db", expected.counting(mix(events)))
-        print("making the read side from it", flush=True)
+        print("rebuilding the read side from it", flush=True)
         seconds = rebuild_seconds(folder)
         check(folder, expected)
-        print(f"made in {readable(seconds)} s", flush=True)
+        print(f"rebuilt in {readable(seconds)} s", flush=True)
     megabytes = (folder / "read.db").stat().st_size / 2**20
     return f"The read side has {sums(folder).rows:,} events in {megabytes:,.0f} MB."
 
 
 def _consume(folder: Path, results: Results) -> None:
-    """More events from Kafka, each round others."""
+    """Consume more events from Kafka, other ones in each round."""
     for number in range(ROUNDS):
         expected = Expected()
         with contenders.kafka() as broker:
             fill_kafka(broker, expected.counting(mix(MORE_EVENTS, seed=number)))
             before = sums(folder)
             count = str(MORE_EVENTS)
-            told = contenders.told_by("bench.consume_all", str(folder), count, broker)
+            figures = contenders.figures_of("bench.consume_all", str(folder), count, broker)
         check(folder, expected, before)
-        results.note(CONSUME, OURS, **{RATE: told["events"] / told["seconds"]})
+        results.note(CONSUME, OURS, **{RATE: figures["events"] / figures["seconds"]})
 
 
 def _look(folder: Path, browsers: dict[str, str | None], results: Results) -> None:
@@ -175,7 +175,7 @@ def _look(folder: Path, browsers: dict[str, str | None], results: Results) -> No
             results.note(DASHBOARD, ANSWERED, **_cuts(_dashboards(service.url)))
             for measure, program in browsers.items():
                 results.note(measure, PAINTED, **_cuts(_paints(service.url, program)))
-                # The browser's own share: it shows text alone no sooner.
+                # The browser's own share: it does not show a text any sooner.
                 alone = _paints(f"{service.url}/healthz", program)
                 results.note(measure, TEXT_PAINTED, **_cuts(alone))
     finally:
@@ -183,7 +183,7 @@ def _look(folder: Path, browsers: dict[str, str | None], results: Results) -> No
 
 
 def _times(folder: Path) -> tuple[int, int]:
-    """Of the first event and of the last."""
+    """The times of the first event and of the last."""
     with closing(sqlite3.connect(folder / "read.db")) as connection:
         ends = "SELECT MIN(minute_ms), MAX(minute_ms) FROM minute_counts"
         first, last = connection.execute(ends).fetchone()
@@ -195,21 +195,21 @@ def _shown(time_ms: int) -> str:
 
 
 def _answers(url: str, path: str, count: int) -> list[float]:
-    """How long each of so many requests took, in ms; each of another user."""
+    """How long each of `count` requests took, in ms; each for a random user."""
     connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
     chance = random.Random(1)
     took = []
     for _ in range(count):
-        asked = path.format(user=f"user_{chance.randrange(USERS)}")
+        target = path.format(user=f"user_{chance.randrange(USERS)}")
         began = time.perf_counter()
-        _get(connection, asked)
+        _get(connection, target)
         took.append((time.perf_counter() - began) * 1000)
     connection.close()
     return took
 
 
 def _dashboards(url: str) -> list[float]:
-    """How long the page took with everything that it links."""
+    """How long the page took, with everything that it links."""
     took = []
     for _ in range(PAINTS):
         connection = HTTPConnection(url.removeprefix("http://"), timeout=60)
@@ -231,8 +231,8 @@ def _get(connection: HTTPConnection, path: str) -> bytes:
 
 
 def _paints(url: str, program: str | None) -> list[float]:
-    """When a browser showed the first of the page's content, in ms since it asked for it; nothing
-    is in its cache."""
+    """When a browser first showed some of the page's content, in ms after it requested the page;
+    its cache is empty."""
     took = []
     with chromium.launched(program) as browser:
         for _ in range(PAINTS):

@@ -1,4 +1,4 @@
-"""What the figures were measured on: the machine, the versions, the commit. For the report only."""
+"""Where the figures were measured: the machine, the versions, the commit. For the report only."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _versions() -> list[str]:
     found = {"Python": platform.python_version(), "Apache Kafka": KAFKA_VERSION}
     found |= {name: version(name) for name in _LIBRARIES}
     found |= {name: peers[name] for name in _PEERS_LIBRARIES}
-    said = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
-    return [*(f"{name} {number}" for name, number in found.items()), " ".join(said.split()[:2])]
+    wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
+    return [*(f"{name} {number}" for name, number in found.items()), " ".join(wrk.split()[:2])]
 
 
 def _commit() -> str:

@@ -1,9 +1,9 @@
-"""Resident memory of one worker through an hour of load, on either log: how much, and whether flat.
+"""Resident memory of one worker during an hour of load, on either log: how much, and does it grow.
 
     python -m bench.memory --minutes 60 --rate 100
 
-Both services run at once, each under the same load: numbered events from eight clients, viewers who
-come and go, and somebody who looks at every page. Its table goes into bench/RESULTS.md.
+Both services run at once, under the same load: numbered events from eight clients, viewers who come
+and go, and a visitor who opens every page. Its table goes into bench/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LINES = 12  # of progress
 VIEWERS = "20"
 STAY_SECONDS = 30.0
 LOOK_SECONDS = 0.5
-LOOKED_AT = (
+VISITED = (
     "/",
     "/failures",
     "/users",
@@ -74,16 +74,16 @@ GOALS = tuple(
 
 
 class Visitors:
-    """Viewers who come and go, and somebody who looks at every page meanwhile."""
+    """Viewers who come and go, and meanwhile a visitor who opens every page."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._stop = threading.Event()
         pool = ThreadPoolExecutor()
-        self._visits = [pool.submit(self._come_and_go), pool.submit(self._look)]
+        self._visits = [pool.submit(self._come_and_go), pool.submit(self._visit)]
 
     def stop(self) -> None:
-        """Raises what went wrong."""
+        """Stop; raises the error of a visit that failed."""
         self._stop.set()
         for visit in self._visits:
             visit.result()
@@ -95,13 +95,13 @@ class Visitors:
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             self._stop.wait(STAY_SECONDS)
-            process.communicate(timeout=60)  # the end of its input is the end of its stay
+            process.communicate(timeout=60)  # the viewers end with their input
             if process.returncode:
                 raise MeasureFailed("The viewers ended by themselves.")
 
-    def _look(self) -> None:
+    def _visit(self) -> None:
         while not self._stop.is_set():
-            for path in LOOKED_AT:
+            for path in VISITED:
                 answer = self._service.get(path)
                 if answer.code != 200:
                     raise MeasureFailed(f"{path} was answered {answer.code}: {answer.json}")
@@ -109,9 +109,9 @@ class Visitors:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Resident memory through an hour of load.")
+    parser = argparse.ArgumentParser(description="Resident memory during an hour of load.")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="how long (60)")
-    parser.add_argument("--rate", type=float, default=RATE, help="events a second for each (100)")
+    parser.add_argument("--rate", type=float, default=RATE, help="events per second for each (100)")
     options = parser.parse_args()
     if reason := kafka_broker.why_not():
         sys.exit(f"error: {reason}")
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def _started(started: ExitStack, **settings: str) -> Service:
-    """The service with one worker, consuming; ended with the rest."""
+    """The service with one worker, consuming; ended together with `started`."""
     files = started.enter_context(contenders.folder())
     service = Service(files, JOBQUEST_WORKERS="1", **settings)
     started.callback(service.kill)
@@ -144,26 +144,26 @@ def _started(started: ExitStack, **settings: str) -> Service:
 
 
 def _load(services: dict[str, Service], seconds: float, rate: float, results: Results) -> None:
-    """Load them all and look at their workers' memory meanwhile."""
+    """Load all services, and sample their workers' memory meanwhile."""
     clients = [Clients(service, rate) for service in services.values()]
     visitors = [Visitors(service) for service in services.values()]
     began = time.monotonic()
     samples: dict[str, list[float]] = {name: [] for name in services}
     shown = 0
     while (passed := time.monotonic() - began) < seconds:
-        time.sleep(SAMPLE_SECONDS)  # between two samples of a run that is as long as asked for
+        time.sleep(SAMPLE_SECONDS)  # between two samples of a run of a given length
         for name, service in services.items():
             samples[name].append(held(worker_of(service))[0])
         if passed * LINES >= shown * seconds:
             shown += 1
             now = ", ".join(f"{name} {found[-1]:.0f} MB" for name, found in samples.items())
             print(f"after {passed / 60:4.1f} min: {now}", flush=True)
-    for one in [*clients, *visitors]:
-        one.stop()
+    for load in [*clients, *visitors]:
+        load.stop()
     for client in clients:
-        print(f"{len(client.taken)} of {len(client.asked)} events taken: {dict(client.codes)}")
-        if len(client.taken) < 0.9 * rate * seconds:
-            raise MeasureFailed("The load was less than asked for.")
+        print(f"{len(client.accepted)} of {len(client.sent)} accepted: {dict(client.codes)}")
+        if len(client.accepted) < 0.9 * rate * seconds:
+            raise MeasureFailed("The load was less than the rate demands.")
     for name, found in samples.items():
         third = len(found) // 3
         middle, last = found[third : 2 * third], found[2 * third :]

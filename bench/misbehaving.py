@@ -1,13 +1,13 @@
-"""A long run in which our own code misbehaves, and is then fixed: nothing dies of it, every event
-counts once, and one press on Start is enough.
+"""A long run in which our own code misbehaves and is then fixed: no event dies of it, every event
+counts once, and one click on Start is enough.
 
     python -m bench.misbehaving --minutes 10 --rate 100
 
-It starts a real Kafka, a real PostgreSQL and the service, and publishes numbered XP, among it a
-few records that are wrong themselves. Meanwhile handlers fail for some users or take long, a
-projection has a bug for some, the database is locked or crashes; in the last third both fail for
-all users, too, and a column is missing. At the end everything is fixed, Start is pressed once, and
-the ledgers of the clients, of the handler and of the service are compared. Code 1 if one is wrong.
+It starts a real Kafka, a real PostgreSQL and the service, and publishes numbered XP events, among
+them a few records that are wrong themselves. Meanwhile handlers fail for some users or are slow, a
+projection has a bug for some users, and the database is locked or crashes. In the last third both
+also fail for all users, and a column is missing. At the end everything is fixed, Start is clicked
+once, and the ledgers of clients, handler and service are compared. Exit code 1 if one is wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.postgres import Postgres
 from tests.service import Service, wait_for
 
 SETTLE_SECONDS = 600.0
-WRONG_SECONDS = 5.0  # between records that are no events
+WRONG_SECONDS = 5.0  # between two records that are not events
 HANDLERS = """
 import time
 from pathlib import Path
@@ -47,7 +47,7 @@ def handle(event):
     if Path("fail-all").exists() or (Path("fail-some").exists() and is_unlucky(event)):
         raise ConnectionError("what this handler calls is away")
     if Path("slow").exists():
-        time.sleep(0.05)  # a handler that takes its time is one of the misbehaviours
+        time.sleep(0.05)  # being slow is one of the misbehaviours
 
 def note(event):
     with open("handled", "a") as ledger:
@@ -57,7 +57,7 @@ def register(consumer):
     consumer.register_event_handler("xp.earned", note)
     consumer.register_event_handler("xp.earned", handle)
 
-def break_when_told(folds, fold):
+def break_on_demand(folds, fold):
     def breaking(row, event):
         if Path("bug-all").exists() or (Path("bug-some").exists() and is_unlucky(event)):
             event.data["salary"]
@@ -66,12 +66,12 @@ def break_when_told(folds, fold):
 
 for projection in PROJECTIONS:
     if projection.table.name == "daily_xp":
-        break_when_told(projection.folds, projection.folds["xp.earned"])
+        break_on_demand(projection.folds, projection.folds["xp.earned"])
 """
 
 
 class Misbehaviour:
-    """Ways in which our own code and its database go wrong; each is over when it returns."""
+    """Ways in which our own code and its database fail; each has ended when its method returns."""
 
     def __init__(self, service: Service, server: Postgres, url: str, seed: int) -> None:
         self._service, self._server = service, server
@@ -129,7 +129,7 @@ class Misbehaviour:
 
 
 class WrongRecords:
-    """Appends, now and then, a record that is no event: by another client, past our schemas."""
+    """Appends records that are not events, as another client would that ignores our schemas."""
 
     def __init__(self, bootstrap: str) -> None:
         self.count = 0
@@ -150,7 +150,7 @@ class WrongRecords:
 
 
 def misbehave(minutes: float, rate: float, seed: int) -> list[str]:
-    """Run it; what was wrong, a line each."""
+    """Run it. Returns one line for each thing that was wrong."""
     folder = Path(tempfile.mkdtemp(prefix="misbehaving-"))
     (folder / "misbehaving_handlers.py").write_text(HANDLERS)
     broker, server = KafkaBroker().start(), Postgres().start()
@@ -189,7 +189,7 @@ def _misbehave(
     print(f"before the fix: {status['state']}, {status['retrying']} wait, {status['reason']}")
     fixed = time.monotonic()
     answer = service.switch("start")
-    print(f"start was pressed once: {answer.code} after {time.monotonic() - fixed:.1f} s")
+    print(f"start was clicked once: {answer.code} after {time.monotonic() - fixed:.1f} s")
     states: Counter[str] = Counter()
 
     def is_quiet() -> bool:
@@ -213,10 +213,11 @@ def _compare(service: Service, clients: Clients, wrong_records: int) -> list[str
     classes = Counter(dead_letter["errorClass"] for dead_letter in dead_letters)
     handled = Counter((service.folder / "handled").read_text().split())
     again = sum(count - 1 for count in handled.values())
-    print(f"answers: {dict(clients.codes)}, asked {len(clients.asked)}, taken {len(clients.taken)}")
+    print(f"answers: {dict(clients.codes)}, sent {len(clients.sent)}", end=", ")
+    print(f"accepted {len(clients.accepted)}")
     print(f"processed {len(kept)}, dead {dict(classes)} of {wrong_records} that were wrong")
-    print(f"calls of the handler that never fails: {sum(handled.values())}, again {again}")
-    wrong = [f"{len(lost)} lost"] if (lost := clients.taken - kept) else []
+    print(f"calls of the handler that never fails: {sum(handled.values())}, repeated {again}")
+    wrong = [f"{len(lost)} lost"] if (lost := clients.accepted - kept) else []
     if classes != Counter(InvalidEvent=wrong_records):
         wrong.append(f"dead: {dict(classes)}, wrong were {wrong_records} records")
     if missed := kept - handled.keys():
@@ -225,10 +226,10 @@ def _compare(service: Service, clients: Clients, wrong_records: int) -> list[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Misbehave, fix it, press Start once, compare.")
+    parser = argparse.ArgumentParser(description="Misbehave, fix it, click Start once, compare.")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
-    parser.add_argument("--rate", type=float, default=100.0, help="events a second (100)")
-    parser.add_argument("--seed", type=int, default=1, help="of the order (1)")
+    parser.add_argument("--rate", type=float, default=100.0, help="events per second (100)")
+    parser.add_argument("--seed", type=int, default=1, help="of the misbehaviours' order (1)")
     options = parser.parse_args()
     wrong = misbehave(options.minutes, options.rate, options.seed)
     for line in wrong:

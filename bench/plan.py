@@ -1,4 +1,4 @@
-"""How much is measured, in which order, and what ends a measure. Knows no contender."""
+"""How much is measured, in which order, and how a measure fails. Knows no contender."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 
 class MeasureFailed(Exception):
-    """What ran did not do what it should: it has no figure. One line says why."""
+    """Something did not work as it should, so the measure has no figure. One line says why."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """So many rounds, and so many seconds for one run over HTTP."""
+    """The number of rounds, and the seconds of one run over HTTP."""
 
     rounds: int
     seconds: float
 
 
 def interleaved(names: Sequence[str], rounds: int) -> Iterator[str]:
-    """Each name once a round; each round begins with another, so that no place is the better."""
+    """Each name once per round; each round begins with another name, so that none has an
+    advantage."""
     for number in range(rounds):
         first = number % len(names)
         yield from (*names[first:], *names[:first])

@@ -1,5 +1,5 @@
-"""Measures over HTTP: single, latency, batch, embedded, and single and batch with what people send.
-After each run every answered event must be on its topic.
+"""Measures over HTTP: single, latency, batch, embedded; and single and batch with realistic
+requests. After each run, every answered event must be on its topic.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
 from bench.workload import Request
 
-WARM_SECONDS = 6.0  # a fresh broker takes that long to be as fast as it gets
-SETTLED_SECONDS = 0.6  # without another record: requests that wrk broke off are through
+WARM_SECONDS = 6.0  # a new broker needs that long to reach its full speed
+SETTLED_SECONDS = 0.6  # without a new record: then the requests that wrk aborted are done
 SINGLE_CONNECTIONS, BATCH_CONNECTIONS = 64, 16
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is posted, and over how many connections; over so many of them in two segments."""
+    """What is posted, and over how many connections; `split` of them send in two segments."""
 
     request: Callable[[], Request]
     connections: int
     split: int = 0
 
     def run(self, contender: Contender, ends: Callable[[], int], seconds: float) -> Run:
-        """One run. Raises MeasureFailed where a request fails or an answered event is on no topic.
+        """One run. Raises MeasureFailed if a request fails or an answered event is on no topic.
 
-        At its end wrk breaks off a request a connection, which may be there without an answer.
+        At its end, wrk aborts one request per connection; its event may be kept without an answer.
         """
         before = ends()
         run = self._posted(contender.url, seconds)
@@ -44,60 +44,61 @@ class Load:
         return run
 
     def _posted(self, url: str, seconds: float) -> Run:
-        """By wrk, and beside it by the clients that send in two segments. Times are of wrk's."""
+        """Posted by wrk, and at the same time by clients that send in two segments. The times are
+        wrk's."""
         if not self.split:
             return http_load.post(url, self.request(), self.connections, seconds)
         by_wrk = self.connections - self.split
         with http_load.clients(url, self.request, self.split, self.split, seconds) as clients:
-            clients.begin()
+            clients.start()
             run = http_load.post(url, self.request(), by_wrk, seconds)
-            told = clients.told()
-        if told.refused:
-            raise MeasureFailed(f"Of those in two segments {told.refused} were refused.")
-        return replace(run, split=told)
+            split = clients.figures()
+        if split.refused:
+            raise MeasureFailed(f"{split.refused} of those in two segments were refused.")
+        return replace(run, split=split)
 
 
-def check_kept(name: str, answered: int, kept: int, broken_off: int) -> None:
-    """Raise MeasureFailed where fewer events are on the topics than were answered, or more than
-    these and those of the requests that were broken off."""
-    if not answered <= kept <= answered + broken_off:
+def check_kept(name: str, answered: int, kept: int, aborted: int) -> None:
+    """Raise MeasureFailed if fewer events are on the topics than were answered, or more than the
+    answered ones and those of the aborted requests together."""
+    if not answered <= kept <= answered + aborted:
         raise MeasureFailed(f"{name} answered {answered} events, but {kept} are on the topics.")
 
 
 def _settled(ends: Callable[[], int]) -> int:
-    """The end once it stays."""
+    """The number of records, once it no longer grows."""
     last = -1
     while (now := ends()) != last:
         last = now
-        time.sleep(SETTLED_SECONDS)  # between two looks at an end that may still move
+        time.sleep(SETTLED_SECONDS)  # between two looks at a number that may still grow
     return now
 
 
 def single(plan: Plan, results: Results) -> None:
-    """One event a request, 64 connections."""
+    """One event per request, 64 connections."""
     _on_kafka("single", Load(workload.single, SINGLE_CONNECTIONS), plan, results)
 
 
 def batch(plan: Plan, results: Results) -> None:
-    """A hundred events a request, 16 connections."""
+    """A hundred events per request, 16 connections."""
     load = Load(workload.batch, BATCH_CONNECTIONS)
     _on_kafka("batch", load, plan, results, with_floor=False)
 
 
 def realistic(plan: Plan, results: Results) -> None:
-    """What people send, one event a request, 64 connections."""
+    """Realistic requests with one event each, 64 connections."""
     load = Load(workload.realistic, SINGLE_CONNECTIONS, in_two(SINGLE_CONNECTIONS))
     _on_kafka("realistic", load, plan, results)
 
 
 def realistic_batch(plan: Plan, results: Results) -> None:
-    """What people send, a hundred events a request, 16 connections."""
+    """Realistic requests with a hundred events each, 16 connections."""
     load = Load(workload.realistic_batch, BATCH_CONNECTIONS, in_two(BATCH_CONNECTIONS))
     _on_kafka("realistic-batch", load, plan, results, with_floor=False)
 
 
 def in_two(connections: int) -> int:
-    """How many of them send a request in two segments: a tenth, at least one."""
+    """How many of the connections send a request in two segments: a tenth, at least one."""
     return max(1, round(connections / 10))
 
 
@@ -118,9 +119,9 @@ def _on_kafka(
 
 
 def latency(plan: Plan, results: Results) -> None:
-    """One event a request, one connection: the bench's own request, and what people send; beside
-    it kafka-python alone."""
-    load, people = Load(workload.single, 1), Load(workload.realistic, 1)
+    """One event per request, one connection: the bench's own request, and a realistic one; for
+    comparison, kafka-python alone."""
+    load, realistic_load = Load(workload.single, 1), Load(workload.realistic, 1)
     with (
         contenders.kafka() as broker,
         contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
@@ -128,14 +129,14 @@ def latency(plan: Plan, results: Results) -> None:
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
             mine.name: partial(load.run, mine, ends),
-            SENT: partial(people.run, mine, ends),
+            SENT: partial(realistic_load.run, mine, ends),
             BARE: partial(_send_and_get, broker),
         }
         _take_turns("latency", runs, plan, results)
 
 
 def embedded(plan: Plan, results: Results) -> None:
-    """One event a request, 64 connections, one worker: the embedded log beside Kafka."""
+    """One event per request, 64 connections, one worker: the embedded log and Kafka."""
     load = Load(workload.single, SINGLE_CONNECTIONS)
     with (
         contenders.kafka() as broker,
@@ -152,13 +153,13 @@ def embedded(plan: Plan, results: Results) -> None:
 
 
 def _send_and_get(broker: str, seconds: float) -> Run:
-    return Run(**contenders.told_by("bench.floors.send_and_get", broker, str(seconds)))
+    return Run(**contenders.figures_of("bench.floors.send_and_get", broker, str(seconds)))
 
 
 def _take_turns(
     measure: str, runs: Mapping[str, Callable[[float], Run]], plan: Plan, results: Results
 ) -> None:
-    """Warm each up, then let each run once a round; another one begins each round."""
+    """Warm each up, then run each once per round; each round begins with another one."""
     for warm in runs.values():
         warm(WARM_SECONDS)
     for name in interleaved(list(runs), plan.rounds):

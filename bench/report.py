@@ -1,4 +1,4 @@
-"""What was measured, held against what is wanted: the goals, medians, ratios and the table.
+"""The figures and the goals: medians, ratios and the table.
 
 Filled by the measures, written by the command. It starts nothing and measures nothing.
 """
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-_HEAD = "# What was measured\n\nMade by the commands named below; only figures of one run compare."
+_HEAD = "# Results\n\nWritten by the commands named below; compare only figures of the same run."
 
 
 class Series(NamedTuple):
-    """One figure of one contender: a value a round."""
+    """One figure of one contender, with a value per round."""
 
     measure: str
     contender: str
@@ -27,10 +27,10 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Goal:
-    """A line of the table: a figure of ours, as it is or against another's.
+    """A line of the table: a figure of ours, alone or against another contender's.
 
     "times" is the quotient of the two, "plus" their difference. `least` must be reached (from
-    above, where `at_most`), `stretch` would be fine.
+    above, if `at_most`); `stretch` is the ambitious value.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Results:
         self.failed: list[str] = []
 
     def note(self, measure: str, contender: str, **figures: float) -> None:
-        """Keep what one run came to, and show it."""
+        """Store and print the figures of one run."""
         for figure, value in figures.items():
             self.rounds[Series(measure, contender, figure)].append(value)
         shown = ", ".join(f"{name} {readable(value)}" for name, value in figures.items())
@@ -67,14 +67,14 @@ class Results:
         print(f"{measure:>9} {count}: {contender:<18} {shown}", flush=True)
 
     def fail(self, measure: str, error: Exception) -> None:
-        """Drop what a measure came to: it did not do what it should."""
+        """Drop the figures of a measure that failed."""
         self.failed.append(f"failed: {measure}: {error}")
         print(self.failed[-1], flush=True)
         for series in [series for series in self.rounds if series.measure == measure]:
             del self.rounds[series]
 
     def value(self, goal: Goal) -> float | None:
-        """The median over the rounds of what the goal asks; None where nothing was measured."""
+        """The median over the rounds of a goal's value; None if it was not measured."""
         ours = self.rounds.get(goal.ours)
         if not ours:
             return None
@@ -82,16 +82,16 @@ class Results:
             return statistics.median(ours)
         pairs = list(zip(ours, self.rounds[goal.theirs], strict=True))
         if goal.relation == "times":
-            return statistics.median(mine / yours for mine, yours in pairs)
-        return statistics.median(mine - yours for mine, yours in pairs)
+            return statistics.median(our_value / their_value for our_value, their_value in pairs)
+        return statistics.median(our_value - their_value for our_value, their_value in pairs)
 
     def median(self, series: Series | None) -> str:
-        """The median of one contender's figure, to read."""
+        """The median of one contender's figure, as text."""
         values = self.rounds.get(series) if series else None
         return readable(statistics.median(values)) if values else "–"
 
     def missed(self, goals: Collection[Goal]) -> list[str]:
-        """A line for each goal that was measured and missed."""
+        """One line for each goal that was measured and missed."""
         found = ((goal, self.value(goal)) for goal in goals)
         return [
             f"missed: {goal.text}: {_related(goal, value)}, wanted {_bound(goal, goal.least)}"
@@ -102,7 +102,7 @@ class Results:
     def table(self, goals: Collection[Goal]) -> str:
         """The goals that were measured, as Markdown."""
         lines = [
-            "| measure | ours | theirs | came to | at least | stretch | |",
+            "| measure | ours | theirs | result | at least | stretch | |",
             "| --- | --- | --- | --- | --- | --- | --- |",
         ]
         for goal in goals:
@@ -129,22 +129,22 @@ class Results:
 
 
 def readable(value: float) -> str:
-    """A figure with three digits that say something."""
+    """A figure with three significant digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def write_section(title: str, text: str, path: Path = RESULTS) -> None:
-    """Put a section into the file, in the place of the last one under that title."""
+    """Write a section into the file; it replaces the section with that title."""
     whole = path.read_text() if path.exists() else _HEAD + "\n"
     head, *sections = re.split(r"\n+(?=## )", whole.strip())
-    made = f"## {title}\n\n{text.strip()}"
+    written = f"## {title}\n\n{text.strip()}"
     at = [n for n, section in enumerate(sections) if section.startswith(f"## {title}\n")]
     if at:
-        sections[at[0]] = made
+        sections[at[0]] = written
     else:
-        sections.append(made)
+        sections.append(written)
     path.write_text("\n\n".join([head, *sections]) + "\n")
 
 

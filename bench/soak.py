@@ -1,12 +1,14 @@
-"""A long run under random faults: equal ledgers and flat memory, threads and open files at its end.
+"""A long run under random faults. At its end the ledgers must agree, and memory, threads and open
+files must not have grown.
 
     python -m bench.soak --minutes 10 --rate 200
 
-It starts a real Kafka behind a proxy and the service, publishes numbered XP at a steady rate, and
-every few seconds breaks something: the broker is killed, frozen, slow or cuts its connections, the
-read side is locked, a handler fails, a viewer stops reading; in the first third the service itself
-is killed and stopped too. At the end it edits everything, waits, and compares the clients' ledger
-with what the service tells. Every figure that it prints was measured; code 1 where one is wrong.
+It starts a real Kafka behind a proxy and the service, publishes numbered XP events at a steady
+rate, and every few seconds breaks something: the broker is killed, frozen, slow or loses its
+connections, the read side is locked, a handler fails, a viewer stops reading. In the first third
+the service itself is killed and stopped too. At the end it repairs everything, waits, and compares
+the clients' ledger with the service's answers. Every printed figure was measured; exit code 1 if
+one is wrong.
 """
 
 from __future__ import annotations
@@ -34,25 +36,25 @@ from tests.service import Service, wait_for
 CLIENTS = 8
 USERS = 50
 SAMPLE_SECONDS = 5.0
-GROWTH = 1.15  # of the last third's median over the middle third's
+GROWTH = 1.15  # allowed for the last third's median over the middle third's
 HANDLERS = """
 from pathlib import Path
 
-def fail_while_told(event):
+def fail_on_demand(event):
     if Path("fail").exists():
         raise ConnectionError("what this handler calls is away")
 
 def register(consumer):
-    consumer.register_event_handler("xp.earned", fail_while_told)
+    consumer.register_event_handler("xp.earned", fail_on_demand)
 """
 
 
 class Clients:
-    """Publish numbered events at a steady rate; the ledger of what was asked and answered."""
+    """Publish numbered events at a steady rate; keep a ledger of the events and the answers."""
 
     def __init__(self, service: Service, rate: float) -> None:
-        self.asked: dict[str, tuple[str, int]] = {}
-        self.taken: set[str] = set()
+        self.sent: dict[str, tuple[str, int]] = {}
+        self.accepted: set[str] = set()
         self.codes: Counter[int] = Counter()
         self.slowest = 0.0
         self._service, self._rate = service, rate
@@ -75,11 +77,11 @@ class Clients:
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 return
             id, user, xp = f"soak-{number}", f"user_{number % USERS}", number % 7 + 1
-            self.asked[id] = user, xp
+            self.sent[id] = user, xp
             self._publish(id, user, xp)
 
     def _publish(self, id: str, user: str, xp: int) -> None:
-        """As a client should: again under the same id while the service says try again."""
+        """Publish as a client should: retry with the same id while the service asks for it."""
         data = {"xpAmount": xp, "totalXp": 0}
         while not self._stop.is_set():
             began = time.monotonic()
@@ -88,13 +90,13 @@ class Clients:
             if code:
                 self.slowest = max(self.slowest, time.monotonic() - began)
             if code in (200, 201, 202):
-                self.taken.add(id)
+                self.accepted.add(id)
                 return
             self._stop.wait(0.5)
 
 
 class Faults:
-    """Ways to break things, each edited when it returns."""
+    """Ways to break things; each is repaired when its method returns."""
 
     def __init__(self, service: Service, broker: KafkaBroker, proxy: Proxy, seed: int) -> None:
         self._service, self._broker, self._proxy = service, broker, proxy
@@ -165,7 +167,7 @@ class Faults:
 
 
 class Gauge:
-    """Samples what the service's processes hold: memory in MB, threads, open files."""
+    """Samples the resources of the service's processes: memory in MB, threads, open files."""
 
     def __init__(self, service: Service) -> None:
         self.samples: list[tuple[float, float, int, int]] = []
@@ -179,7 +181,7 @@ class Gauge:
         self._thread.join()
 
     def medians(self, begin: float, end: float) -> list[float]:
-        """Of the samples between two monotonic times."""
+        """The medians of the samples between two monotonic times."""
         chosen = [sample[1:] for sample in self.samples if begin <= sample[0] < end]
         return [statistics.median(column) for column in zip(*chosen, strict=True)]
 
@@ -187,7 +189,7 @@ class Gauge:
         while not self._stop.wait(SAMPLE_SECONDS):
             try:
                 figures = [held(pid) for pid in _family(self._service.pid)]
-            except OSError:  # it is being started again
+            except OSError:  # the service is being restarted
                 continue
             memory, threads, files = (sum(column) for column in zip(*figures, strict=True))
             self.samples.append((time.monotonic(), memory, int(threads), int(files)))
@@ -199,7 +201,7 @@ def _family(pid: int) -> list[int]:
 
 
 def held(pid: int) -> tuple[float, int, int]:
-    """What a process holds: memory in MB, threads, open files."""
+    """A process's resources: memory in MB, threads, open files."""
     lines = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -208,7 +210,7 @@ def held(pid: int) -> tuple[float, int, int]:
 
 
 def soak(minutes: float, rate: float, seed: int) -> list[str]:
-    """Run it; what was wrong, a line each."""
+    """Run it. Returns one line for each thing that was wrong."""
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "soak_handlers.py").write_text(HANDLERS)
     with Proxy() as proxy:
@@ -264,20 +266,20 @@ def _compare_ledgers(service: Service, clients: Clients) -> list[str]:
         ]
     }
     print(f"answers: {dict(clients.codes)}, the slowest after {clients.slowest:.2f} s")
-    print(f"asked {len(clients.asked)}, taken {len(clients.taken)}", end=", ")
+    print(f"sent {len(clients.sent)}, accepted {len(clients.accepted)}", end=", ")
     print(f"processed {len(kept)}, dead {len(dead)}")
-    wrong = [f"{len(lost)} lost"] if (lost := clients.taken - kept - dead) else []
+    wrong = [f"{len(lost)} lost"] if (lost := clients.accepted - kept - dead) else []
     if both := kept & dead:
         wrong.append(f"{len(both)} both processed and dead")
     return wrong + compare_xp(service, clients, kept)
 
 
 def compare_xp(service: Service, clients: Clients, kept: set[str]) -> list[str]:
-    """Whose XP is not the sum of the events that are kept, a line each."""
+    """One line for each user whose XP is not the sum of their kept events."""
     wrong: list[str] = []
     expected: Counter[str] = Counter()
     for id in kept:
-        user, xp = clients.asked[id]
+        user, xp = clients.sent[id]
         expected[user] += xp
     for user, xp in sorted(expected.items()):
         counted = service.get(f"/api/users/{user}").json["data"]["xp"]
@@ -298,7 +300,7 @@ def _compare_figures(middle: list[float], last: list[float]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Publish under random faults, then compare.")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
-    parser.add_argument("--rate", type=float, default=200.0, help="events a second (200)")
+    parser.add_argument("--rate", type=float, default=200.0, help="events per second (200)")
     parser.add_argument("--seed", type=int, default=1, help="of the faults' order (1)")
     options = parser.parse_args()
     wrong = soak(options.minutes, options.rate, options.seed)

@@ -1,4 +1,4 @@
-"""Measures of the live stream: viewers and stalled, at 1,000 events a second."""
+"""Measures of the live stream: viewers and stalled, at 1,000 events per second."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.load import worker_of
 from tests.service import ROOT, Service, wait_for
 
 VIEWERS, VIEW_ROUNDS = 200, 4
-RATE = 1_000  # events a second
+RATE = 1_000  # events per second
 BATCHES_PER_SECOND = 20
 VIEW_SECONDS = 10.0
 STALLED_RUN_SECONDS = 20.0  # the stalled one reads again after 15
@@ -33,8 +33,8 @@ WARM_SECONDS = 2.0
 
 
 class Publisher:
-    """Publishes events at a steady rate until it is left; their ids tell when. Leaving raises what
-    went wrong."""
+    """Publishes events at a steady rate until it is left; their ids contain the time. Leaving it
+    raises the error, if there was one."""
 
     def __init__(self, url: str) -> None:
         self.sent = 0
@@ -64,15 +64,15 @@ class Publisher:
         headers = {"Content-Type": "application/json"}
         self._connection.request("POST", BATCH_PATH, body, headers)
         answer = self._connection.getresponse()
-        said = answer.read()
+        text = answer.read()
         if answer.status != 201:
-            raise MeasureFailed(f"A batch was answered {answer.status}: {said[:300]!r}")
+            raise MeasureFailed(f"A batch was answered {answer.status}: {text[:300]!r}")
         self.sent += count
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What viewers saw of one run, and the service's CPU in it, in percent of a core."""
+    """What the viewers of one run received, and the service's CPU, in percent of a core."""
 
     cpu: float
     delivered: float  # percent
@@ -81,7 +81,7 @@ class Seen:
 
 
 def viewers(plan: Plan, results: Results) -> None:
-    """200 viewers; beside it nobody: the difference in CPU is what the fan-out costs."""
+    """200 viewers, and none for comparison: the difference in CPU is the cost of the fan-out."""
     with _service() as service:
         for _ in range(min(plan.rounds, VIEW_ROUNDS)):
             _, alone = _publish(service, VIEW_SECONDS)
@@ -113,7 +113,7 @@ def _service() -> Iterator[Service]:
 
 
 def _watched(service: Service, seconds: float, stalled: int = 0) -> Seen:
-    """Publish for a while, seen by 200 viewers, and by so many more that stop reading."""
+    """Publish for a while, with 200 viewers and `stalled` more that stop reading."""
     command = [sys.executable, "-m", "bench.watchers", service.url, str(VIEWERS), str(stalled)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -123,23 +123,23 @@ def _watched(service: Service, seconds: float, stalled: int = 0) -> Seen:
         if process.stdout.readline() != "ready\n":
             raise MeasureFailed(f"{VIEWERS} viewers did not connect.")
         sent, cpu = _publish(service, seconds)
-        time.sleep(DELIVER_SECONDS)  # what is not seen by then is not delivered
-        told = json.loads(process.communicate(timeout=60)[0])
+        time.sleep(DELIVER_SECONDS)  # what is not received by then is not delivered
+        figures = json.loads(process.communicate(timeout=60)[0])
     finally:
         process.kill()
-    delivered = 100 * told["received"] / (sent * VIEWERS)
-    return Seen(cpu, delivered, told["p50_ms"], told["p99_ms"])
+    delivered = 100 * figures["received"] / (sent * VIEWERS)
+    return Seen(cpu, delivered, figures["p50_ms"], figures["p99_ms"])
 
 
 def _publish(service: Service, seconds: float) -> tuple[int, float]:
-    """Publish at the rate for so long: how many events, and the service's CPU meanwhile."""
+    """Publish at the rate for so long. Returns how many events, and the service's CPU meanwhile."""
     worker = worker_of(service)
     before, began = _cpu_seconds(worker), time.monotonic()
     with Publisher(service.url) as publisher:
-        time.sleep(seconds)  # the publisher has a thread of its own
+        time.sleep(seconds)  # the publisher runs in another thread
     passed = time.monotonic() - began
     if publisher.sent < 0.95 * RATE * seconds:
-        raise MeasureFailed(f"It took only {publisher.sent} events in {seconds:.0f} s.")
+        raise MeasureFailed(f"It accepted only {publisher.sent} events in {seconds:.0f} s.")
     return publisher.sent, 100 * (_cpu_seconds(worker) - before) / passed
 
 

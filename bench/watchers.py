@@ -1,10 +1,10 @@
-"""Viewers of the live stream in one light process: reads frames, notes when each came. Run by the
-measures:
+"""Viewers of the live stream in one light process: reads frames, records when each arrived. Run by
+the measures:
 
     python -m bench.watchers URL VIEWERS STALLED
 
-It says "ready" when all are connected, reads until its input ends, and tells as JSON how many of
-the bench's events came and how old they were. A stalled viewer reads nothing for 15 s after that.
+It prints "ready" when all are connected, reads until its input ends, and prints as JSON how many of
+the bench's events arrived and how old they were. A stalled viewer reads nothing for the first 15 s.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _TENTH_OF_MS = 100_000  # ns
 
 @dataclass
 class Arrivals:
-    """Every frame's arrival. All viewers get the same frames: one look into each is enough."""
+    """The arrival of every frame. All viewers get the same frames, so each is parsed only once."""
 
     sent_ns: dict[bytes, list[int]] = field(default_factory=dict)
     arrived: list[tuple[int, bytes]] = field(default_factory=list)
 
     def note(self, arrived_ns: int, frame: bytes) -> None:
-        begin = frame[:100]  # has the number of its first change
+        begin = frame[:100]  # contains the number of its first change
         if begin not in self.sent_ns:
             self.sent_ns[begin] = [int(found) for found in _SENT.findall(frame)]
         self.arrived.append((arrived_ns, begin))
 
-    def told(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         ages: Counter[int] = Counter()  # in tenths of a millisecond
         for arrived_ns, begin in self.arrived:
             for sent_ns in self.sent_ns[begin]:
@@ -59,7 +59,7 @@ class Watcher:
         self._buffer = b""
 
     def read(self) -> bool:
-        """Take what is there; False where the connection has ended."""
+        """Read what has arrived; False if the connection has ended."""
         try:
             data = self.socket.recv(READ_BYTES)
         except BlockingIOError:
@@ -75,7 +75,7 @@ class Watcher:
 
 
 def _frame_size(buffer: bytes) -> int:
-    """Of the frame that begins the buffer (RFC 6455, section 5.2); 0 where that can't be said."""
+    """The size of the buffer's first frame (RFC 6455, section 5.2); 0 if it is not known yet."""
     if len(buffer) < 10:
         return 0
     size = buffer[1]
@@ -87,7 +87,7 @@ def _frame_size(buffer: bytes) -> int:
 
 
 def _cut(ages: Counter[int], share: float) -> float:
-    """The age that `share` of all do not pass, in ms."""
+    """The age in ms that the given share of all does not exceed."""
     left = ages.total() * share
     for age in sorted(ages):
         left -= ages[age]
@@ -105,18 +105,18 @@ def main(url: str, viewers: int, stalled: int) -> None:
     sleepers = [Watcher(url, unseen) for _ in range(stalled)]
     selector.register(sys.stdin, selectors.EVENT_READ)
     print("ready", flush=True)
-    wakes_at, told_to_end = time.monotonic() + STALL_SECONDS, False
-    while not told_to_end:
+    wakes_at, has_ended = time.monotonic() + STALL_SECONDS, False
+    while not has_ended:
         for key, _ in selector.select(0.5):
             if key.data is None:
-                told_to_end = True
+                has_ended = True
             elif not key.data.read():
                 selector.unregister(key.fileobj)
         if sleepers and time.monotonic() > wakes_at:
             for watcher in sleepers:
                 selector.register(watcher.socket, selectors.EVENT_READ, watcher)
             sleepers = []
-    print(json.dumps(arrivals.told()))
+    print(json.dumps(arrivals.figures()))
 
 
 if __name__ == "__main__":

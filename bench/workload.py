@@ -1,4 +1,4 @@
-"""What is published in every measure: the same requests and records for all contenders."""
+"""What every measure publishes: the same requests and records for all contenders."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PATH = "/api/kafka/events"
 BATCH_PATH = "/api/kafka/events/batch"
 BATCH_EVENTS = 100
 ORIGIN = "http://localhost:3000"  # of the front end whose pages send the realistic requests
-ID = "00000000-0000-4000-8000-000000000000"  # where a new id stands in each request
+ID = "00000000-0000-4000-8000-000000000000"  # the placeholder for a new id in each request
 _DIFFERENT_BATCHES = 20
 _THINGS = 50  # different missions, jobs and so on
 _TYPES = list(CATALOGUE)
 _TOKEN_BYTES = 200
-_MIXED = 2_654_435_761  # odd: counting in steps of it meets every number of 32 bits once
+_MIXED = 2_654_435_761  # odd: multiples of it reach every 32-bit number once
 _BROWSER = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
     " Chrome/142.0.0.0 Safari/537.36 Edg/142.0.0.0"
@@ -30,8 +30,8 @@ _BROWSER = (
 
 
 class Request(NamedTuple):
-    """How to publish: the path, bodies to take turns with, the events in each, and the lines of the
-    head that differ from body to body. Whoever sends it puts a new id in the place of each `ID`.
+    """How to publish: the path, bodies to be sent in turn, the events in each, and the header lines
+    that differ from body to body. The sender replaces each `ID` by a new id.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Request(NamedTuple):
     heads: list[list[str]] = []
 
     def texts(self, host: str) -> list[str]:
-        """The whole requests, as they go to `host`."""
+        """The complete requests to `host`."""
         heads = self.heads or [[]] * len(self.bodies)
         return [
             "\r\n".join(
@@ -59,36 +59,36 @@ class Request(NamedTuple):
 
 
 class Ids:
-    """New ids, cheap to make, each spelled as a UUIDv4; like those they come in no order, so they
-    are spread over a database's index. Two of them have different ids.
+    """New ids, cheap to make, in the form of a UUIDv4. Like those they have no order, so they are
+    spread over a database's index. Two objects of this class give different ids.
     """
 
     def __init__(self) -> None:
         self._rest = str(uuid.uuid4())[8:]
-        self._made = 0
+        self._count = 0
 
     def new(self) -> str:
-        self._made += 1
-        return f"{self._made * _MIXED % 2**32:08x}{self._rest}"
+        self._count += 1
+        return f"{self._count * _MIXED % 2**32:08x}{self._rest}"
 
     def lua(self) -> str:
-        """The same as a function of Lua, whose numbers are exact for the first 3 million."""
+        """The same as a Lua function; Lua's numbers are exact for the first 3 million ids."""
         return f"""
-local made = 0
+local count = 0
 local function new_id()
-  made = made + 1
-  return string.format("%08x{self._rest}", made * {_MIXED} % 2^32)
+  count = count + 1
+  return string.format("%08x{self._rest}", count * {_MIXED} % 2^32)
 end
 """
 
 
 def single() -> Request:
-    """One event a request: about 260 bytes on the topic, of 1,000 users."""
+    """One event per request: about 260 bytes on the topic, from 1,000 users."""
     return Request(PATH, [json.dumps(mission(number)) for number in range(USERS)], 1)
 
 
 def batch() -> Request:
-    """A hundred of the same a request."""
+    """A hundred of these events per request."""
     numbers = range(_DIFFERENT_BATCHES * BATCH_EVENTS)
     missions = [mission(number % USERS) for number in numbers]
     bodies = [
@@ -99,13 +99,13 @@ def batch() -> Request:
 
 
 def realistic() -> Request:
-    """What a page of the front end sends, one event a request: of every type, of 1,000 users, with
-    an id, the time and a token, come through a proxy."""
+    """What a page of the front end sends through a proxy, one event per request: of every type,
+    from 1,000 users, with an id, the time and a token."""
     return _realistic(PATH, [json.dumps(event) for event in _sent(USERS)], 1)
 
 
 def realistic_batch() -> Request:
-    """A hundred of the same a request."""
+    """A hundred of these events per request."""
     events = list(_sent(_DIFFERENT_BATCHES * BATCH_EVENTS))
     bodies = [
         json.dumps({"events": events[begin : begin + BATCH_EVENTS]})
@@ -116,13 +116,13 @@ def realistic_batch() -> Request:
 
 def _realistic(path: str, bodies: list[str], events: int) -> Request:
     chance = random.Random(7)
-    dead_letters = string.ascii_letters + string.digits + "-_"
+    characters = string.ascii_letters + string.digits + "-_"
     heads = [
         [
             f"Origin: {ORIGIN}",
             f"User-Agent: {_BROWSER}",
             "Accept: application/json, text/plain, */*",
-            f"Authorization: Bearer {''.join(chance.choices(dead_letters, k=_TOKEN_BYTES))}",
+            f"Authorization: Bearer {''.join(chance.choices(characters, k=_TOKEN_BYTES))}",
             f"X-Forwarded-For: 203.0.113.{number % 250 + 1}",
             "X-Forwarded-Proto: https",
             f"X-Request-Id: {ID}",
@@ -133,11 +133,11 @@ def _realistic(path: str, bodies: list[str], events: int) -> Request:
 
 
 def _sent(count: int) -> Iterator[dict[str, Any]]:
-    """Events as the front end sends them, each with `ID` and the time it is now."""
+    """Events as the front end sends them, each with `ID` and the current time."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     for event in mix(count):
-        asked = {"eventType": event.type, "data": event.data, "userId": event.user_id}
-        yield asked | {"id": ID, "timestamp": now}
+        request = {"eventType": event.type, "data": event.data, "userId": event.user_id}
+        yield request | {"id": ID, "timestamp": now}
 
 
 def mission(number: int) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def mission(number: int) -> dict[str, Any]:
 
 
 def mix(count: int, seed: int = 7) -> Iterator[Event]:
-    """Valid events of every type, so of all eight topics, of 1,000 users in no order."""
+    """Valid events of every type, and so of all eight topics, from 1,000 users in random order."""
     chance = random.Random(seed)
     for _ in range(count):
         kind, user = chance.choice(_TYPES), f"user_{chance.randrange(USERS)}"
@@ -164,7 +164,7 @@ def mix(count: int, seed: int = 7) -> Iterator[Event]:
 
 
 class Expected:
-    """What the read side must come to, added up while events are passed on."""
+    """What the read side must contain; added up while events are passed on."""
 
     def __init__(self) -> None:
         self.events = self.xp = 0

@@ -121,7 +121,7 @@ def test_a_wrk_that_does_not_start_says_why() -> None:
 )
 def test_every_answered_event_must_be_on_its_topic(kept: int, is_enough: bool) -> None:
     with nullcontext() if is_enough else pytest.raises(MeasureFailed, match=f"but {kept} are"):
-        check_kept("ours", 100, kept, broken_off=6)
+        check_kept("ours", 100, kept, aborted=6)
 
 
 @pytest.mark.parametrize(("counted", "is_right"), [(3, True), (4, False)])
@@ -149,10 +149,10 @@ def test_the_ratio_is_the_median_of_the_rounds_own() -> None:
     [
         (2.5, None, False, "**missed**"),
         (2.0, 3.0, False, "met"),
-        (1.0, 2.0, False, "met, bucket too"),
+        (1.0, 2.0, False, "met, stretch too"),
         (1.9, None, True, "**missed**"),
         (2.0, 1.0, True, "met"),
-        (3.0, 2.0, True, "met, bucket too"),
+        (3.0, 2.0, True, "met, stretch too"),
     ],
 )
 def test_a_goal_is_met_or_said_to_be_missed(
@@ -213,7 +213,7 @@ def test_ages_are_told_of_every_event_of_every_frame() -> None:
     frame = b'{"seq":1,"event":{"id":"bench-%d-1"}},{"event":{"id":"bench-%d-2"}}'
     for late_ms in (10, 20):
         arrivals.note(1_000_000 * (100 + late_ms), frame % (100_000_000, 100_000_000))
-    assert arrivals.told() == {"received": 4, "p50_ms": 10.0, "p99_ms": 20.0}
+    assert arrivals.figures() == {"received": 4, "p50_ms": 10.0, "p99_ms": 20.0}
 
 
 def test_ids_are_spelled_as_uuid4_come_in_no_order_and_once() -> None:

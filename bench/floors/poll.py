@@ -21,7 +21,7 @@ MAX_RECORDS = 2_000
 
 
 class Envelope(Schema):
-    """What stands around `data`, as a user of marshmallow would check it."""
+    """The members around `data`, checked as a user of marshmallow would."""
 
     id = fields.String(required=True, validate=validate.Regexp(r"[A-Za-z0-9_.:-]{1,100}\Z"))
     type = fields.String(required=True, validate=validate.OneOf(CATALOGUE))

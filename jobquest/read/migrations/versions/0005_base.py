@@ -169,8 +169,8 @@ def _create_failures() -> None:
         _time("next_ms"),
     )
     op.create_index("ix_parked_next_ms", "parked", ["next_ms"])
-    lane = ["topic", "partition", "key", "appended_ms", "offset"]
-    op.create_index("parked_by_lane", "parked", lane)
+    columns = ["topic", "partition", "key", "appended_ms", "offset"]
+    op.create_index("parked_by_lane", "parked", columns)
     op.create_table(
         "dead_letters",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
