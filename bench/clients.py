@@ -72,12 +72,12 @@ class Requests:
 
     def __init__(self, request: Request, host: str) -> None:
         self._cut = [text.encode().split(ID.encode()) for text in request.texts(host)]
-        self._ids, self._turn = Ids(), 0
+        self._ids, self._number = Ids(), 0
 
     def next(self) -> tuple[bytes, str]:
         """One request, and the last id in it."""
-        first, *pieces = self._cut[self._turn % len(self._cut)]
-        self._turn += 1
+        first, *pieces = self._cut[self._number % len(self._cut)]
+        self._number += 1
         parts, id = [first], ""
         for piece in pieces:
             id = self._ids.new()

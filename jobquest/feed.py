@@ -58,7 +58,7 @@ class Item:
     json: bytes
 
     def passes(self, wanted: EventFilter) -> bool:
-        return wanted.takes(self.type, self.topic, self.user)
+        return wanted.matches(self.type, self.topic, self.user)
 
 
 @dataclass(eq=False, slots=True)

@@ -100,15 +100,15 @@ class Lag:
         times = [since_ms for _, since_ms in left.values() if since_ms is not None]
         age_ms = max(0, now_ms() - min(times)) if times else 0
         messages = sum(count for count, _ in left.values())
-        taken, processed, topics = self._rates()
-        gain = (processed or 0.0) - (taken or 0.0)
+        accepted, processed, topics = self._rates()
+        gain = (processed or 0.0) - (accepted or 0.0)
         return Progress(
             {
                 "messages": messages,
                 "seconds": round(age_ms / 1000, 3),
                 "caughtUpIn": round(messages / gain, 1) if messages and gain > 0 else None,
             },
-            {"taken": taken, "processed": processed},
+            {"taken": accepted, "processed": processed},
             topics,
         )
 
@@ -129,16 +129,16 @@ class Lag:
         seconds = last.at - first.at
         if seconds < SHORTEST_SECONDS:
             return None, None, {}
-        taken = processed = 0.0
+        accepted = processed = 0.0
         topics: dict[str, float] = {}
         for origin, (end, at) in last.offsets.items():
             # A partition that is new counts from its first sample on.
             was_end, was_at = first.offsets.get(origin, (end, at))
             topics[origin.topic] = topics.get(origin.topic, 0.0) + (end - was_end) / seconds
-            taken += (end - was_end) / seconds
+            accepted += (end - was_end) / seconds
             processed += (at - was_at) / seconds
         rounded = {topic: round(rate, 2) for topic, rate in topics.items()}
-        return round(taken, 2), round(processed, 2), rounded
+        return round(accepted, 2), round(processed, 2), rounded
 
 
 def left_of(

@@ -23,8 +23,8 @@ from jobquest.read.service_state import ServiceState
 
 SILENT_AFTER_MS = 5_000
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES)
-WELL = frozenset({"running", "idle"})
-WORKING = WELL | {"degraded"}
+HEALTHY = frozenset({"running", "idle"})
+WORKING = HEALTHY | {"degraded"}
 NOBODY_READS = "No process reads a partition yet."
 # If processes differ, the service is in the worst of their states.
 WORST_FIRST = (
@@ -41,7 +41,7 @@ WORST_FIRST = (
 
 
 class Report:
-    """Reports for the whole service; `how_we_are` returns what this process reports of itself."""
+    """Reports for the whole service; `own_heartbeat` returns this process's own state."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Report:
         lag: Lag,
         *,
         group: str,
-        how_we_are: Callable[[], dict[str, Any]],
+        own_heartbeat: Callable[[], dict[str, Any]],
     ) -> None:
         self._log = log
         self._read_side = read_side
@@ -60,7 +60,7 @@ class Report:
         self._state = state
         self._lag = lag
         self._group = group
-        self._how_we_are = how_we_are
+        self._own_heartbeat = own_heartbeat
 
     def status(self) -> dict[str, Any]:
         """The service's status, as `GET /api/kafka/status` returns it. Never raises."""
@@ -168,7 +168,7 @@ class Report:
             consumer, silent_ms = row["consumer"], row["silent_ms"]
             if row["id"] == self._state.process_id:  # known here, even with a read-only database
                 row["heartbeat_ms"] += silent_ms
-                consumer, silent_ms = self._how_we_are(), 0
+                consumer, silent_ms = self._own_heartbeat(), 0
             if silent_ms > SILENT_AFTER_MS and consumer["state"] != "stopped":
                 reason = f"no heartbeat for {silent_ms // 1000} s"
                 consumer |= {"state": "stalled", "reason": reason}
@@ -185,7 +185,7 @@ class Report:
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
-    is_read = any(process["assignment"] for process in processes if process["state"] in WELL)
+    is_read = any(process["assignment"] for process in processes if process["state"] in HEALTHY)
     # A process that joins while another one reads changes nothing yet.
     counted = [p for p in processes if not (is_read and p["state"] == "starting")]
     found = sorted(counted, key=lambda process: WORST_FIRST.index(process["state"]))

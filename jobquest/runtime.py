@@ -115,7 +115,7 @@ class Runtime:
             self.state,
             self._lag,
             group=config.kafka_group_id,
-            how_we_are=self._how_we_are,
+            own_heartbeat=self._own_heartbeat,
         )
         self._obstacles = Obstacles(self.log, config.kafka_group_id)
         self._obstacle_lines: list[str] = []  # found at the last look
@@ -283,10 +283,10 @@ class Runtime:
         self._obstacle_lines = lines
 
     def _beat(self) -> None:
-        self.state.beat(orjson.dumps(self._how_we_are()))
+        self.state.beat(orjson.dumps(self._own_heartbeat()))
         self.consumer.watch.note()
 
-    def _how_we_are(self) -> dict[str, Any]:
+    def _own_heartbeat(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
         barred = dict(self.outbox.barred) if self.outbox else {}
         return {
@@ -311,7 +311,7 @@ class Runtime:
         if not self._consumes:
             return
         if wanted == "running":
-            self.consumer.resume(afresh=generation != self._generation)
+            self.consumer.resume(even_if_paused=generation != self._generation)
         else:
             self.consumer.halt(FOLLOW_SECONDS)
         self._generation = generation

@@ -17,7 +17,7 @@ from kafka.admin import KafkaAdminClient
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.events import CATALOGUE, TOPICS
-from jobquest.report import WELL
+from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
@@ -40,7 +40,7 @@ def reads_everything(service: Service) -> Callable[[], bool]:
     def found() -> bool:
         status, topics = service.status(), service.get("/api/kafka/topics").json["data"]["topics"]
         places = [part for topic in topics for part in topic["partitions"]]
-        return status["state"] in WELL and bool(places) and all(one["process"] for one in places)
+        return status["state"] in HEALTHY and bool(places) and all(one["process"] for one in places)
 
     return found
 
@@ -137,7 +137,7 @@ def test_a_process_that_joins_changes_nothing_in_the_status(
         watching.join()
         second.kill()
     assert {(code, status["consumerRunning"]) for code, status in said} == {(200, True)}
-    assert {status["state"] for _, status in said} <= WELL
+    assert {status["state"] for _, status in said} <= HEALTHY
 
 
 def test_what_waits_in_partitions_that_a_topic_has_no_more_is_tried(

@@ -102,7 +102,7 @@ FILTERS = {
 
 def fits(row: Row, wanted: EventFilter) -> bool:
     return (
-        wanted.takes(row["type"], row["topic"], row["user_id"])
+        wanted.matches(row["type"], row["topic"], row["user_id"])
         and (not wanted.outcomes or row["outcome"] in wanted.outcomes)
         and (wanted.from_ms is None or row["time_ms"] >= wanted.from_ms)
         and (wanted.to_ms is None or row["time_ms"] < wanted.to_ms)

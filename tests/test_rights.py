@@ -21,7 +21,7 @@ from jobquest.events import CATALOGUE
 from jobquest.log import EventLog, NewRecord, Origin, Partition, Record
 from jobquest.log.kafka import KafkaLog
 from jobquest.log.outbox import Outbox
-from jobquest.report import LOG_TOPICS, WELL
+from jobquest.report import HEALTHY, LOG_TOPICS
 from tests.kafka_broker import why_not
 from tests.kafka_rights import GuardedBroker
 from tests.logs import UNTRIED, OnKafka, delete_topics, everything
@@ -284,7 +284,7 @@ def service(broker: GuardedBroker, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def is_well(service: Service) -> Callable[[], bool]:
-    return lambda: service.status()["state"] in WELL
+    return lambda: service.status()["state"] in HEALTHY
 
 
 def publish(service: Service, kind: str, count: int = 4) -> list[int]:

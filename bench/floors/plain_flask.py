@@ -25,7 +25,7 @@ CONFIRM_SECONDS = 10
 
 
 class EventSchema(Schema):
-    """What surrounds an event's data; the data has a schema per type."""
+    """The members around an event's data; the data has a schema per type."""
 
     eventType = fields.String(required=True, validate=validate.OneOf(list(CATALOGUE)))
     data = fields.Dict(required=True)
@@ -45,7 +45,7 @@ local = threading.local()
 
 @app.before_request
 def read_caller() -> None:
-    """Who asks, by the headers. Tokens are not checked yet, only read."""
+    """The caller, from the headers. Tokens are not checked yet, only read."""
     g.token = request.headers.get("Authorization", "").removeprefix("Bearer ")
     g.request_id = request.headers.get("X-Request-Id", "")
 
@@ -96,7 +96,7 @@ def refuse(error: ValidationError) -> ResponseReturnValue:
 
 
 def send(body: Any) -> tuple[str, Any]:
-    """Check one event and send it: its id, and the future of its place."""
+    """Check one event and send it. Returns its id, and the future of its position."""
     event = schema.load(body)
     row = CATALOGUE[event["eventType"]]
     data = row.schema.load(event["data"])
@@ -114,7 +114,7 @@ def send(body: Any) -> tuple[str, Any]:
 
 
 def place(sent: Any) -> Place:
-    """Where the log has put it."""
+    """The position of a record in the log."""
     found = sent.get(CONFIRM_SECONDS)
     return found.topic, found.partition, found.offset
 

@@ -1,8 +1,8 @@
-"""The peer: what a user would pick instead, FastAPI + aiokafka + pydantic. Run by uvicorn.
+"""The peer: a usual alternative, FastAPI + aiokafka + pydantic. Run by uvicorn.
 
-It takes the same requests, checks the same, puts the same event on the same topic with acks=all and
-says where it is. An id that its consumer has stored is a duplicate, answered with 200. It has no
-outbox, no 409, no 207: only what its libraries give.
+It accepts the same requests, checks them in the same way, appends the same event to the same topic
+with acks=all, and answers with its position. An id that its consumer has stored is a duplicate,
+answered with 200. It has no outbox, no 409, no 207: only what its libraries offer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BatchPublished(BaseModel):
 
 
 class Caller(NamedTuple):
-    """Who asks, by the headers. Tokens are not checked yet, only read."""
+    """The caller, from the headers. Tokens are not checked yet, only read."""
 
     token: str
     request_id: str
@@ -72,7 +72,7 @@ app.add_middleware(
 async def publish(event: AnyRequest, request: Request, response: Response) -> Published:
     state = request.app.state
     request.state.caller = caller(request)
-    # A look at a local file by its index takes microseconds, less than a thread for it would.
+    # A lookup by index in a local file takes microseconds, less than starting a thread for it.
     if event.id and (stored := place_of(state.store, event.id)):
         response.status_code = 200
         return published(event.id, *stored)

@@ -1,4 +1,4 @@
-"""The peer's consumer, a process of its own: kafka-python, one SQLite transaction per poll.
+"""The peer's consumer, a separate process: kafka-python, one SQLite transaction per poll.
 
 It stores each event once, counts events and XP per user, and keeps its positions with them, so that
 neither a restart nor a rebalance counts anything twice.
@@ -37,7 +37,7 @@ log = logging.getLogger("peer")
 
 
 class ToStored(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Begins each partition where the database says."""
+    """Starts each partition at the position in the database."""
 
     def __init__(self, consumer: KafkaConsumer, db: sqlite3.Connection) -> None:
         self.consumer, self.db = consumer, db
@@ -70,11 +70,11 @@ def main() -> None:
 
 
 def apply(db: sqlite3.Connection, polled: dict[TopicPartition, list[Any]]) -> None:
-    """Store what one poll brought."""
+    """Store the records of one poll."""
     counts: dict[str, int] = defaultdict(int)
     xp: dict[str, int] = defaultdict(int)
     for row, user, earned in _rows(polled):
-        if db.execute(INSERT, row).rowcount:  # not one that is there already
+        if db.execute(INSERT, row).rowcount:  # not a duplicate
             counts[user] += 1
             xp[user] += earned
     db.executemany(COUNT, [(user, count, xp[user]) for user, count in counts.items()])

@@ -28,8 +28,8 @@ Place = tuple[str, int, int]
 
 
 def write_to(path: str) -> sqlite3.Connection:
-    """Open the file to write, made if it is missing. Transactions are begun by hand. kafka-python
-    calls listeners in a thread of its own, which may use the connection too."""
+    """Open the file to write; it is created if it is missing. Transactions are begun by hand.
+    kafka-python calls listeners in another thread, which may use the connection too."""
     connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
@@ -43,14 +43,14 @@ def read_from(path: str) -> sqlite3.Connection:
 
 
 def place_of(connection: sqlite3.Connection, id: str) -> Place | None:
-    """Where the event with this id is, if it is stored."""
+    """The position of the event with this id, if it is stored."""
     query = 'SELECT topic, "partition", "offset" FROM events WHERE id = ?'
     found: Place | None = connection.execute(query, (id,)).fetchone()
     return found
 
 
 def places_of(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Place]:
-    """The same of several, by id."""
+    """The same for several ids."""
     if not ids:
         return {}
     marks = ",".join("?" * len(ids))

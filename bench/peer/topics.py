@@ -1,4 +1,4 @@
-"""Where events go, and which award XP."""
+"""The topic of each event type, and the field that awards XP."""
 
 TOPICS = {
     "mission": "mission-events",

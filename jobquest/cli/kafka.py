@@ -12,7 +12,7 @@ from jobquest import compose
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import Unavailable
 from jobquest.events import TOPICS
-from jobquest.report import WELL
+from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
 
 kafka = AppGroup("kafka", short_help="The log: Kafka's containers, topics, groups, health.")
@@ -135,7 +135,7 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
     status = runtime.report.status()
     state = status["state"]
     hint = status["reason"] or "no process consumes; start the service, or its consumer"
-    yield f"the consumer is {state}", None if state in WELL else hint
+    yield f"the consumer is {state}", None if state in HEALTHY else hint
     yield _free_space(runtime)
 
 

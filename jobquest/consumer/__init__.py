@@ -151,20 +151,20 @@ class Consumer:
     def start(self) -> None:
         """Start consuming in every process of the service. Idempotent."""
         self._want("running")
-        self.resume(afresh=True)
+        self.resume(even_if_paused=True)
 
     def stop(self) -> None:
         """Stop consuming in every process of the service; returns when this process has stopped."""
         self._want("stopped")
         self.halt()
 
-    def resume(self, *, afresh: bool = False) -> None:
-        """Start this process's thread if it doesn't run. A paused consumer starts only if `afresh`
-        is true; the failures that made it pause are then forgotten."""
+    def resume(self, *, even_if_paused: bool = False) -> None:
+        """Start this process's thread if it doesn't run. A paused consumer starts only with
+        `even_if_paused`; the failures that made it pause are then forgotten."""
         with self._lock:
             if self._thread and self._thread.is_alive():
                 return  # if it is still stopping, the supervisor calls again
-            if self._snapshot.state == "paused" and not afresh:
+            if self._snapshot.state == "paused" and not even_if_paused:
                 return
             self._breaker.reset()
             self._probes.start_again()

@@ -19,7 +19,7 @@ Handler = Callable[[Event], object]
 MAX_NAME = 200
 
 
-class Named(NamedTuple):
+class NamedHandler(NamedTuple):
     """A handler and the name under which failures and parked events refer to it. The name is the
     same after a restart, and unique within the event type."""
 
@@ -32,7 +32,7 @@ class Handlers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_type: dict[str, tuple[Named, ...]] = {}
+        self._by_type: dict[str, tuple[NamedHandler, ...]] = {}
 
     def register(self, event_type: str, handler: Handler) -> None:
         """Add a handler. Adding it twice does nothing. Raises ValueError for an unknown type."""
@@ -42,7 +42,7 @@ class Handlers:
             known = self._by_type.get(event_type, ())
             if not any(one.handler == handler for one in known):
                 name = _free_name(handler, {one.name for one in known})
-                self._by_type[event_type] = (*known, Named(name, handler))
+                self._by_type[event_type] = (*known, NamedHandler(name, handler))
 
     def unregister(self, event_type: str, handler: Handler) -> None:
         """Remove a handler; does nothing if it is not registered."""
@@ -50,7 +50,7 @@ class Handlers:
             known = self._by_type.get(event_type, ())
             self._by_type[event_type] = tuple(one for one in known if one.handler != handler)
 
-    def of(self, event_type: str) -> tuple[Named, ...]:
+    def of(self, event_type: str) -> tuple[NamedHandler, ...]:
         """The handlers of an event type."""
         return self._by_type.get(event_type, ())
 

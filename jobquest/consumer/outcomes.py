@@ -19,8 +19,8 @@ class Outcome(NamedTuple):
     """One record and its outcome. `attempts` counts its tries; `done` names the handlers that have
     succeeded.
 
-    `was` is its row in the table of parked events, if it was parked. `polled` is true if the record
-    was just read from the log, so that its partition's position moves.
+    `parked_row` is its row in the table of parked events, if it was parked. `polled` is true if the
+    record was just read from the log, so that its partition's position moves.
     """
 
     record: Record
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     attempts: int = 0
     first_failed_ms: int | None = None
     next_ms: int | None = None
-    was: Parked | None = None
+    parked_row: Parked | None = None
     polled: bool = True
     done: tuple[str, ...] = ()
 
@@ -103,6 +103,6 @@ def batch_of(outcomes: Sequence[Outcome], stored: Mapping[Origin, int | None]) -
         ],
         dead=[o.dead() for o in outcomes if o.verdict == "dead"],
         parked=[o.parked() for o in outcomes if o.verdict == "parked"],
-        released=[o.was for o in outcomes if o.was],
+        released=[o.parked_row for o in outcomes if o.parked_row],
         moves={origin: (stored.get(origin), end) for origin, end in ends.items()},
     )

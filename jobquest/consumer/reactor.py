@@ -118,7 +118,7 @@ class Reactor:
         outcome = _decoded(parked.record, parked.origin)._replace(
             attempts=parked.attempts,
             first_failed_ms=parked.first_failed_ms,
-            was=parked,
+            parked_row=parked,
             polled=False,
             done=parked.done,
         )
@@ -137,7 +137,7 @@ class Reactor:
         if not handlers:
             return outcome
         self._write_lines()  # before they run: if a handler hangs, this is the last line of the log
-        if outcome.was is None:  # headers are unpacked only for events that have a handler
+        if outcome.parked_row is None:  # headers are unpacked only for events that have a handler
             outcome = outcome._replace(done=_done_before(outcome.record.headers))
         before = outcome.done
         for name, handler in handlers:
@@ -151,7 +151,7 @@ class Reactor:
                 failure = Failure.of(error, f"handler {name}")
                 final = isinstance(error, NotRetryable)
             if noted := self._watch.end():
-                outcome = outcome._replace(was=noted, first_failed_ms=noted.first_failed_ms)
+                outcome = outcome._replace(parked_row=noted, first_failed_ms=noted.first_failed_ms)
             if failure:
                 return self._failed(outcome, event, failure, final)
             outcome = outcome._replace(done=(*outcome.done, name))

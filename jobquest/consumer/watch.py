@@ -78,7 +78,7 @@ class Watch:
             )
             # Even after the last try: an event whose record is not passed yet can't die.
             row = replace(tried.parked(), next_ms=now_ms() + self._backoff.wait_ms(tried.attempts))
-            released = [tried.was] if tried.was else []
+            released = [tried.parked_row] if tried.parked_row else []
             try:
                 self._read_side.apply(Batch(parked=[row], released=released))
                 self._noted, self._row = doing, row

@@ -71,7 +71,7 @@ class Writer:
         for outcome in outcomes:
             key = outcome.ordering_key
             if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
-                if outcome.was is None:  # otherwise it is already known to wait
+                if outcome.parked_row is None:  # otherwise it is already known to wait
                     self._breaker.write_failed(outcome.event.id, outcome.event.type, held[key])
                 outcome = outcome.waits_behind()
             try:

@@ -55,7 +55,7 @@ class Database:
         self._ready = False
         # SQLite has one writer at a time, and a waiting writer polls for its turn: of fifty, some
         # never get it. So the threads of this process queue for this lock instead.
-        self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
+        self._write_lock = threading.Lock() if self.engine.dialect.name == "sqlite" else None
         self._kept: PoolProxiedConnection | None = None  # for `select`
         self._selecting = threading.Lock()  # held while `_kept` is in use
         self._impatient: PoolProxiedConnection | None = None  # for `select_at_once`
@@ -165,7 +165,7 @@ class Database:
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         with (
-            self._my_turn(),
+            self._holding_write_lock(),
             self.engine.connect().execution_options(write=True) as connection,
             connection.begin(),
         ):
@@ -208,14 +208,14 @@ class Database:
         return sqlite_file or url.set(query={}).render_as_string(hide_password=True)
 
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        if self._turn and not self._turn.acquire(timeout=BUSY_SECONDS * 2):
+    def _holding_write_lock(self) -> Iterator[None]:
+        if self._write_lock and not self._write_lock.acquire(timeout=BUSY_SECONDS * 2):
             raise ReadSideUnavailable(self._line("database is locked"))
         try:
             yield
         finally:
-            if self._turn:
-                self._turn.release()
+            if self._write_lock:
+                self._write_lock.release()
 
     def refuse_unusable(self) -> None:
         """Raise ReadSideUnusable if the database can be reached but can't hold the read side."""

@@ -29,7 +29,7 @@ def sqlite_file_of(url: str) -> Path | None:
     if parts.port is not None and not 0 < parts.port < 65_536:
         raise ValueError(f"{parts.port} is not a port; use 1 to 65535")
     if "@" in (parts.host or ""):  # the rest of the password would be shown as part of the host
-        raise ValueError("an @ in a user or password is spelled %40")
+        raise ValueError("an @ in a user or password is written %40")
     _check_escapes(url)
     _check_options(parts)
     return None

@@ -36,8 +36,8 @@ TOPIC = "dead-letters"
 NOWHERE = -1  # the partition and offset of a record that was never in the log
 REDRIVES_HEADER = "jobquest.redrives"
 DONE_HEADER = "jobquest.handlers.done"  # a JSON list of handlers that are not called again
-_KAFKAS = "__dlq.errors."
-_OURS = "jobquest.dlq."
+_KAFKA_PREFIX = "__dlq.errors."
+_OWN_PREFIX = "jobquest.dlq."
 _PLACE = ("identity", "topic", "partition", "offset")
 _NONE: Mapping[Origin, int] = MappingProxyType({})
 
@@ -146,7 +146,7 @@ class DeadLetters:
 
         An existing dead letter stays as it is, except that an open one accepts the decision.
         """
-        of_group = [value for name, value in record.headers if name == f"{_KAFKAS}group"]
+        of_group = [value for name, value in record.headers if name == f"{_KAFKA_PREFIX}group"]
         if of_group and of_group[-1] != self.group.encode():
             return  # another group's: for ours it counted, or died by itself
         try:
@@ -271,26 +271,26 @@ def _row(dead: Dead) -> dict[str, Any]:
 def _headers(row: Mapping[str, Any], action: str, group: str) -> Headers:
     """The original's own headers, and after them what the record on the topic adds."""
     values = {
-        f"{_KAFKAS}topic": row["topic"],
-        f"{_KAFKAS}partition": row["partition"],
-        f"{_KAFKAS}offset": row["offset"],
-        f"{_KAFKAS}group": group,
-        f"{_KAFKAS}delivery.count": row["attempts"],
-        f"{_KAFKAS}message": row["error"],
-        f"{_OURS}action": action,
-        f"{_OURS}class": row["error_class"],
-        f"{_OURS}path": row["path"],
-        f"{_OURS}part": row["part"],
-        f"{_OURS}trace": row["trace"],
-        f"{_OURS}redrives": row["redrives"],
-        f"{_OURS}done": row["done"],
-        f"{_OURS}repeats.below": row["repeats_below"],
-        f"{_OURS}reason": row["reason"],
-        f"{_OURS}topic.id": row["identity"],
-        f"{_OURS}event.id": row["event_id"],
-        f"{_OURS}appended.ms": row["appended_ms"],
-        f"{_OURS}first.failed.ms": row["first_failed_ms"],
-        f"{_OURS}died.ms": row["died_ms"],
+        f"{_KAFKA_PREFIX}topic": row["topic"],
+        f"{_KAFKA_PREFIX}partition": row["partition"],
+        f"{_KAFKA_PREFIX}offset": row["offset"],
+        f"{_KAFKA_PREFIX}group": group,
+        f"{_KAFKA_PREFIX}delivery.count": row["attempts"],
+        f"{_KAFKA_PREFIX}message": row["error"],
+        f"{_OWN_PREFIX}action": action,
+        f"{_OWN_PREFIX}class": row["error_class"],
+        f"{_OWN_PREFIX}path": row["path"],
+        f"{_OWN_PREFIX}part": row["part"],
+        f"{_OWN_PREFIX}trace": row["trace"],
+        f"{_OWN_PREFIX}redrives": row["redrives"],
+        f"{_OWN_PREFIX}done": row["done"],
+        f"{_OWN_PREFIX}repeats.below": row["repeats_below"],
+        f"{_OWN_PREFIX}reason": row["reason"],
+        f"{_OWN_PREFIX}topic.id": row["identity"],
+        f"{_OWN_PREFIX}event.id": row["event_id"],
+        f"{_OWN_PREFIX}appended.ms": row["appended_ms"],
+        f"{_OWN_PREFIX}first.failed.ms": row["first_failed_ms"],
+        f"{_OWN_PREFIX}died.ms": row["died_ms"],
     }
     ours = tuple((name, str(value).encode()) for name, value in values.items() if value is not None)
     return rescued_headers(row["headers"]) + ours
@@ -300,48 +300,48 @@ def _parsed(record: Record) -> tuple[dict[str, Any], str] | None:
     """The dead letter's row as it was when it died, and the action, from a record of the topic;
     None if the record is not ours."""
     names = [name for name, _ in record.headers]
-    if f"{_OURS}action" not in names or f"{_KAFKAS}topic" not in names:
+    if f"{_OWN_PREFIX}action" not in names or f"{_KAFKA_PREFIX}topic" not in names:
         return None
     # The original's own headers come before ours, and may have the same names.
-    first = len(names) - 1 - names[::-1].index(f"{_KAFKAS}topic")
+    first = len(names) - 1 - names[::-1].index(f"{_KAFKA_PREFIX}topic")
     values = {name: value.decode() for name, value in record.headers[first:]}
 
     def number(name: str) -> int:
         return int(values[name])
 
-    below = values.get(f"{_OURS}repeats.below")
-    appended_ms = number(f"{_OURS}appended.ms")
-    died_ms = number(f"{_OURS}died.ms")
+    below = values.get(f"{_OWN_PREFIX}repeats.below")
+    appended_ms = number(f"{_OWN_PREFIX}appended.ms")
+    died_ms = number(f"{_OWN_PREFIX}died.ms")
     # Judged as at that time: by the later of the record's time and ours.
     event = _readable(record.value, max(appended_ms, died_ms))
     row = {
-        "identity": values[f"{_OURS}topic.id"],
-        "topic": values[f"{_KAFKAS}topic"],
-        "partition": number(f"{_KAFKAS}partition"),
-        "offset": number(f"{_KAFKAS}offset"),
+        "identity": values[f"{_OWN_PREFIX}topic.id"],
+        "topic": values[f"{_KAFKA_PREFIX}topic"],
+        "partition": number(f"{_KAFKA_PREFIX}partition"),
+        "offset": number(f"{_KAFKA_PREFIX}offset"),
         "appended_ms": appended_ms,
-        "event_id": values[f"{_OURS}event.id"],
+        "event_id": values[f"{_OWN_PREFIX}event.id"],
         "type": event and event.type,
         "user_id": event and event.user_id,
-        "error": values[f"{_KAFKAS}message"],
-        "error_class": values[f"{_OURS}class"],
-        "path": values.get(f"{_OURS}path"),
-        "part": values.get(f"{_OURS}part"),
-        "trace": values.get(f"{_OURS}trace"),
-        "attempts": number(f"{_KAFKAS}delivery.count"),
-        "first_failed_ms": number(f"{_OURS}first.failed.ms"),
+        "error": values[f"{_KAFKA_PREFIX}message"],
+        "error_class": values[f"{_OWN_PREFIX}class"],
+        "path": values.get(f"{_OWN_PREFIX}path"),
+        "part": values.get(f"{_OWN_PREFIX}part"),
+        "trace": values.get(f"{_OWN_PREFIX}trace"),
+        "attempts": number(f"{_KAFKA_PREFIX}delivery.count"),
+        "first_failed_ms": number(f"{_OWN_PREFIX}first.failed.ms"),
         "died_ms": died_ms,
         "key": record.key,
         "value": record.value,
         "headers": dump_headers(record.headers[:first]),
         "edited": None,
         "repeats_below": None if below is None else int(below),
-        "redrives": number(f"{_OURS}redrives"),
-        "done": values.get(f"{_OURS}done"),
+        "redrives": number(f"{_OWN_PREFIX}redrives"),
+        "done": values.get(f"{_OWN_PREFIX}done"),
         "state": "open",
-        "reason": values.get(f"{_OURS}reason"),
+        "reason": values.get(f"{_OWN_PREFIX}reason"),
     }
-    return row, values[f"{_OURS}action"]
+    return row, values[f"{_OWN_PREFIX}action"]
 
 
 def _readable(value: bytes | None, latest_ms: int = LAST_MS) -> Event | None:

@@ -60,7 +60,7 @@ class EventFilter:
             found.append(time < self.to_ms)
         return found
 
-    def takes(self, type: str | None, topic: str, user: str | None) -> bool:
+    def matches(self, type: str | None, topic: str, user: str | None) -> bool:
         """Whether a change is shown live. The viewer checks outcomes and times itself: an event
         whose outcome changes must leave a list that shows it."""
         return (

@@ -21,7 +21,7 @@ from jobquest.read.answers import Answer
 MAX_BYTES = 1_900_000  # of a list's items as JSON: with the rest of the answer, below 2 MB
 LARGE_ROWS, SMALL_ROWS = 25, 500  # read at a time: a large row may have a megabyte
 _MAX_WHOLE = 2**63 - 1
-_ALIEN = "Must be the `next` of an answer to the same question."
+_UNKNOWN_PLACE = "Must be the `next` of an answer to the same question."
 
 Row = Mapping[str, Any]
 
@@ -120,9 +120,9 @@ class Order:
             values = None
         kinds = [key.kind for key in self._keys]
         if not isinstance(values, list) or [type(value) for value in values] != kinds:
-            raise InvalidEvent("A parameter is not valid.", {"after": [_ALIEN]})
+            raise InvalidEvent("A parameter is not valid.", {"after": [_UNKNOWN_PLACE]})
         if any(not _storable(value) for value in values):
-            raise InvalidEvent("A parameter is not valid.", {"after": [_ALIEN]})
+            raise InvalidEvent("A parameter is not valid.", {"after": [_UNKNOWN_PLACE]})
         return values
 
 

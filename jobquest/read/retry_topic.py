@@ -28,8 +28,8 @@ from jobquest.read.statements import Values
 logger = logging.getLogger(__name__)
 
 TOPIC = "retries"
-_OURS = "jobquest.retry."
-_FIRST = f"{_OURS}topic"  # the first of our headers
+_PREFIX = "jobquest.retry."
+_FIRST = f"{_PREFIX}topic"  # the first of our headers
 
 
 def outgoing_rows(
@@ -96,10 +96,10 @@ def _headers(one: Parked) -> Headers:
         **{name: failure and getattr(failure, name) for name in COLUMNS},
     }
     headers = [
-        (_OURS + name, str(value).encode()) for name, value in values.items() if value is not None
+        (_PREFIX + name, str(value).encode()) for name, value in values.items() if value is not None
     ]
     if record.key is not None:
-        headers.append((f"{_OURS}key", record.key))
+        headers.append((f"{_PREFIX}key", record.key))
     return tuple(headers)
 
 
@@ -118,17 +118,17 @@ def _parked(record: Record) -> Parked:
     values = dict(record.headers[first:])
 
     def text(name: str) -> str | None:
-        value = values.get(_OURS + name)
+        value = values.get(_PREFIX + name)
         return None if value is None else value.decode()
 
     def number(name: str) -> int:
-        return int(values[_OURS + name])
+        return int(values[_PREFIX + name])
 
     original = Record(
         values[_FIRST].decode(),
         number("partition"),
         number("offset"),
-        values.get(f"{_OURS}key"),
+        values.get(f"{_PREFIX}key"),
         record.value,
         record.headers[:first],
         number("appended.ms"),
@@ -144,7 +144,7 @@ def _parked(record: Record) -> Parked:
         user_id=event.user_id,
         type=event.type,
         record=original,
-        origin=Origin(original.topic, original.partition, values[f"{_OURS}topic.id"].decode()),
+        origin=Origin(original.topic, original.partition, values[f"{_PREFIX}topic.id"].decode()),
         attempts=number("attempts"),
         failure=failure,
         first_failed_ms=int(first_failed) if first_failed else None,

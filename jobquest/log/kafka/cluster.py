@@ -73,7 +73,7 @@ class Cluster:
         self._missing: dict[str, tuple[str, ...]] = {}  # topic: the missing rights on it
         self._looked = 0.0  # when these two were read for all topics
         self._away_until = 0.0
-        self._why = ""
+        self._away_reason = ""
 
     def prepare(self) -> Mapping[str, str]:
         """Create missing topics, once per connection; existing ones stay as they are. Returns the
@@ -203,7 +203,7 @@ class Cluster:
     def _call(self, query: Callable[[], _T]) -> _T:
         with self._lock:
             if time.monotonic() < self._away_until:
-                raise LogUnavailable(self._why)
+                raise LogUnavailable(self._away_reason)
             with self._errors():
                 return query()
 
@@ -217,11 +217,11 @@ class Cluster:
             topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
             raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
-            self._why = self._reason(error, began)
+            self._away_reason = self._reason(error, began)
             # A client that lost its brokers does not always find them again: reconnect.
             self._disconnect()
             self._away_until = time.monotonic() + AWAY_SECONDS
-            raise LogUnavailable(self._why) from error
+            raise LogUnavailable(self._away_reason) from error
 
     def _reason(self, error: Exception, began: float) -> str:
         """What is wrong, with the addresses that the brokers advertise: the error does not name
