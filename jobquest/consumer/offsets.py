@@ -1,5 +1,5 @@
-"""Decides which offsets the group may commit: those whose own records (follow-ups, dead letters,
-parked events) have all reached the log.
+"""Decides which offsets the group may commit: those for which all of our own records (follow-ups,
+dead letters, parked events) from events before them have reached the log.
 
 A lost read side is rebuilt up to the group's committed offsets. So whatever only the database knows
 must come from events behind them. Belongs to the consumer's thread; it commits nothing itself.

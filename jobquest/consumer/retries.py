@@ -68,7 +68,7 @@ class CircuitBreaker:
         self._add(event_id, failure, _Row(part, ""), _Row(part, event_type))
 
     def written(self, event_type: str, concerned: Callable[[str], bool]) -> None:
-        """An event was written; `concerned(part)` says whether a part took part in that."""
+        """An event was written; `concerned(part)` says whether the event needs a part."""
         for row in [one for one in self._failing if not one.part.startswith("handler")]:
             if row.event_type in ("", event_type) and concerned(row.part):
                 del self._failing[row]

@@ -12,7 +12,7 @@ from jobquest.read.dead_letters import NOWHERE
 from jobquest.read.parking import done_of
 
 Answer = dict[str, Any]
-# No character has more bytes in UTF-8, and base64 makes fewer characters of each byte.
+# No character needs more bytes in UTF-8, and base64 makes fewer characters of a byte.
 BYTES_PER_CHARACTER = 4
 
 

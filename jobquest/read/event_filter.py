@@ -14,8 +14,8 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """What is included and what is excluded; an empty set selects nothing and excludes nothing.
-    Times are the event's own, in Unix milliseconds."""
+    """The values to include and to exclude; an empty set sets no condition. Times are the event's
+    own, in Unix milliseconds."""
 
     types: frozenset[str] = _NOTHING
     topics: frozenset[str] = _NOTHING

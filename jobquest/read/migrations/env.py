@@ -8,5 +8,5 @@ from jobquest.read import tables
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=tables.metadata, render_as_batch=True)
-with context.begin_transaction():  # ours is open already: this one joins it
+with context.begin_transaction():  # joins our transaction, which is already open
     context.run_migrations()

@@ -1,4 +1,4 @@
-"""The tables as the last version without migrations made them; it called them layout 5."""
+"""The tables of the last version without migrations, which called them layout 5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drop what nothing reads: the layout's number, which the revision replaces, and service.demo."""
+"""Drop unused data: the layout's number, which the revision replaces, and service.demo."""
 
 from __future__ import annotations
 

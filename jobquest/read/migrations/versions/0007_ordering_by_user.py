@@ -1,5 +1,5 @@
-"""Order what waits by its user and the log's offset, and keep more of each failure: the part that
-failed, a traceback, and the handlers that need not be called again."""
+"""Order parked events by user and offset, and store more about each failure: the part that failed,
+a traceback, and the handlers that need not be called again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def upgrade() -> None:
         op.add_column(name, sa.Column("trace", sa.Text))
     for name in ("parked", "dead_letters"):
         op.add_column(name, sa.Column("done", sa.Text))
-    # An index of the key would refuse long ones: PostgreSQL takes 2,704 bytes.
+    # An index of the key would refuse long keys: PostgreSQL allows 2,704 bytes.
     op.drop_index("parked_by_lane", "parked")
     with op.batch_alter_table("parked") as table:
         table.alter_column("key", nullable=True, existing_type=sa.LargeBinary)

@@ -1,5 +1,4 @@
-"""What lists by time, topic and XP are found by, and what is left of letters that are kept no
-longer."""
+"""Add the indexes for lists by time, topic and XP, and the table of forgotten letters."""
 
 from __future__ import annotations
 

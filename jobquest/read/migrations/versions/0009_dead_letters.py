@@ -1,4 +1,4 @@
-"""Dead letters and their edited values under the names that the code has for them."""
+"""Rename dead letters' tables and columns to the names in the code."""
 
 from __future__ import annotations
 
