@@ -1,73 +1,126 @@
-// Charts over time: uPlot (a plain script, brought before) in the page's colours.
+// Charts over time: stacked bars as SVG, in the colours of app.css.
 
 import { element, inZone, isLocal, now, number, setText } from "./common.js";
 
-const HEIGHT = 180; // px, the legend below not included
-const NARROW = 500; // px, below which fewer labels fit
-const SEEN = 3; // px: what is not zero is drawn at least so tall
+const HEIGHT = 180; // px, without the legend below the chart
+const LEFT = 46; // px, for the labels of counts
+const TOP = 8; // px, for the upper half of the highest label
+const RIGHT = 16; // px, for half a label of time
+const LINE = 14; // px, the height of a line of these labels
+const ROOM = 66; // px, at least, from one label of time to the next
+const COUNT_ROOM = 24; // px, at least, from one label of a count to the next
+const SEEN = 3; // px, at least, the height of a value that is not zero
+const WIDEST = 40; // px, of a bar
 const DAY = 86_400; // s
-const LABEL = 32; // px, the width of an axis's label
-const AXES = 34; // px, of the labels below, if they have one line
-const LINE = 16; // px, of a second one
-const MINUTE = 60; // s
-const HOUR = 3_600;
-// Between two labels of times, in seconds: no two of them within a bar.
-const TIMES = [
-  ...[1, 2, 5, 10, 15, 30].map((by) => by * MINUTE),
-  ...[1, 2, 3, 6, 12].map((by) => by * HOUR),
-  ...[1, 2, 3, 5, 7, 10, 15, 30, 60, 90, 180, 365, 730, 1_825, 3_650].map((by) => by * DAY),
-];
-const INCREMENTS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7].flatMap((by) => [by, 2 * by, 5 * by]);
+const SVG = "http://www.w3.org/2000/svg";
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+function drawn(tag, attributes, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
 
-// Days are those of UTC, in which they are counted.
+// --- labels of time ---
+
+// Which bars may have a label, from the finest rule to the coarsest: the first bar of every so
+// many minutes, days, months or years. `minute` is the minute of the day, `length` a bar's minutes.
+const everyMinutes = (n) => ({ minute }, length) => minute % n < length;
+const everyDays = (n) => ({ date, minute }, length) => (
+  minute < length && (Date.parse(date) / 1_000 / DAY) % n === 0
+);
+const everyMonths = (n) => ({ date, minute }, length) => (
+  minute < length && date.endsWith("-01") && (date.slice(5, 7) - 1) % n === 0
+);
+const everyYears = (n) => ({ date, minute }, length) => (
+  minute < length && date.endsWith("-01-01") && date.slice(0, 4) % n === 0
+);
+const CLOCKS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720].map(everyMinutes);
+const DAYS = [1, 2, 5, 10].map(everyDays);
+const MONTHS = [...[1, 3, 6].map(everyMonths), ...[1, 2, 5, 10].map(everyYears)];
+
+// No label comes twice: clocks label at most a day, days at most a year.
+const rules = (length) => [...(length > DAY ? [] : CLOCKS), ...(length > 366 * DAY ? [] : DAYS), ...MONTHS];
+
+// A bar of a day is a day of UTC, whatever zone the page shows times in.
 function inTime(seconds, step) {
   const time = new Date(seconds * 1_000).toISOString();
-  return step >= DAY ? [time.slice(0, 10), ""] : inZone(time);
-}
-
-// From one label to the next, so that none is said twice: within a day clocks, within a year days.
-function increments([times], step) {
-  const length = times.at(-1) - times[0];
-  const least = length > 366 * DAY ? 30 * DAY : length > DAY ? DAY : step;
-  return TIMES.filter((by) => by >= least);
-}
-
-// The labels below: clocks, days, months or years. What is larger stands in a second line where it
-// changes, unless it is today.
-function tickWords(ticks, step) {
-  const times = ticks.map((at) => inTime(at, step));
-  const today = inTime(now() / 1_000, step)[0];
-  const are = (test) => times.every(([date, clock]) => test(date, clock.slice(0, 5)));
-  const areDays = step >= DAY || (ticks.length > 1 && are((_, clock) => clock === "00:00"));
-  const areYears = areDays && are((date) => date.endsWith("-01-01"));
-  if (areYears) return times.map(([date]) => date.slice(0, 4));
-  if (areDays && are((date) => date.endsWith("-01"))) return times.map(([date]) => date.slice(0, 7));
-  const parts = times.map(([date, clock]) => (
-    areDays ? [date.slice(5), date.slice(0, 4)] : [clock.slice(0, 5), date]
-  ));
-  const isKnown = parts.every(([, rest]) => rest === today);
-  return parts.map(([word, rest], at) => (
-    isKnown || rest === parts[at - 1]?.[1] ? word : `${word}\n${rest}`
-  ));
+  const [date, clock] = step >= DAY ? [time.slice(0, 10), "00:00"] : inZone(time);
+  return { date, clock: clock.slice(0, 5), minute: clock.slice(0, 2) * 60 + Number(clock.slice(3, 5)) };
 }
 
 function timeWords(seconds, step) {
-  const [date, clock] = inTime(seconds, step);
-  return step >= DAY ? date : `${date} ${clock.slice(0, 5)}`;
+  const { date, clock } = inTime(seconds, step);
+  return step >= DAY ? date : `${date} ${clock}`;
 }
 
-// What is drawn: each series on top of those before it, the last one first, so that it lies behind.
-function stacked([times, ...values], height) {
-  const totals = times.map((_, at) => values.reduce((sum, one) => sum + (one[at] ?? 0), 0));
-  const least = (Math.max(1, ...totals) * SEEN) / (height - AXES);
-  const tops = times.map(() => 0);
-  const layers = values.map((one) => one.map((value, at) => {
-    if (value) tops[at] += Math.max(value, least);
-    return tops[at];
-  }));
-  return [times, ...layers.reverse()];
+// The indexes of the bars that have a label: the finest rule that leaves room for each.
+function labelled(moments, step, slot) {
+  for (const rule of rules(moments.length * step)) {
+    const found = [...moments.keys()].filter((at) => rule(moments[at], step / 60));
+    const fits = found.every((at, n) => !n || (at - found[n - 1]) * slot >= ROOM);
+    if (fits && found.length) return found;
+  }
+  return [0];
+}
+
+// The lines of each label: a clock, day, month or year. A second line has the date or the year
+// where it changes, unless all of them are of today.
+function labelLines(moments, step) {
+  const today = inTime(now() / 1_000, step).date;
+  const areMidnights = moments.length > 1 && moments.every(({ minute }) => minute === 0);
+  const areDays = step >= DAY || areMidnights;
+  const areFirsts = (ending) => areDays && moments.every(({ date }) => date.endsWith(ending));
+  if (areFirsts("-01-01")) return moments.map(({ date }) => [date.slice(0, 4)]);
+  if (areFirsts("-01")) return moments.map(({ date }) => [date.slice(0, 7)]);
+  const lines = moments.map(({ date, clock }) => (
+    areDays ? [date.slice(5), date.slice(0, 4)] : [clock, date]
+  ));
+  const areToday = lines.every(([, rest]) => rest === today);
+  return lines.map(([word, rest], at) => (
+    areToday || rest === lines[at - 1]?.[1] ? [word] : [word, rest]
+  ));
+}
+
+// --- parts of the drawing, all in px ---
+
+const label = (lines, x, y) => drawn(
+  "text",
+  { class: "time" },
+  ...lines.map((line, n) => drawn("tspan", { x, y: y + n * LINE }, line)),
+);
+
+// 1, 2 or 5 times a power of ten, so that the counts up to `top` have room.
+function countStep(top, height) {
+  const least = Math.max(1, (top * COUNT_ROOM) / height);
+  const power = 10 ** Math.floor(Math.log10(least));
+  return [1, 2, 5, 10].map((by) => by * power).find((by) => by >= least);
+}
+
+function countLines(top, foot, right) {
+  const by = countStep(top, foot - TOP);
+  return Array.from({ length: Math.floor(top / by) + 1 }, (_, n) => {
+    const y = foot - (n * by * (foot - TOP)) / top;
+    const line = drawn("path", { class: "line", d: `M${LEFT} ${y}H${right}` });
+    return drawn("g", {}, line, drawn("text", { class: "count", x: LEFT - 8, y }, number(n * by)));
+  });
+}
+
+// One path for each series, which lies on those before it.
+function bars(series, values, { foot, slot, scale }) {
+  const width = Math.max(1, Math.min(WIDEST, slot * 0.75));
+  const feet = values[0].map(() => foot);
+  return series.map(({ tone }, n) => {
+    const boxes = values[n].map((value, at) => {
+      if (!value) return "";
+      const x = LEFT + (at + 0.5) * slot - width / 2;
+      feet[at] -= Math.max(SEEN, value * scale);
+      return `M${x} ${feet[at]}h${width}V${foot}h${-width}z`;
+    });
+    const path = drawn("path", { d: boxes.join("") });
+    path.style.fill = `var(${tone})`;
+    return path;
+  }).reverse(); // each series hides the lower part of the one above it
 }
 
 // Draws stacked bars over time in `place`, and below what they say: the sums, or the bar that is
@@ -75,95 +128,73 @@ function stacked([times, ...values], height) {
 // `data`: [times in Unix seconds, values of each series]. `step`: seconds per bar.
 // Returns the function that shows other data.
 export function drawBars(place, series, data, step, height = HEIGHT) {
-  let chart = null;
-  let latest = data;
-  let width = 0;
-  const plot = element("div");
-  const when = element("span", { class: "when" });
-  const keys = series.map(() => ({
-    swatch: element("span", { class: "swatch" }),
-    value: element("strong"),
-  }));
-  const legend = element("p", { class: "chart-legend" }, when);
-  for (const [n, { label }] of series.entries()) {
-    legend.append(element("span", {}, keys[n].swatch, `${label} `, keys[n].value));
-  }
+  const plot = drawn("svg", { height, "aria-hidden": "true" });
+  const mark = drawn("rect", { class: "mark", y: TOP });
+  const { legend, tell } = legendOf(series, step);
   place.replaceChildren(plot, legend);
+  let [times, ...values] = data;
+  let width = 0;
+  let pointed = null; // index of a bar
+  const slot = () => (width - LEFT - RIGHT) / times.length;
 
-  const tell = (at) => {
-    const [times, ...values] = latest;
-    const known = at !== null && at !== undefined && times[at] !== undefined;
-    setText(when, known ? timeWords(times[at], step) : "In all");
-    for (const [n, { value }] of keys.entries()) {
-      const meant = known ? [values[n][at]] : values[n];
-      setText(value, number(meant.reduce((sum, one) => sum + (one ?? 0), 0)));
-    }
+  const point = (at) => {
+    pointed = times[at] === undefined ? null : at;
+    mark.setAttribute("x", LEFT + (pointed ?? 0) * slot());
+    mark.classList.toggle("shown", pointed !== null);
+    tell(times, values, pointed);
   };
-
-  const axis = (values) => ({
-    stroke: colour("--quiet"),
-    grid: { stroke: colour("--line"), width: 1 },
-    ticks: { stroke: colour("--line"), width: 1, size: 4 },
-    font: "11px system-ui",
-    gap: 4,
-    ...values,
-  });
-
-  const layer = ({ tone }) => ({
-    fill: colour(tone),
-    width: 0,
-    paths: uPlot.paths.bars({ size: [0.75, 40] }),
-    points: { show: false },
-  });
 
   const draw = () => {
-    chart?.destroy();
     width = place.clientWidth;
-    if (!width) return; // it can't be seen
-    for (const [n, { tone }] of series.entries()) keys[n].swatch.style.background = colour(tone);
-    chart = new uPlot(
-      {
-        width,
-        height,
-        padding: [8, LABEL / 2, 0, 0],
-        cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
-        legend: { show: false },
-        hooks: { setCursor: [(made) => tell(made.cursor.left < 0 ? null : made.cursor.idx)] },
-        tzDate: (at) => {
-          const moment = new Date(at * 1_000);
-          return isLocal() && step < DAY ? moment : uPlot.tzDate(moment, "Etc/UTC");
-        },
-        scales: {
-          x: { range: (_, low, high) => [low - step / 2, high + step / 2] },
-          y: { range: (_, low, high) => [0, Math.max(1, high * 1.05)] },
-        },
-        axes: [
-          axis({
-            size: (_, words) => AXES - 8 + (words?.some((word) => word.includes("\n")) ? LINE : 0),
-            grid: { show: false },
-            space: width < NARROW ? 70 : 60,
-            incrs: increments(latest, step),
-            values: (_, ticks) => tickWords(ticks, step),
-          }),
-          axis({ size: 46, space: 24, incrs: INCREMENTS, values: (_, ticks) => ticks.map(number) }),
-        ],
-        series: [{}, ...series.map(layer).reverse()],
-      },
-      stacked(latest, height),
-      plot,
+    if (!width) return; // nobody can see it
+    const moments = times.map((at) => inTime(at, step));
+    const chosen = labelled(moments, step, slot());
+    const lines = labelLines(chosen.map((at) => moments[at]), step);
+    const foot = height - 8 - LINE * Math.max(...lines.map((one) => one.length));
+    const totals = times.map((_, at) => values.reduce((sum, one) => sum + one[at], 0));
+    const top = Math.max(1, 1.05 * Math.max(...totals));
+    plot.setAttribute("width", width);
+    mark.setAttribute("width", slot());
+    mark.setAttribute("height", foot - TOP);
+    plot.replaceChildren(
+      mark,
+      ...countLines(top, foot, width - RIGHT),
+      ...bars(series, values, { foot, slot: slot(), scale: (foot - TOP) / top }),
+      ...chosen.map((at, n) => label(lines[n], LEFT + (at + 0.5) * slot(), foot + LINE)),
     );
-    tell(null);
+    point(pointed);
   };
 
-  draw();
+  plot.addEventListener("pointermove", ({ offsetX }) => point(Math.floor((offsetX - LEFT) / slot())));
+  plot.addEventListener("pointerleave", () => point(null));
+  document.addEventListener("zonechange", draw);
   new ResizeObserver(() => {
     if (width !== place.clientWidth) draw();
   }).observe(place);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  document.addEventListener("zonechange", draw);
+  draw();
   return (other) => {
-    latest = other;
-    chart?.setData(stacked(other, height));
-    tell(chart?.cursor.left >= 0 ? chart.cursor.idx : null);
+    [times, ...values] = other;
+    draw();
   };
+}
+
+// What the chart says in words, and the function that brings it up to date.
+function legendOf(series, step) {
+  const when = element("span", { class: "when" });
+  const legend = element("p", { class: "chart-legend" }, when);
+  const sums = series.map(({ label: word, tone }) => {
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.background = `var(${tone})`;
+    const sum = element("strong");
+    legend.append(element("span", {}, swatch, `${word} `, sum));
+    return sum;
+  });
+  const tell = (times, values, at) => {
+    setText(when, at === null ? "In all" : timeWords(times[at], step));
+    for (const [n, sum] of sums.entries()) {
+      const counted = at === null ? values[n] : [values[n][at]];
+      setText(sum, number(counted.reduce((all, one) => all + one, 0)));
+    }
+  };
+  return { legend, tell };
 }

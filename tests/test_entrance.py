@@ -128,7 +128,7 @@ def addresses(app: Flask) -> Iterator[tuple[str, str]]:
     """Every method of every route, with an address that the route matches."""
     for rule in app.url_map.iter_rules():
         values = {
-            name: 1 if "int" in type(rule._converters[name]).__name__.lower() else "uPlot.min.css"
+            name: 1 if "int" in type(rule._converters[name]).__name__.lower() else "app.css"
             for name in rule.arguments
         }
         with app.test_request_context():

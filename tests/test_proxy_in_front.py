@@ -213,7 +213,7 @@ def test_a_page_behind_the_proxy_works(front: Front, page: Page) -> None:
     page.goto(front.url + "/")
     expect(page.locator("html.scripted")).to_be_attached()
     expect(page.locator("#live")).to_have_attribute("data-live", "live")
-    expect(page.locator("#chart .uplot")).to_be_attached()
+    expect(page.locator("#chart svg")).to_be_attached()
     socket = f"{front.url.replace('http', 'ws', 1)}/ws/events"
     assert [url.split("?")[0] for url in sockets] == [socket]
     assert "rgb" in page.locator("body").evaluate("(body) => getComputedStyle(body).color")

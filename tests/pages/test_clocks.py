@@ -63,7 +63,7 @@ def test_the_last_hour_is_that_of_the_service(visit: Visit, service: Service, ho
     publish(service)
     service.wait_until_caught_up()
     page = open_wrong(visit, service, "/", hours)
-    expect(page.locator("#chart canvas, #chart .uplot").first).to_be_attached()
+    expect(page.locator("#chart svg")).to_be_attached()
     told = page.evaluate(
         "import(document.body.dataset.root + '/static/common.js').then(({ now }) => now())"
     )

@@ -96,12 +96,6 @@ def test_links_are_the_same_from_the_server_and_from_scripts(
         assert page.evaluate(script, ODD_IDS) == [[event_url(id), user_url(id)] for id in ODD_IDS]
 
 
-def test_the_chart_library_comes_from_its_package(service: Service) -> None:
-    assert service.get("/chart/uPlot.iife.js").code == 200
-    assert service.get("/chart/uPlot.min.css").code == 200
-    assert service.get("/chart/__init__.py").code == 404
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -92,7 +92,7 @@ def settle(page: Page) -> None:
     """Until what scripts load has come."""
     expect(page.locator("html.scripted")).to_be_attached()
     for chart in page.locator(".chart").all():
-        expect(chart.locator("canvas")).to_be_visible()
+        expect(chart.locator("svg")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

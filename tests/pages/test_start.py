@@ -53,7 +53,7 @@ def test_a_page_that_is_not_painted_gets_its_scripts_all_the_same(
     page.goto(service.url)
     arrive(page)
     expect(page.locator("#live")).to_have_attribute("data-live", "live")
-    expect(page.locator("#chart canvas")).to_be_visible()
+    expect(page.locator("#chart svg")).to_be_visible()
 
 
 def test_a_connection_is_not_called_offline_before_it_was_tried(

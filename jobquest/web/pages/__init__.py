@@ -7,11 +7,9 @@ after the first paint. Filters stand in the query string, so that every view can
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint
 
 from jobquest.clock import now_ms
 from jobquest.events import PERSONAL_FIELDS
@@ -69,12 +67,3 @@ def _for_every_page() -> dict[str, Any]:
         "page_header": now.header,
         "page_words": {"mask": MASK, "personal": hidden, **now.words()},
     }
-
-
-@pages.get("/chart/<any('uPlot.iife.js', 'uPlot.min.css'):name>")
-def chart_file(name: str) -> Response:
-    """The chart library's own files, from its installed package (which is not imported)."""
-    found = find_spec("uplot")
-    assert found
-    assert found.origin
-    return send_from_directory(Path(found.origin).parent / "static", name, max_age=3_600)

@@ -49,7 +49,7 @@ def show() -> tuple[str, int]:
         windows=tuple(WINDOWS_MS),
         wanted=request.args.getlist("type"),
         all_types=tuple(CATALOGUE),
-        fast_decode=QUICK,
+        quick=QUICK,
         moments={name: time_value(name) for name in ("from", "to")},
         listed=MAX_LISTED,
     )
