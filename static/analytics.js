@@ -1,4 +1,4 @@
-// The analytics page: draws its charts from what their places carry.
+// The analytics page: draws its charts from the data in their elements.
 
 import { drawBars } from "./chart.js";
 

@@ -40,13 +40,17 @@ const DAYS = [1, 2, 5, 10].map(everyDays);
 const MONTHS = [...[1, 3, 6].map(everyMonths), ...[1, 2, 5, 10].map(everyYears)];
 
 // No label comes twice: clocks label at most a day, days at most a year.
-const rules = (length) => [...(length > DAY ? [] : CLOCKS), ...(length > 366 * DAY ? [] : DAYS), ...MONTHS];
+function rules(length) {
+  if (length <= DAY) return [...CLOCKS, ...DAYS, ...MONTHS];
+  return length <= 366 * DAY ? [...DAYS, ...MONTHS] : MONTHS;
+}
 
 // A bar of a day is a day of UTC, whatever zone the page shows times in.
 function inTime(seconds, step) {
   const time = new Date(seconds * 1_000).toISOString();
   const [date, clock] = step >= DAY ? [time.slice(0, 10), "00:00"] : inZone(time);
-  return { date, clock: clock.slice(0, 5), minute: clock.slice(0, 2) * 60 + Number(clock.slice(3, 5)) };
+  const minute = clock.slice(0, 2) * 60 + Number(clock.slice(3, 5));
+  return { date, clock: clock.slice(0, 5), minute };
 }
 
 function timeWords(seconds, step) {
@@ -64,8 +68,8 @@ function labelled(moments, step, slot) {
   return [0];
 }
 
-// The lines of each label: a clock, day, month or year. A second line has the date or the year
-// where it changes, unless all of them are of today.
+// The lines of each label: a clock, day, month or year. If the date (or year) differs from that of
+// the label before, a second line shows it, unless all labels are of today.
 function labelLines(moments, step) {
   const today = inTime(now() / 1_000, step).date;
   const areMidnights = moments.length > 1 && moments.every(({ minute }) => minute === 0);
@@ -123,10 +127,10 @@ function bars(series, values, { foot, slot, scale }) {
   }).reverse(); // each series hides the lower part of the one above it
 }
 
-// Draws stacked bars over time in `place`, and below what they say: the sums, or the bar that is
-// pointed at. `series`: [{ label, tone }], lowest first, where `tone` names a colour of app.css;
+// Draws stacked bars over time in `place`, with a legend below: the sums, or the values of the bar
+// under the pointer. `series`: [{ label, tone }], lowest first; `tone` names a colour of app.css.
 // `data`: [times in Unix seconds, values of each series]. `step`: seconds per bar.
-// Returns the function that shows other data.
+// Returns a function that shows new data.
 export function drawBars(place, series, data, step, height = HEIGHT) {
   const plot = drawn("svg", { height, "aria-hidden": "true" });
   const mark = drawn("rect", { class: "mark", y: TOP });
@@ -165,7 +169,7 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
     point(pointed);
   };
 
-  plot.addEventListener("pointermove", ({ offsetX }) => point(Math.floor((offsetX - LEFT) / slot())));
+  plot.addEventListener("pointermove", ({ offsetX: x }) => point(Math.floor((x - LEFT) / slot())));
   plot.addEventListener("pointerleave", () => point(null));
   document.addEventListener("zonechange", draw);
   new ResizeObserver(() => {
@@ -178,7 +182,7 @@ export function drawBars(place, series, data, step, height = HEIGHT) {
   };
 }
 
-// What the chart says in words, and the function that brings it up to date.
+// The legend, and the function that updates it.
 function legendOf(series, step) {
   const when = element("span", { class: "when" });
   const legend = element("p", { class: "chart-legend" }, when);
@@ -190,7 +194,7 @@ function legendOf(series, step) {
     return sum;
   });
   const tell = (times, values, at) => {
-    setText(when, at === null ? "In all" : timeWords(times[at], step));
+    setText(when, at === null ? "Total" : timeWords(times[at], step));
     for (const [n, sum] of sums.entries()) {
       const counted = at === null ? values[n] : [values[n][at]];
       setText(sum, number(counted.reduce((all, one) => all + one, 0)));

@@ -1,9 +1,9 @@
-// What every page's script needs: words, times in UTC or local, copying, asking the service.
+// Used by the scripts of every page: words, times in UTC or local time, copying, calls of the API.
 //
-// Everything that the scripts know stands in data attributes; whatever an event says is set as
-// text, never as markup. The words are those of jobquest/web/pages/words.py.
+// Scripts get all their data from data attributes; event data is set as text, never as markup. The
+// words are the same as in jobquest/web/pages/words.py.
 
-const ASK_MS = 25_000; // the service answers within 15 s, with the reason where it can't
+const ASK_MS = 25_000; // the service answers within 15 s, also with an error
 const AGE_MS = 10_000;
 const COPIED_MS = 2_000;
 const LEAVING_MS = 10_000;
@@ -24,12 +24,12 @@ export function setOrRemove(element, name, value) {
   else element.setAttribute(name, value);
 }
 
-// What a screen reader is told: changes of state, not each event.
+// Text for screen readers: changes of state, not each event.
 export function announce(text) {
   setText(byId("announcer"), text);
 }
 
-// An element with attributes and children (texts or elements): how scripts build what they show.
+// Makes an element with attributes and children (texts or elements).
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) setOrRemove(made, name, value);
@@ -43,7 +43,7 @@ const numbers = new Intl.NumberFormat("en-US");
 export const number = (n) => numbers.format(n);
 export const many = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-// Characters that nobody sees but that reorder or split what stands around them; halves of them.
+// Invisible characters, which could reorder or split the text around them; halves of characters.
 const UNSEEN =
   /[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]/gu;
 
@@ -61,8 +61,8 @@ export function shown(value) {
   );
 }
 
-// A number that the browser's own would round is kept as it is spelled, where the browser can: it
-// is an object that `JSON.stringify` spells again.
+// A number that JavaScript would round keeps its digits if the browser supports it: as an object
+// that `JSON.stringify` writes unchanged.
 const HUGE = /\d{16}|\d[eE][-+]?\d{3}/;
 
 export function parseJson(text) {
@@ -72,7 +72,7 @@ export function parseJson(text) {
   ));
 }
 
-// `value` as a JSON document to read; it is masked already.
+// `value` as a readable JSON document; it is masked already.
 export function jsonText(value) {
   return JSON.stringify(value, null, 2).split("\n").map(visible).join("\n");
 }
@@ -88,7 +88,7 @@ export function span(seconds) {
   return `${seconds.toFixed(1)} s`;
 }
 
-// A path where one can carry the id: browsers fold dots and servers slashes.
+// A path, or a query if a path can't carry the id: browsers fold dots, servers fold slashes.
 function url(kind, id) {
   const folded = id === "." || id === ".." || /[/\\]/.test(id);
   return `${root}/${kind}${folded ? "?id=" : "/"}${encodeURIComponent(id)}`;
@@ -101,7 +101,7 @@ export const userUrl = (id) => url("users", id);
 
 const two = (n) => String(n).padStart(2, "0");
 
-let zone = "utc"; // for browsers that store nothing
+let zone = "utc"; // for browsers without storage
 const stored = () => {
   try {
     return localStorage.getItem("zone") ?? zone;
@@ -114,13 +114,13 @@ const store = (name) => {
   try {
     localStorage.setItem("zone", name);
   } catch {
-    // It is kept for as long as the page is open.
+    // The choice lasts while the page is open.
   }
 };
 
 export const isLocal = () => stored() === "local";
 
-// An RFC 3339 time as [date, clock] in the zone that was chosen, milliseconds included.
+// An RFC 3339 time as [date, clock] in the chosen zone, with milliseconds.
 export function inZone(time) {
   if (!isLocal()) {
     const utc = new Date(time).toISOString();
@@ -132,12 +132,12 @@ export function inZone(time) {
   return [date, `${clock}.${String(moment.getMilliseconds()).padStart(3, "0")}`];
 }
 
-// The service's clock, Unix milliseconds: the browser's own may be wrong by hours. Pages and
-// statuses tell it; meanwhile the time that passes is counted.
-let ahead = 0; // of `performance.now()`
+// The service's clock in Unix milliseconds, because the browser's clock may be wrong by hours. Each
+// page and each status sets it; between them `performance.now()` counts on.
+let ahead = 0; // ms that it is ahead of `performance.now()`
 export const now = () => ahead + performance.now();
-export function tellTime(told, since = performance.now()) {
-  ahead = Number(told) - since;
+export function tellTime(time, since = performance.now()) {
+  ahead = Number(time) - since;
 }
 const [arrival] = performance.getEntriesByType("navigation");
 tellTime(document.body.dataset.now, arrival?.responseStart ?? 0);
@@ -148,7 +148,7 @@ export function age(time) {
   return seconds < 0 ? `in ${span(-seconds)}` : `${span(seconds)} ago`;
 }
 
-// Write a <time>, with or without parts for date and clock, as it is to be read.
+// Writes the text of a <time>, with or without parts for date and clock.
 export function showTime(time) {
   if (!time.dateTime) return;
   const [date, clock] = inZone(time.dateTime);
@@ -176,7 +176,7 @@ function showTimes() {
   document.dispatchEvent(new Event("zonechange"));
 }
 
-// A field for a time holds what was chosen as RFC 3339 in `data-time`, and shows it in the zone.
+// A time field keeps its RFC 3339 value in `data-time` and shows it in the chosen zone.
 function showInput(input) {
   if (input.dataset.time) input.value = inZone(input.dataset.time).join("T");
 }
@@ -210,7 +210,7 @@ document.addEventListener("formdata", ({ target, formData }) => {
     for (const value of values) formData.append(name, value);
   }
 });
-// On hover: how long ago, and the time in UTC.
+// The tooltip of a time: how long ago, and the time in UTC.
 document.addEventListener("pointerover", ({ target }) => {
   const time = target.closest?.("time[datetime]");
   if (time) time.title = `${age(time.dateTime)} · ${time.dateTime}`;
@@ -231,10 +231,10 @@ document.addEventListener("click", async ({ target }) => {
   setTimeout(() => setText(button, "Copy"), COPIED_MS);
 });
 
-// --- asking the service ---
+// --- calling the API ---
 
-// The answer's `data`, `message` and `errors`, whether it was taken (`ok`) and its `code`, 0 where
-// nobody answered. Never rejects.
+// Returns the answer's `data`, `message`, `errors`, whether it is a success (`ok`), and its `code`,
+// 0 without an answer. Never rejects.
 export async function ask(method, address, body) {
   try {
     const response = await fetch(address, {
@@ -245,7 +245,7 @@ export async function ask(method, address, body) {
     });
     const answer = await response.text().then(parseJson).catch(() => null);
     if (response.ok && !answer) {
-      return { ok: false, code: 0, message: "The service's answer broke off; try again." };
+      return { ok: false, code: 0, message: "The service's answer was incomplete; try again." };
     }
     const message = answer?.message ?? `The service answered ${response.status}.`;
     return { ...answer, message, ok: response.ok, code: response.status };
@@ -256,13 +256,12 @@ export async function ask(method, address, body) {
   }
 }
 
-// --- going elsewhere ---
+// --- leaving the page ---
 
 let left = -Infinity;
 window.addEventListener("beforeunload", () => (left = performance.now()));
 
-// Whether the operator is on the way to another page, which one that loads anew would keep them
-// from.
+// Whether the operator is on the way to another page: a reload would stop that.
 export const isLeaving = () => performance.now() - left < LEAVING_MS;
 
 showTimes();

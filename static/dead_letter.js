@@ -1,4 +1,4 @@
-// A dead letter's page: checks what is edited as it is typed, saves it, redrives it, discards it.
+// A dead letter's page: checks the edited value as it is typed, saves, redrives and discards it.
 
 import { announce, ask, byId, element, setOrRemove, setText, visible } from "./common.js";
 import { checkAsTyped, firstWrong, readEvent, showErrors } from "./event_form.js";
@@ -9,10 +9,10 @@ const CHECK_MS = 300;
 const FRESH_MS = 3_000;
 
 const page = byId("dead-letter");
-const form = byId("edit-form"); // absent where there is nothing to edit
+const form = byId("edit-form"); // absent if the dead letter can't be edited
 const deadLetter = { id: Number(page.dataset.id), eventId: page.dataset.event };
 
-// --- the two editors: `read` gives the value, `complain` shows the errors of an answer ---
+// --- the two editors: `read` returns the value, `complain` shows the errors of an answer ---
 
 const fields = {
   start(check) {
@@ -31,11 +31,11 @@ const text = {
 
   start(check) {
     const checkNow = async () => {
-      if (!byId("edit-text")) return; // it is redriven by now
+      if (!byId("edit-text")) return; // meanwhile it was redriven
       this.asked += 1;
       const mine = this.asked;
       const answer = await check(this.read());
-      if (mine !== this.asked || !byId("edit-text")) return; // there is a newer text, or none
+      if (mine !== this.asked || !byId("edit-text")) return; // the text is newer, or gone
       this.show(answer);
       judge(answer);
     };
@@ -71,12 +71,12 @@ const editor = byId("edit-text") ? text : fields;
 const patch = (value, query = "") => ask("PATCH", form.dataset.url + query, { value });
 
 function judge({ ok, code, message }) {
-  if (!byId("edit-verdict")) return; // it is redriven by now
-  const verdict = ok ? "It is valid: it can be saved." : message;
-  setText(byId("edit-verdict"), code === 400 ? "It would die again: see what is wrong." : verdict);
+  if (!byId("edit-verdict")) return; // meanwhile it was redriven
+  const verdict = ok ? "Valid: it can be saved." : message;
+  setText(byId("edit-verdict"), code === 400 ? "It would fail again: see the errors." : verdict);
 }
 
-// Whether it is saved.
+// Returns whether the value was saved.
 async function save() {
   const answer = await patch(editor.read());
   judge(answer);
@@ -84,7 +84,7 @@ async function save() {
     editor.complain(answer);
     return false;
   }
-  setText(byId("edit-verdict"), "It is saved: redrive it to have it processed.");
+  setText(byId("edit-verdict"), "Saved. Redrive it to process it.");
   await refresh();
   return true;
 }
@@ -101,7 +101,7 @@ async function redriveIt() {
 
 let isBusy = false;
 
-// One thing after the other: a second press does nothing.
+// One action at a time: a second press does nothing.
 async function alone(action) {
   if (isBusy || isWorking()) return;
   isBusy = true;
@@ -123,7 +123,7 @@ const ACTIONS = {
     area.value = button.dataset.text;
     area.dispatchEvent(new Event("input", { bubbles: true }));
     area.focus();
-    announce("The text is an example now.");
+    announce("The text is now an example.");
   },
   "end-work": () => endWork(),
 };

@@ -1,20 +1,20 @@
-// An event's page: follows the event until its end, has it tried at once, and turns a page that
-// waits for an event into the event's own.
+// An event's page: updates until the event is processed or dead, starts its next try, and replaces
+// the page that waits for an event with the event's page.
 
 import { announce, ask, byId, isLeaving, part, setText } from "./common.js";
 import { works } from "./now.js";
 
 const LOOK_MS = 1_000;
-const FRESH_MS = 10_000; // what follows from an event has come by then
+const FRESH_MS = 10_000; // follow-ups of an event arrive within this time
 
 const page = byId("event");
 const waiting = byId("waiting");
 
-// --- an event that is known ---
+// --- a known event ---
 
 const news = {
   text: page && part(page, "text"),
-  asked: false, // the operator had it tried: they want to see what came of it
+  asked: false, // the operator started a try and wants to see its outcome
 
   start() {
     byId("now")?.addEventListener("click", ({ target }) => this.hurry(target));
@@ -30,7 +30,7 @@ const news = {
     const found = document.hidden ? null : await ask("GET", page.dataset.source);
     if (isLeaving()) return this.look();
     if (found?.ok) this.compare(found.data);
-    else if (found) this.say(`What became of it is not known now. ${found.message}`);
+    else if (found) this.say(`The event's current state is unknown. ${found.message}`);
     return this.look();
   },
 
@@ -40,14 +40,14 @@ const news = {
     if (same) {
       byId("news").hidden = true;
     } else if (this.isRead()) {
-      this.say("There is news of this event.", true);
+      this.say("This event has changed.", true);
     } else {
-      announce("There is news of this event: the page loads anew.");
+      announce("This event has changed; reloading the page.");
       location.reload();
     }
   },
 
-  // Whoever marks a text or has the keyboard in the page keeps it as it is.
+  // The page does not reload while text is selected or the focus is inside it.
   isRead() {
     const main = byId("main");
     const at = document.activeElement;
@@ -65,12 +65,12 @@ const news = {
   async hurry(button) {
     if (button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
-    setText(button, works() ? "Trying…" : "Next in turn");
+    setText(button, works() ? "Trying…" : "Next in line");
     byId("now-problem").hidden = true;
     const { ok, message } = await ask("POST", button.dataset.address, {});
     if (ok) {
       this.asked = true;
-      announce(works() ? "It is tried now." : "It is tried once the consumer runs.");
+      announce(works() ? "Retrying now." : "It is retried when the consumer runs.");
       return;
     }
     setText(byId("now-problem"), `It could not be tried now. ${message}`);
@@ -80,7 +80,7 @@ const news = {
   },
 };
 
-// --- one that is not ---
+// --- an event that is not processed yet ---
 
 async function wait() {
   const found = document.hidden ? null : await ask("GET", waiting.dataset.source);

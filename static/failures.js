@@ -1,4 +1,4 @@
-// The list of failures: keeps it up to date, has events tried now, and starts what redrive.js does.
+// The list of failures: updates it, starts tries, and starts the actions of redrive.js.
 
 import { announce, ask, byId, eventUrl, element, many, setText } from "./common.js";
 import { discard, endWork, follow, deadLetterUrl, redrive } from "./redrive.js";
@@ -11,7 +11,7 @@ const page = byId("failures");
 const maxAttempts = page.dataset.maxAttempts;
 const isOff = (button) => button.getAttribute("aria-disabled") === "true";
 
-// --- fresh ---
+// --- updating ---
 
 async function keepFresh() {
   if (!document.hidden) await update();
@@ -24,7 +24,7 @@ async function update() {
   showPicked();
 }
 
-// The focus is on what goes away: its list is the next best place.
+// Moves the focus from a row that is removed to its list.
 function leave() {
   (byId("dead-letters-title") ?? byId("main")).focus();
 }
@@ -34,15 +34,15 @@ async function updateElsewhere() {
   await update();
 }
 
-// --- one event, now ---
+// --- trying one event now ---
 
 async function tryNow(button) {
   const { id, attempts, url } = button.dataset;
   const cell = button.closest("td");
   if (isOff(button)) return;
-  cell.dataset.own = "kept"; // the row stays until it says what came of it
+  cell.dataset.own = "kept"; // the row stays until it shows the outcome
   button.setAttribute("aria-disabled", "true");
-  say(cell, works() ? "Trying…" : "It is tried once the consumer runs.");
+  say(cell, works() ? "Trying…" : "It is retried when the consumer runs.");
   const { ok, code, message } = await ask("POST", url);
   if (ok || code === 404) await sayOutcome(cell, id, Number(attempts));
   else say(cell, message);
@@ -55,7 +55,7 @@ async function sayOutcome(cell, id, before) {
   const life = await follow(id, isNews);
   if (!life) {
     cell.dataset.own = "here";
-    say(cell, works() ? "Not tried yet." : "It is tried once the consumer runs.");
+    say(cell, works() ? "Not tried yet." : "It is retried when the consumer runs.");
     return;
   }
   const { outcome, retry, deadLetter } = life;
@@ -68,13 +68,13 @@ async function sayOutcome(cell, id, before) {
     return;
   }
   cell.querySelector("button").hidden = true;
-  // Its row is not served any more: what it said of the next try holds no longer.
+  // The service no longer serves this row, so its next try is out of date.
   for (const due of cell.closest("tr").querySelectorAll(".due")) due.remove();
   const word = outcome === "dead" ? "dead" : "processed";
   const its = outcome === "dead" && deadLetter;
   const link = its
     ? element("a", { href: deadLetterUrl(its.id) }, `Dead letter ${its.id}`)
-    : element("a", { href: eventUrl(id) }, "To its event");
+    : element("a", { href: eventUrl(id) }, "Show the event");
   say(cell, element("span", { class: "badge", "data-word": word }, word), " ", link);
 }
 
@@ -86,7 +86,7 @@ function say(cell, ...what) {
 
 const triesOf = (cell) => cell.closest("tr").querySelector('[data-label="Tries"]')?.textContent;
 
-// What was said of a try holds until the row tells of another one, or the consumer is switched.
+// Removes the message about a try after the next try, or when the consumer starts or stops.
 function forgetOld() {
   for (const cell of document.querySelectorAll('td.act[data-own="here"]')) {
     const { tries, works: worked } = cell.dataset;

@@ -1,5 +1,5 @@
-// The live page: the consumer's strip with its switch and its last hour; brings the list and the
-// connection together. The words are those of jobquest/web/pages/live.py.
+// The live page: the consumer's state, its Start and Stop buttons and its last hour. Connects the
+// list with the connection. The words are the same as in jobquest/web/pages/live.py.
 
 import { drawBars } from "./chart.js";
 import {
@@ -9,7 +9,7 @@ import { connection } from "./live_connection.js";
 import { list } from "./live_list.js";
 import { hearElsewhere, lagWords, onStatus, states, tellStatus } from "./now.js";
 
-const HOUR_MS = 10_000; // between two looks at the last hour
+const HOUR_MS = 10_000; // between two updates of the last hour
 const MINUTE_MS = 60_000;
 const CHART_HEIGHT = 132; // px
 
@@ -36,13 +36,13 @@ function outboxWords(outbox) {
   return `${many(outbox.events, "event")}, the oldest ${span(outbox.seconds)} old`;
 }
 
-// --- the consumer: its state and its switch ---
+// --- the consumer: its state, start and stop ---
 
 const consumer = {
   strip: byId("strip"),
   buttons: [...document.querySelectorAll("[data-action]")],
   status: null,
-  pending: null, // the action that is being answered
+  pending: null, // the action that waits for its answer
 
   start() {
     this.status = { state: byId("state").dataset.state };
@@ -82,7 +82,7 @@ const consumer = {
     }
   },
 
-  // A button that can't be used now stays focusable: the keyboard's place is not lost.
+  // A button that can't be used now keeps the focus, so that keyboard users keep their place.
   showButtons() {
     const { state } = this.status;
     const useless = {
@@ -103,11 +103,11 @@ const consumer = {
     this.showButtons();
     this.complain("");
     const { ok, data, message } = await ask("POST", page.dataset.switch, { action: this.pending });
-    // The live status is the newest about the lag, and says when that changes.
+    // The live status has the newest lag and sends its changes.
     const lag = connection.isLive && this.status.lag;
     if (data?.state) tellStatus(lag ? { ...data, lag } : data);
-    // The strip says how it is, now and later: a sentence about then would contradict it.
-    const why = data?.state ? "It takes too long: the state says how far it is." : message;
+    // The strip shows the current state: a sentence about an old state would contradict it.
+    const why = data?.state ? "This takes longer than expected; see the state above." : message;
     if (!ok) this.complain(`Could not ${this.pending} the consumer. ${why}`);
     this.pending = null;
     this.showButtons();
@@ -118,7 +118,7 @@ const consumer = {
     byId("switch-problem").hidden = !text;
   },
 
-  // Where no news comes, the strip shows what was, and says so.
+  // Without live updates, the strip shows the last known state and says so.
   showAge(isFresh) {
     const stale = part(byId("state"), "stale");
     if (!isFresh && stale.hidden) {
@@ -134,7 +134,7 @@ const consumer = {
 
 const hour = {
   table: byId("minutes"),
-  show: null, // draws other data, once the chart is there
+  show: null, // draws new data after the first drawing
 
   start() {
     this.refresh();
@@ -145,7 +145,7 @@ const hour = {
   async refresh() {
     if (document.hidden) return;
     const { ok, data } = await ask("GET", page.dataset.minutes);
-    if (!ok) return; // the connection says what is wrong
+    if (!ok) return; // the connection shows what is wrong
     this.list(data.minutes);
     const bars = this.bars(data.minutes);
     if (this.show) {
@@ -159,7 +159,7 @@ const hour = {
     this.show = drawBars(byId("chart"), series, bars, MINUTE_MS / 1_000, CHART_HEIGHT);
   },
 
-  // Every minute of the hour; those that are absent had nothing.
+  // Every minute of the hour; minutes without events are absent from `minutes`.
   bars(minutes) {
     const known = new Map(minutes.map((minute) => [Date.parse(minute.minuteAt), minute]));
     const last = Math.max(Math.floor(now() / MINUTE_MS) * MINUTE_MS, ...known.keys());

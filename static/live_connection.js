@@ -1,12 +1,12 @@
-// The live page's connection: follows /ws/events, and asks the API every few seconds while no
-// socket opens. What comes goes to `receiver`: events(items), status(status), fresh(isFresh).
+// The live page's connection: reads /ws/events, and polls the API every few seconds while no socket
+// opens. Passes updates to `receiver`: events(items), status(status), fresh(isFresh).
 // Used by live.js.
 
 import { announce, ask, byId, many, parseJson, part, setText, span } from "./common.js";
 
 const CHECK_MS = 5_000;
 const SILENCE_MS = 60_000; // heartbeats come every 25 s
-const STEADY_MS = 5_000; // a connection that lived this long was a good one
+const STEADY_MS = 5_000; // a connection that lasts this long counts as good
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
 const OFFLINE_AFTER_TRIES = 5;
@@ -32,7 +32,7 @@ export const connection = {
   opened: 0,
   lastFrame: 0,
   lastNews: 0,
-  next: 0, // when to try again
+  next: 0, // time of the next try
   timer: null,
 
   start(receiver) {
@@ -55,7 +55,7 @@ export const connection = {
     try {
       socket = new WebSocket(address);
     } catch {
-      this.lost(); // a browser without them, or that may open none
+      this.lost(); // the browser has no sockets, or may not open one
       return;
     }
     this.socket = socket;
@@ -76,7 +76,7 @@ export const connection = {
       status: () => this.receiver.status(frame),
       gap: () => this.gap(frame),
     };
-    receivers[frame.kind]?.(); // a heartbeat, or what a newer service adds: it lives
+    receivers[frame.kind]?.(); // heartbeats, and kinds that a newer service adds, need nothing more
   },
 
   hello({ epoch, status }) {
@@ -89,18 +89,18 @@ export const connection = {
     if (status) this.receiver.status(status);
   },
 
-  // Whether the service's data has begun a new life, so that its numbers mean nothing here.
+  // Whether the service has a new database, so that the page's numbers are invalid.
   isAnother(epoch) {
-    this.epoch ||= epoch; // a page that was served without one could not read the events
+    this.epoch ||= epoch; // empty if the events could not be read for this page
     if (!epoch || epoch === this.epoch) return false;
-    this.say("the service's data is new, reloading", "waiting");
+    this.say("the service has new data, reloading", "waiting");
     setTimeout(() => location.reload(), Math.max(0, RELOAD_MS - performance.now()));
     this.forget();
     return true;
   },
 
   events(items) {
-    // What was served, and what is replayed twice, is known by its number.
+    // Items of the page, and repeated ones, have an old number.
     const fresh = items.filter((item) => item.seq > this.since);
     if (!fresh.length) return;
     this.since = fresh.at(-1).seq;
@@ -114,17 +114,17 @@ export const connection = {
       this.miss(to - from + 1);
       return;
     }
-    // Most of what is missing may not be meant here: look.
+    // Most missing events may not match the filter: ask the API.
     const found = await this.changes(from - 1, to + 1);
     if (found) this.receiver.events(found.items);
     if (!found?.isWhole) this.miss(null);
   },
 
-  // `count` events are not shown; null: nobody knows how many.
+  // `count` events are not shown; null: an unknown number.
   miss(count) {
     this.missed += count ?? 0;
     const events = this.missed ? many(this.missed, "event") : "Some events";
-    const text = `${events} not shown: more happened than could be sent again.`;
+    const text = `${events} not shown: there were more than this page can catch up with.`;
     setText(part(byId("gap"), "text"), text);
     byId("gap").hidden = false;
     announce(text);
@@ -137,9 +137,9 @@ export const connection = {
     this.isLive = false;
     this.tries = wasSteady ? 1 : this.tries + 1;
     const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** (this.tries - 1));
-    // Jitter, so that a service that comes back is not met by every page at once.
+    // Jitter, so that not all pages reconnect to a restarted service at once.
     this.next = performance.now() + longest * (0.5 + Math.random() / 2);
-    if (wasLive) announce("Live updates are lost; reconnecting.");
+    if (wasLive) announce("Live updates are interrupted; reconnecting.");
     if (!this.isPolling) this.receiver.fresh(false);
     this.count();
     if (this.tries === POLL_AFTER_TRIES) this.poll();
@@ -159,7 +159,7 @@ export const connection = {
     else this.say(`reconnecting in ${seconds} s`, "waiting");
   },
 
-  // The operator is back: don't let them wait.
+  // The operator looks at the page again: try at once.
   retry() {
     if (document.hidden) return;
     if (this.timer) {
@@ -175,7 +175,7 @@ export const connection = {
     if (this.socket && performance.now() - this.lastFrame > SILENCE_MS) this.lost();
   },
 
-  // What the old socket still says is not listened to any more.
+  // Closes the socket; its later messages are ignored.
   forget() {
     const old = this.socket;
     this.socket = null;
@@ -191,14 +191,14 @@ export const connection = {
     const status = await ask("GET", page.dataset.switch);
     const found = status.ok ? await this.changes(since) : null;
     this.isAsking = false;
-    if (this.isLive) return; // the socket was faster, and sends the same
+    if (this.isLive) return; // the socket came first and sends the same
     if (!found) {
       this.isPolling = false;
       this.receiver.fresh(false);
       return;
     }
     if (this.isAnother(status.data.epoch)) return;
-    if (!this.isPolling) announce("Live updates don't come; the page asks for them instead.");
+    if (!this.isPolling) announce("Live updates are not available; the page polls instead.");
     this.isPolling = true;
     this.lastNews = performance.now();
     this.say(`polling every ${POLL_MS / 1_000} s`, "polling");
@@ -208,8 +208,8 @@ export const connection = {
     this.events(found.items);
   },
 
-  // What changed after `since` (and before `until`), oldest first: the newest that are asked for,
-  // and whether that is all. Null where the service can't say.
+  // The newest changes after `since` (and before `until`), oldest first, and whether these are all
+  // of them. Null if the service does not answer.
   async changes(since, until = null) {
     const address = new URL(page.dataset.events, location.href);
     address.searchParams.set("since", String(since));
@@ -235,11 +235,11 @@ export const connection = {
     this.showNews();
   },
 
-  // How old what is shown may be.
+  // The age of what the page shows.
   showNews() {
     if (document.hidden || !this.lastNews) return;
     const seconds = Math.max(0, Math.floor((performance.now() - this.lastNews) / 1_000));
     const age = seconds < 60 ? `${seconds} s` : span(seconds);
-    setText(part(byId("live"), "news"), `· last news ${age} ago`);
+    setText(part(byId("live"), "news"), `· last update ${age} ago`);
   },
 };

@@ -1,5 +1,5 @@
-// The live page's list of events: bounded, newest change first, built a few rows at a time so that
-// the page answers while a thousand events come each second. Used by live.js, which says what came.
+// The live page's list of events: bounded, newest change first. It builds a few rows at a time, so
+// that the page stays responsive at a thousand events per second. Used by live.js.
 
 import {
   announce, byId, eventUrl, jsonText, many, number, part, setOrRemove, setText, showTime, shown,
@@ -7,7 +7,7 @@ import {
 } from "./common.js";
 
 const RENDER_MS = 200; // between two changes of the list
-const RENDER_SHARE = 4; // a change that took 100 ms is followed by 400 ms of rest
+const RENDER_SHARE = 4; // after a change of 100 ms it rests for 400 ms
 const BATCH_ROWS = 40; // built in one change, at most
 const BATCH_MS = 25;
 
@@ -30,12 +30,12 @@ function summary(data) {
 
 // --- addresses ---
 
-// As the server writes it.
+// Encodes as the server does.
 const escape = (text) => encodeURIComponent(text)
   .replace(/[!*'()]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`)
   .replaceAll("%20", "+");
 
-// This view's address with some of its query changed; an empty list takes a parameter away.
+// This view's address with changes in its query; an empty list removes a parameter.
 function here(changes) {
   const values = new Map();
   for (const [name, value] of new URLSearchParams(location.search)) {
@@ -48,7 +48,7 @@ function here(changes) {
   return location.pathname + (pairs.length ? `?${pairs.join("&")}` : "");
 }
 
-// The views with only, or without, the events of a value, by the names of the filters.
+// Links to the view with only, or without, events of a value, by the filters' names.
 function links(name, excluded, value) {
   if (!value) return { [name]: null, [excluded]: null };
   const query = new URLSearchParams(location.search);
@@ -61,7 +61,7 @@ function links(name, excluded, value) {
 
 // --- the list ---
 
-// The socket leaves outcomes to the page: an event that gets another one leaves a list of the old.
+// The page filters by outcome, not the socket: an event leaves the list when its outcome changes.
 function passes({ outcome }) {
   const { outcome: only, notOutcome: not } = outcomes;
   return (!only.length || only.includes(outcome)) && !not.includes(outcome);
@@ -73,12 +73,12 @@ export const list = {
   button: byId("pause"),
   rows: new Map(), // event id → its row
   seqs: new WeakMap(), // row → the change that it shows
-  items: new WeakMap(), // row → what came live: its details are made when they are opened
-  waiting: new Map(), // event id → item that has no row yet, or a row that is older
+  items: new WeakMap(), // row → its live item: the details are built when they are opened
+  waiting: new Map(), // event id → item without a row, or with an older row
   leaving: new Set(), // event ids
-  more: page.dataset.more === "true", // older events exist that are not listed
+  more: page.dataset.more === "true", // there are older events
   paused: false,
-  dropped: 0, // of the waiting ones, as the list will not hold that many
+  dropped: 0, // waiting items that the list has no room for
   timer: null,
 
   start() {
@@ -98,7 +98,7 @@ export const list = {
     for (const item of items) {
       const { id } = item.event;
       const newest = this.waiting.get(id)?.seq ?? this.seqs.get(this.rows.get(id)) ?? 0;
-      if (item.seq <= newest) continue; // what is sent twice
+      if (item.seq <= newest) continue; // sent twice
       this.waiting.delete(id);
       this.leaving.delete(id);
       if (passes(item)) this.waiting.set(id, item);
@@ -108,7 +108,7 @@ export const list = {
     this.schedule();
   },
 
-  // Keep the newest of what waits: the list holds no more.
+  // Keeps only as many waiting items as the list has room for, the newest ones.
   bound() {
     if (this.waiting.size <= limits.rows) return;
     for (const { event } of this.newest().slice(limits.rows)) {
@@ -139,7 +139,7 @@ export const list = {
     this.timer = null;
     if (this.paused || document.hidden) return;
     const began = performance.now();
-    const focused = document.activeElement; // loses the focus where its row moves
+    const focused = document.activeElement; // loses the focus if its row moves
     for (const id of this.leaving) this.remove(this.rows.get(id));
     this.leaving.clear();
     this.place(began);
@@ -150,7 +150,7 @@ export const list = {
     this.table.hidden = !this.rows.size;
     byId("empty").hidden = this.rows.size > 0;
     this.note();
-    // The layout's time counts too, and is known at the next frame.
+    // The next frame comes after the layout, whose time counts too.
     this.timer = requestAnimationFrame(() => {
       this.timer = null;
       const rest = RENDER_SHARE * (performance.now() - began);
@@ -158,7 +158,7 @@ export const list = {
     });
   },
 
-  // Give rows to the newest of what waits, each above the first that is older; the others follow.
+  // Makes rows for the newest waiting items, each above the first older row; the rest follows later.
   place(began) {
     let at = this.body.firstElementChild;
     for (const item of this.newest().slice(0, BATCH_ROWS)) {
@@ -171,7 +171,7 @@ export const list = {
     }
   },
 
-  // An event that comes again keeps its row (and whether it is open), which moves.
+  // An event that is sent again keeps its row, open or closed; the row moves.
   row(item) {
     const { event, seq } = item;
     const row = this.rows.get(event.id) ?? template.cloneNode(true);
@@ -200,7 +200,7 @@ export const list = {
 
   fill(row) {
     const item = this.items.get(row);
-    if (!item) return; // as it was served
+    if (!item) return; // the server filled it
     const { event } = item;
     setText(part(row, "document"), jsonText(shown(event)));
     part(row, "page").href = eventUrl(event.id);
@@ -233,9 +233,9 @@ export const list = {
   note() {
     const rows = this.rows.size;
     let text = rows ? `${many(rows, "event")}.` : "";
-    if (this.more) text = `The latest ${rows}; older ones are not listed.`;
+    if (this.more) text = `Showing the latest ${rows} events.`;
     if (this.more && rows === limits.rows) {
-      text = `The latest ${rows}, the most that this page keeps; older ones are not listed.`;
+      text = `Showing the latest ${rows} events, the limit of this page.`;
     }
     const waiting = this.waiting.size + this.dropped;
     if (!this.paused && waiting) text += ` ${number(waiting)} more being added.`;

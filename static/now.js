@@ -1,31 +1,31 @@
 // The header of every page: the consumer's state, the lag and the open dead letters, and the banner
-// while the service does not work. Asks for the status every few seconds, unless the page hears it
-// from elsewhere. The words are those of jobquest/web/pages/now.py.
+// while the service does not work. Polls the status every few seconds, unless the page has a live
+// connection. The words are the same as in jobquest/web/pages/now.py.
 
 import {
   announce, ask, byId, inZone, isLocal, many, now, part, setText, span, tellTime, visible,
 } from "./common.js";
 
 const ASK_MS = 5_000;
-const REORDERED_MS = 3_000; // answers of the service overtake each other by less
+const REORDERED_MS = 3_000; // an older answer is at most this late
 
-// State → its look, its meaning, the next step, the page for that and the words of its link.
+// State → its look, its meaning, the next step, the page for that step and the text of its link.
 export const { states, away } = JSON.parse(document.body.dataset.words);
 const place = byId("service-now");
 const listeners = [];
-let told = place.dataset.state; // the state that screen readers know
+let announced = place.dataset.state; // the state that screen readers know
 let heard = performance.now();
-let isTold = false; // a live connection brings each change
+let isLive = false; // a live connection sends each change
 
-// Whether events are processed now, as the page says it.
+// Whether events are processed now, as the page shows it.
 export const works = () => place.dataset.works === "true";
 
-// Whether each change comes by a live connection, so that nobody has to ask.
-export function hearElsewhere(isLive) {
-  isTold = isLive;
+// Sets whether a live connection sends each change, so that polling is not needed.
+export function hearElsewhere(isConnected) {
+  isLive = isConnected;
 }
 
-// Calls `listener` with each new status, whoever asked for it.
+// Calls `listener` with each new status, wherever it comes from.
 export function onStatus(listener) {
   listeners.push(listener);
 }
@@ -42,7 +42,7 @@ function deadLettersWords(count) {
   return count ? many(count, "open dead letter") : "no open dead letters";
 }
 
-// A new status: shows it here, and tells it to the page's other parts.
+// Shows a new status here and passes it to the page's other parts.
 export function tellStatus(status) {
   heard = performance.now();
   showStale("");
@@ -54,7 +54,7 @@ export function tellStatus(status) {
   sayState(status.reason);
 }
 
-// The header was brought up to date with the rest of the page.
+// To call when the header was updated with the rest of the page.
 export function tellFresh() {
   heard = performance.now();
   showStale("");
@@ -63,8 +63,8 @@ export function tellFresh() {
 
 function sayState(reason) {
   const { state } = place.dataset;
-  if (told === state) return;
-  told = state;
+  if (announced === state) return;
+  announced = state;
   const word = part(place, "now-state").textContent;
   announce(`Consumer: ${word}. ${reason ?? states[state]?.[1] ?? ""}`);
 }
@@ -97,7 +97,7 @@ function showBanner(status, look, next) {
   if (href) part(place, "banner-link").href = href;
 }
 
-// That nobody answers, and since when what is shown is old.
+// Shows that the service does not answer, and since when the page is out of date.
 function showStale(problem) {
   const stale = part(place, "now-stale");
   if (problem && stale.hidden) {
@@ -109,7 +109,7 @@ function showStale(problem) {
 }
 
 async function look() {
-  if (isTold || document.hidden || performance.now() - heard < ASK_MS - 100) return;
+  if (isLive || document.hidden || performance.now() - heard < ASK_MS - 100) return;
   const { ok, data, message } = await ask("GET", place.dataset.status);
   if (ok) tellStatus(data);
   else showStale(message.replace("; try again", ""));

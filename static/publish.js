@@ -1,5 +1,5 @@
-// The page that publishes: checks the event as it is typed, sends it, keeps the code and what the
-// demo's handler does with it up to date. The words around the code are those of
+// The page that publishes: checks the event as it is typed, sends it, and updates the code and what
+// the demo handler does with it. The code around the event is that of
 // jobquest/web/pages/publish.py.
 
 import {
@@ -45,14 +45,14 @@ function showVerdict({ ok, code, data, errors, message }) {
   verdict.dataset.look = ok ? "good" : "alarm";
   setText(byId("key"), ok ? visible(data.key) : "–");
   if (ok) setText(verdict, "Valid");
-  else if (code === 400) setText(verdict, `${many(wrong, "error")}; the form says where.`);
+  else if (code === 400) setText(verdict, `${many(wrong, "error")}; see the form.`);
   else setText(verdict, `It could not be checked. ${message}`);
 }
 
 // --- publishing ---
 
-// Made here, so that what nobody confirmed can be sent again and counts once. (randomUUID is not
-// there on a plain http address.)
+// The page makes the id, so that an unconfirmed event can be sent again and counts once.
+// (randomUUID does not exist on a plain http address.)
 function newId() {
   const bytes = [...crypto.getRandomValues(new Uint8Array(16))];
   return bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -66,21 +66,21 @@ function land({ id, topic, partition, offset }) {
   location.assign(address);
 }
 
-const linked = (id) => element("a", { href: eventUrl(id) }, "Its page");
+const linked = (id) => element("a", { href: eventUrl(id) }, "Show the event");
 
 const outcomes = {
   201: ({ data }) => land(data),
   202: ({ data }) => succeed(
-    "Queued: Kafka is away. The event is kept here durably, and goes to Kafka by itself. ", data,
+    "Queued: Kafka can't be reached. The event is stored here and sent to Kafka automatically. ", data,
   ),
   200: ({ data }) => succeed(
-    "Not published again: an event with this id and content is processed already. ", data,
+    "Not published again: an event with this id and content was already processed. ", data,
   ),
   400: (answer) => {
     const { errors = {}, message } = answer;
     showErrors(form, errors, Object.keys(errors).length ? "" : message);
     showVerdict(answer);
-    say(byId("problem"), "Not published: the form says what is wrong.");
+    say(byId("problem"), "Not published: correct the errors in the form.");
     firstWrong(form)?.focus();
   },
   409: ({ message }) => {
@@ -94,11 +94,11 @@ function succeed(text, { id }) {
   say(byId("outcome"), text, linked(id));
 }
 
-// Nobody knows whether it was taken.
+// It is unknown whether the service received the event.
 function unconfirmed({ message }, id) {
   type(inputOf(form, "id"), id);
-  const again = `It may have been taken all the same: publish it again under its id ${id}, which is`
-    + " in the form now, and it counts once.";
+  const again = `It may have been received. Publish it again with the id ${id}, which is now`
+    + " in the form: it counts only once.";
   say(byId("problem"), `Not confirmed. ${message} ${again}`);
 }
 
@@ -120,16 +120,16 @@ async function publish(submitted) {
   else say(byId("problem"), `Not published. ${answer.message}`);
 }
 
-// It stays focusable: the keyboard's place is not lost.
+// The button keeps the focus, so that keyboard users keep their place.
 function showSending(now) {
   sending = now;
   byId("send").setAttribute("aria-disabled", String(now));
   setText(byId("send"), now ? "Publishing…" : "Publish");
 }
 
-// --- the demo's handler ---
+// --- the demo handler ---
 
-// The event's metadata; null where they are no object, so that nothing can be set in them.
+// The event's metadata; null if they are not an object, so that nothing can be set in them.
 function metadata() {
   const { metadata: found = {} } = readEvent(form);
   return found !== null && typeof found === "object" && !Array.isArray(found) ? found : null;
@@ -149,8 +149,8 @@ function showFate() {
   const chosen = asked in words.fates ? asked : "";
   byId("fate").disabled = found === null;
   byId("fate").value = chosen;
-  const asks = chosen ? "Its metadata ask for it." : "";
-  setText(byId("fate-note"), found === null ? "Its metadata are no object to ask in." : asks);
+  const asks = chosen ? "The metadata request this." : "";
+  setText(byId("fate-note"), found === null ? "The metadata are not an object." : asks);
 }
 
 // --- the form ---

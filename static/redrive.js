@@ -1,21 +1,21 @@
-// What an operator does with dead letters, on their list and on a dead letter's own page: redrive
-// them, in parts that can be stopped, see what came of each, and give dead letters up with a
-// reason. The markup is that of templates/_dead_letters.html.
+// An operator's actions on dead letters, in the list and on a dead letter's page: redrive them in
+// parts that can be stopped, see the outcome of each, and discard them with a reason. The markup is
+// in templates/_dead_letters.html.
 
 import {
   announce, ask, byId, element, eventUrl, many, number, setText, shown, visible,
 } from "./common.js";
 import { works } from "./now.js";
 
-const CHUNK = 25; // dead letters a request: a quarter of a second at the service's pace
-const PAGE = 100; // dead letters that are listed a request
-const FOLLOWED = 50; // events that are asked for in one round
+const CHUNK = 25; // dead letters per request, which takes a quarter of a second
+const PAGE = 100; // dead letters per request of the list
+const FOLLOWED = 50; // events per round
 const AT_ONCE = 10;
 const ROUND_MS = 500;
-const PATIENCE_MS = 30_000; // without any news
-const WATCH_MS = 3_000; // between two looks at those that are tried again
+const PATIENCE_MS = 30_000; // without any change
+const WATCH_MS = 3_000; // between two looks at events that are retried
 const LISTED = 50;
-const CUT = 240; // characters of a reason: its dead letter's page has it whole
+const CUT = 240; // characters of a reason; the dead letter's page shows all of it
 
 const panel = byId("work");
 const root = document.body.dataset.root;
@@ -29,15 +29,15 @@ export const deadLetterUrl = (id) => `${root}/dead-letters/${id}${view}`;
 
 // --- following an event ---
 
-// An event's life once something came of it, else null: it is processed, or `isNews(life)` says
-// that its dead letter or its tries are new ones.
+// An event's life once it has an outcome, else null: it is processed, or `isNews(life)` says that its
+// dead letter or its tries are new.
 async function outcomeOf(eventId, isNews) {
   const { ok, data } = await ask("GET", `${panel.dataset.events}/${encodeURIComponent(eventId)}`);
   if (!ok) return null;
   return data.outcome === "processed" || isNews(data) ? data : null;
 }
 
-// Ask until there is an answer, or none came for long.
+// Asks until there is an outcome, or for the longest time that the page waits.
 export async function follow(eventId, isNews) {
   const end = performance.now() + PATIENCE_MS;
   while (performance.now() < end) {
@@ -53,14 +53,14 @@ export async function follow(eventId, isNews) {
 class Run {
   constructor(title, changed) {
     this.title = title;
-    this.changed = changed; // brings the page up to date, before this says more than it
+    this.changed = changed; // updates the page, before the panel shows more than the page
     this.deadLetters = []; // {id, eventId}, oldest first
     this.asked = 0;
     this.redriven = [];
-    this.reasons = []; // why others are not
-    this.outcomes = new Map(); // dead letter's id → what came of its event
+    this.reasons = []; // why others were refused
+    this.outcomes = new Map(); // dead letter's id → its event's outcome
     this.listed = 0;
-    this.last = null; // the life of the event that was heard of last
+    this.last = null; // the life of the last event with an outcome
     this.stopped = false;
     this.left = false;
     this.isLate = false;
@@ -82,7 +82,7 @@ class Run {
     announce(this.title);
   }
 
-  // Every part, until the end, a stop or a problem.
+  // Sends all parts, until the end, a stop or a problem.
   async redrive() {
     while (this.asked < this.deadLetters.length && !this.stopped && !this.problem) {
       const chunk = this.deadLetters.slice(this.asked, this.asked + CHUNK);
@@ -129,7 +129,7 @@ class Run {
     setText(byId("work-words"), `${words}.`);
   }
 
-  // What came of those that are in the log again. Pressed once more, it is not waited for.
+  // Waits for the outcomes of redriven events; a second press on Stop ends that.
   async follow() {
     let end = performance.now() + PATIENCE_MS;
     this.showOutcome();
@@ -141,8 +141,8 @@ class Run {
     this.showOutcome();
   }
 
-  // Those that failed again and wait are no result yet: until each is processed or dead, or the
-  // panel shows something else.
+  // Watches events that are retried until each is processed or dead, or the panel shows something
+  // else.
   async watch() {
     while (run === this && !panel.hidden && this.unended.length) {
       await pause(WATCH_MS);
@@ -159,7 +159,7 @@ class Run {
     return this.redriven.filter(isOpen);
   }
 
-  // Look at some of these, the others come first in the next round; whether there is news.
+  // Looks at some of these, the others come first in the next round; returns whether any changed.
   async lookAround(deadLetters) {
     const round = deadLetters.slice(0, FOLLOWED);
     let isNews = false;
@@ -176,7 +176,7 @@ class Run {
     return isNews;
   }
 
-  // What came of a dead letter's event; whether that is news.
+  // Looks at the outcome of a dead letter's event; returns whether it is new.
   async lookAt(deadLetter) {
     deadLetter.eventId = await eventIdOf(deadLetter);
     const life = await outcomeOf(deadLetter.eventId, (its) => isAfter(its, deadLetter));
@@ -191,30 +191,30 @@ class Run {
   }
 
   showOutcome() {
-    if (run !== this) return; // the panel shows another
+    if (run !== this) return; // the panel shows another run
     const outcomes = [...this.outcomes.values()];
     const count = (wanted) => outcomes.filter((one) => one === wanted).length;
     const waiting = this.waiting.length;
     const words = [
       [count("processed"), "processed"],
-      [count("retrying"), "failed again and will be tried again"],
+      [count("retrying"), "failed again and will be retried"],
       [count("dead"), "dead again"],
       [waiting, this.isLate ? "still waiting" : "not processed yet"],
     ].filter(([of]) => of).map(([of, its]) => `${number(of)} ${its}`);
-    const late = waiting && !works() ? " The consumer does not run." : "";
-    const text = words.length ? `What came of them: ${words.join(", ")}.${late}` : "";
+    const late = waiting && !works() ? " The consumer is not running." : "";
+    const text = words.length ? `Results: ${words.join(", ")}.${late}` : "";
     setText(byId("work-outcome"), text);
     if (this.redriven.length === 1 && this.last) this.showOne(this.last);
   }
 
-  // One event: where it stands, and what it changed.
+  // For a single event: its outcome, and what it changed.
   showOne(life) {
     const said = {
       processed: "It is processed.",
-      retrying: "It failed again, and will be tried again.",
+      retrying: "It failed again and will be retried.",
       dead: "It is dead again.",
     }[life.outcome];
-    const link = element("a", { href: eventUrl(life.event.id) }, "To its event");
+    const link = element("a", { href: eventUrl(life.event.id) }, "Show the event");
     byId("work-outcome").replaceChildren(`${said} ${effectsWords(life.effects)} `, link);
   }
 
@@ -234,7 +234,7 @@ function isAfter(life, deadLetter) {
   return life.deadLetters.some(({ id }) => id > deadLetter.id);
 }
 
-// What could not be read has no event of its own until it is edited.
+// An unreadable record has no event until it is edited.
 async function eventIdOf({ id, eventId }) {
   if (!eventId.startsWith("jq:dead:")) return eventId;
   const { data } = await ask("GET", `${panel.dataset.deadLetters}/${id}`);
@@ -257,9 +257,9 @@ function effectsWords(effects) {
   return texts.length ? visible(`It changed ${texts.join("; ")}.`) : "";
 }
 
-// Redrive dead letters and see what comes of it. `deadLetters`: a list of {id, eventId}, or a
-// filter of the API whose dead letters are found first. Gives back the run once all is known;
-// `changed` is called on the way. One at a time.
+// Redrives dead letters and shows the outcomes. `deadLetters`: a list of {id, eventId}, or a filter
+// of the API, whose dead letters are found first. Returns the run when all outcomes are known; calls
+// `changed` meanwhile. One run at a time.
 export async function redrive(title, deadLetters, changed) {
   if (isWorking()) return null;
   run = new Run(title, changed);
@@ -289,7 +289,7 @@ async function collect(run, filter) {
   } while (after !== null && !run.stopped);
 }
 
-// Stops a run between two parts; closes the panel of one that is over.
+// Stops a run between two parts; closes the panel of a finished run.
 export function endWork() {
   if (isWorking()) {
     run.left = run.stopped;
@@ -302,7 +302,7 @@ export function endWork() {
 
 // --- discarding ---
 
-// Give dead letters up, and take them off `ids`; what is wrong, where one can't be.
+// Discards dead letters and removes them from `ids`; returns the problem if one can't be discarded.
 async function discardAll(ids, reason) {
   while (ids.length) {
     const address = `${panel.dataset.deadLetters}/${ids[0]}/discard`;
@@ -313,7 +313,7 @@ async function discardAll(ids, reason) {
   return null;
 }
 
-// Ask for a reason, then give these dead letters up; `done()` once they are.
+// Asks for a reason, then discards these dead letters and calls `done()`.
 export function discard(ids, done) {
   const dialog = byId("discard");
   const form = byId("discard-form");

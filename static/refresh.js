@@ -1,8 +1,8 @@
-// Brings a served page up to date in place: fetches its address again and changes only what
-// differs in `[data-fresh]`, so that the focus, pressed buttons and ticked boxes stay.
+// Updates a page in place: fetches its address again and changes only what differs in
+// `[data-fresh]`, so that the focus, pressed buttons and ticked boxes stay.
 //
-// What a script writes by itself is marked `data-own`: "here" is left as it is for as long as the
-// service serves its place, "kept" stays where it no longer does.
+// An element whose content a script writes is marked `data-own`: "here" is not changed while the
+// service still serves the element; "kept" stays even when the service no longer does.
 
 import { age, byId, inZone, isLocal, now, setText, showTime, span, tellTime } from "./common.js";
 import { tellFresh } from "./now.js";
@@ -10,14 +10,14 @@ import { tellFresh } from "./now.js";
 const PATIENCE_MS = 15_000;
 const COUNT_MS = 1_000;
 
-let focused = document.body; // what is moved loses it
-let pressed = false; // a button that moves between press and release is not clicked
+let focused = document.body; // an element that moves loses the focus
+let pressed = false; // a button that moves between press and release gets no click
 document.addEventListener("pointerdown", () => (pressed = true));
 for (const name of ["pointerup", "pointercancel"]) {
   document.addEventListener(name, () => (pressed = false));
 }
 
-// Whether it is up to date now; where not, `#stale` says since when.
+// Returns whether the page is up to date; if not, `#stale` says since when.
 export async function refresh() {
   const { text, problem } = await fetched();
   const stale = byId("stale");
@@ -25,7 +25,7 @@ export async function refresh() {
     if (stale.hidden) {
       const clock = inZone(now())[1].slice(0, 8);
       const zone = isLocal() ? "local time" : "UTC";
-      setText(stale, `${problem} This is how things were at ${clock} ${zone}.`);
+      setText(stale, `${problem} Showing the state at ${clock} ${zone}.`);
       stale.hidden = false;
     }
     return false;
@@ -37,7 +37,7 @@ export async function refresh() {
   focused = document.activeElement;
   for (const old of document.querySelectorAll("[data-fresh]")) {
     const fresh = served.getElementById(old.id);
-    if (!fresh || fresh.dataset.at < old.dataset.at) continue; // a newer answer was faster
+    if (!fresh || fresh.dataset.at < old.dataset.at) continue; // a newer answer came first
     prepare(fresh);
     morph(old, fresh);
   }
@@ -59,7 +59,7 @@ async function fetched() {
   }
 }
 
-// Times as common.js has written them here.
+// Writes times as common.js does.
 function prepare(fresh) {
   for (const time of fresh.querySelectorAll("time")) showTime(time);
   for (const one of fresh.querySelectorAll("[data-age]")) setText(one, age(one.dataset.age));
@@ -83,7 +83,7 @@ function morph(old, fresh) {
   morphChildren(old, fresh);
 }
 
-// Children that have a name are told by it, others by their place.
+// Children with a name match by name, others by position.
 const nameOf = (node) => node.dataset?.key ?? (node.id || undefined);
 
 function morphChildren(old, fresh) {
@@ -108,7 +108,7 @@ function morphChildren(old, fresh) {
   }
 }
 
-// Rather than move `match`, drop what stands before it and is not served; what comes next then.
+// Removes what is before `match` and no longer served, instead of moving `match`; returns the next node.
 function skipTo(match, at, isGone) {
   let next = at;
   while (next && next !== match && isGone(next)) {
@@ -121,7 +121,7 @@ function skipTo(match, at, isGone) {
 
 const isLike = (old, fresh) => old?.nodeName === fresh.nodeName && !nameOf(old);
 
-// What the operator works on does not vanish under their hands.
+// What the operator is working on stays.
 function isKept(node) {
   if (node.nodeType !== Node.ELEMENT_NODE) return false;
   if (node.dataset.own === "kept" || node.querySelector('[data-own="kept"]')) return true;

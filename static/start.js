@@ -1,9 +1,9 @@
-// Brings a page's scripts, which wait in its template #later, once its first content is painted:
-// before that they only put it off. Says when they run: <html class="scripted">.
+// Loads a page's scripts from its template #later after the first paint, because they would delay
+// it. Then sets <html class="scripted">.
 
-const PATIENCE_MS = 1000; // a page in a tab behind is not painted
+const PATIENCE_MS = 1000; // a page in a background tab is not painted
 
-function bring() {
+function load() {
   const scripts = [...document.importNode(document.getElementById("later").content, true).children];
   for (const script of scripts) {
     script.async = false; // they run in their order
@@ -13,6 +13,6 @@ function bring() {
 }
 
 Promise.race([
-  new Promise((tell) => new PerformanceObserver(tell).observe({ type: "paint", buffered: true })),
-  new Promise((tell) => setTimeout(tell, PATIENCE_MS)),
-]).then(bring);
+  new Promise((done) => new PerformanceObserver(done).observe({ type: "paint", buffered: true })),
+  new Promise((done) => setTimeout(done, PATIENCE_MS)),
+]).then(load);

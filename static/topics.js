@@ -1,5 +1,5 @@
-// The page of all topics: keeps its numbers fresh while somebody looks. The words are those of
-// templates/topics.html.
+// The page of all topics: updates its numbers while the page is visible. The words are the same as
+// in templates/topics.html.
 
 import {
   age, announce, ask, byId, element, number, part, setText, timeElement, visible,
@@ -53,7 +53,7 @@ function showProcess(row, process) {
   setText(part(row, "assignment"), process.assignment.join(", ") || "nothing");
 }
 
-// Calls `show` for each row that has its own item; says whether rows and items are the same ones.
+// Calls `show` for each row with an item; returns whether there is one row for each item.
 function each(selector, name, items, show) {
   const rows = [...page.querySelectorAll(selector)];
   for (const row of rows) {
@@ -88,9 +88,9 @@ function showAll(topics, status) {
 }
 
 function say(problem) {
-  if (problem) setText(byId("problem"), `These numbers are old. ${problem}`);
+  if (problem) setText(byId("problem"), `These numbers are out of date. ${problem}`);
   byId("problem").hidden = !problem;
-  if (failing && !problem) announce("The numbers are fresh again.");
+  if (failing && !problem) announce("The numbers are up to date again.");
   failing = Boolean(problem);
 }
 
@@ -107,7 +107,7 @@ async function refresh() {
   if (status.ok) tellStatus(status.data);
   if (topics.ok && status.ok) showAll(topics.data.topics, status.data);
   if (page.dataset.read === "true") say(topics.ok ? status.ok ? null : status.message : topics.message);
-  clearTimeout(timer); // another may have begun meanwhile
+  clearTimeout(timer); // another refresh may have started meanwhile
   timer = setTimeout(refresh, REFRESH_MS);
 }
 

@@ -1,4 +1,5 @@
-"""The consumer's state and switch, and the topics: `/api/kafka/status`, `/api/kafka/topics`."""
+"""The consumer's state, start and stop, and the topics: `/api/kafka/status`,
+`/api/kafka/topics`."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ MAX_OFFSET = 2**63 - 1
 
 @status.get("/status")
 def show() -> tuple[Response, int]:
-    """How the service is, and which life of the database it speaks of."""
+    """The service's status, and the epoch of the database that it is about."""
     return success({**runtime().report.status(), "epoch": runtime().feed.epoch})
 
 
 @status.post("/status")
 def switch() -> tuple[Response, int]:
-    """Start or stop the consumer of the whole service; answers when it is so."""
+    """Start or stop the consumer of the whole service; answers when that is done."""
     action = json_object().get("action")
     if action == "start":
-        return success(runtime().start_consumer(), "The consumer runs")
+        return success(runtime().start_consumer(), "The consumer is running")
     if action == "stop":
         return success(runtime().stop_consumer(), "The consumer has stopped")
     raise InvalidEvent("No such action.", {"action": ["Must be start or stop."]})
@@ -35,20 +36,20 @@ def switch() -> tuple[Response, int]:
 
 @status.get("/topics")
 def topics() -> tuple[Response, int]:
-    """Partitions, offsets and lag of every topic. Small by nature: the topics are ours, and a
-    thousand partitions of each come to 1 MB."""
+    """Partitions, offsets and lag of every topic. The answer is small, because the topics are
+    fixed: a thousand partitions of each are 1 MB."""
     return success({"topics": runtime().report.topics()})
 
 
 @status.get("/topics/<topic>/records")
 def records(topic: str) -> tuple[Response, int]:
-    """Records of one partition, from an offset or a time on; without either, the last ones."""
+    """Records of one partition from an offset or a time; without either, the latest ones."""
     found = runtime().report.records(topic, *wanted_records())
     return success(found or abort(404, "There is no such partition."))
 
 
 def wanted_records() -> tuple[int, Wanted]:
-    """Which partition the query string asks for, and what of it. Raises InvalidEvent."""
+    """The partition and the records that the query string asks for. Raises InvalidEvent."""
     number = whole_parameter("partition", 0, 0, MAX_PARTITION) or 0
     return number, Wanted(
         offset=whole_parameter("offset", None, 0, MAX_OFFSET),

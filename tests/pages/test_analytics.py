@@ -47,11 +47,11 @@ def heading(page: Page) -> Any:
 def test_an_empty_service_says_so_in_each_part(service: Service, visit: Visit) -> None:
     page = visit("/analytics", 390)
     for text in (
-        "No events in this span",
+        "No events in this period",
         "No XP was earned",
         "No application yet.",
         "No user yet.",
-        "Nothing was begun yet.",
+        "Nothing was started yet.",
     ):
         expect(page.get_by_text(text)).to_be_visible()
     assert overflow(page) == 0
@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said_in_the_form_which_is_kept(service: Service, visit
     for query, name, said in [
         ("from=noon", "from", "Not an RFC 3339 time"),
         ("from=2020-01-01T00:00", "from", "More than 10000 windows"),
-        ("from=2026-03-01T00:00&to=2026-02-01T00:00", "to", "Must lie after the start"),
+        ("from=2026-03-01T00:00&to=2026-02-01T00:00", "to", "Must be after the start"),
         ("window=year", "window", "Must be one of minute, hour, day"),
         ("last=0", "last", "Must be a whole number"),
         ("type=nothing", "type", "There is no such type"),
@@ -183,7 +183,7 @@ def test_what_is_wrong_is_said_in_the_form_which_is_kept(service: Service, visit
         assert answer.status == 400, query
         expect(page.locator(f"#wrong-{name}")).to_contain_text(said)
         expect(page.get_by_label("job.applied", exact=True)).to_be_checked()
-        expect(page.get_by_text("Nothing is counted")).to_be_visible()
+        expect(page.get_by_text("Nothing to show")).to_be_visible()
     assert faults(page) == []
 
 

@@ -70,7 +70,7 @@ def test_the_last_hour_is_that_of_the_service(visit: Visit, service: Service, ho
     status = service.status()["timestamp"]
     assert abs(told - page.evaluate(f"Date.parse('{status}')")) < 10_000
     shown = page.locator("#live [data-part=news]")
-    expect(shown).to_have_text(re.compile(r"last news \d{1,2} s ago"))
+    expect(shown).to_have_text(re.compile(r"last update \d{1,2} s ago"))
 
 
 def test_no_script_asks_the_browsers_clock_what_time_it_is() -> None:

@@ -139,10 +139,10 @@ def test_try_now_is_followed_to_the_outcome(service: Service, visit: Visit) -> N
     behind = publish(service, "mission.started", user_id="ada")
     wait_until(service, behind, "retrying")
     page = visit(f"/events/{behind}")
-    expect(steps(page).last).to_contain_text("It waits behind another event")
+    expect(steps(page).last).to_contain_text("Waiting behind another event")
     page.goto(f"{service.url}/events/{id}")
     expect(page.locator(".page-head .badge")).to_have_text("retrying")
-    assert titles(page) == ["Happened", "Received", "Try 1 failed", "It waits for try 2"]
+    assert titles(page) == ["Happened", "Received", "Try 1 failed", "Waiting for try 2"]
     failed = page.locator(".story > li", has_text="Try 1 failed")
     expect(failed).to_contain_text("DemoFailure: The demo handler fails")
     expect(failed).to_contain_text("demo.py:")
@@ -189,11 +189,11 @@ def test_a_dead_event_leads_to_its_dead_letter_and_comes_back(
     body = json.dumps({"ids": [dead_letter]}).encode()
     service.request("POST", "/api/kafka/dead-letters/redrive", body)
     page.reload()
-    expect(steps(page).last).to_contain_text("On its way again")
+    expect(steps(page).last).to_contain_text("Redriven")
     expect(page.get_by_text("This page follows the event")).to_be_visible()
     service.switch("start")
     expect(page.locator(".page-head .badge")).to_have_text("processed", timeout=20_000)
-    again = ["Dead letter after 1 try", "Received again, redriven", "Processed"]
+    again = ["Dead letter after 1 try", "Received again after a redrive", "Processed"]
     assert titles(page) == ["Happened", *again]
     expect(page.locator(".story .badge")).to_have_text("redriven")
 
@@ -219,10 +219,10 @@ def test_a_page_that_is_read_is_not_loaded_anew(service: Service, visit: Visit) 
     page.locator(".story .error").select_text()
     switch_demo(service, False)
     assert service.request("POST", f"/api/kafka/retries/{id}/now", b"{}").code == 200
-    expect(page.locator("#news")).to_contain_text("There is news of this event.", timeout=20_000)
-    expect(page.locator("#announcer")).to_have_text("There is news of this event.")
+    expect(page.locator("#news")).to_contain_text("This event has changed.", timeout=20_000)
+    expect(page.locator("#announcer")).to_have_text("This event has changed.")
     expect(page.locator(".page-head .badge")).to_have_text("retrying")
-    page.get_by_role("link", name="Show what is new").click()
+    page.get_by_role("link", name="Show the changes").click()
     expect(page.locator(".page-head .badge")).to_have_text("processed")
 
 
@@ -233,7 +233,7 @@ def test_a_page_waits_for_an_event_that_was_just_published(service: Service, vis
     service.switch("stop")
     id = publish(service, user_id="ada")
     page = visit(f"/events/{id}?new=1&topic=achievements&partition=0&offset=0&personal=shown", 390)
-    waiting = page.get_by_role("region", name="Kept in the log; not processed yet")
+    waiting = page.get_by_role("region", name="In the log; not processed yet")
     expect(waiting).to_contain_text("achievements")
     expect(page.locator("#service-now .banner")).to_contain_text("The consumer is stopped")
     assert (overflow(page), faults(page)) == (0, [])
@@ -290,9 +290,9 @@ def test_each_handler_of_an_event_that_waits_tells_what_it_did(
     page = visit(f"/events/{id}", 390)
     expect(page.locator(".handlers li")).to_have_text(
         [
-            "tests.three_handlers.greet has succeeded: it is not called again",
+            "tests.three_handlers.greet succeeded, not called again",
             "tests.three_handlers.pay has failed",
-            "tests.three_handlers.log is not called yet",
+            "tests.three_handlers.log not called yet",
         ]
     )
     tried = steps(page).filter(has_text="Try 1 failed")

@@ -238,20 +238,20 @@ def test_the_selected_a_group_and_all_that_match_are_redriven(
         page.get_by_label(f"Select dead letter {number}", exact=True).check()
     button(page, "Redrive the selected").click()
     expect(words(page)).to_have_text("2 of 2 redriven.")
-    expect(came(page)).to_have_text("What came of them: 2 processed.")
+    expect(came(page)).to_have_text("Results: 2 processed.")
     assert [outcome(service, id) for id in missions[-3:]] == ["dead", "processed", "processed"]
     expect(page.locator("#dead-letters-note")).to_have_text("58 dead letters open.")
 
     button(page, "Redrive the group of 30 dead letters: DemoRefusal").click()
     expect(words(page)).to_have_text("30 of 30 redriven.")
-    expect(came(page)).to_have_text("What came of them: 30 processed.")
+    expect(came(page)).to_have_text("Results: 30 processed.")
     assert {outcome(service, id) for id in streaks} == {"processed"}
 
     page.get_by_label("User").fill("ada")
     button(page, "Filter").click()
     button(page, "Redrive all 28 that match").click()
     expect(words(page)).to_have_text("28 of 28 redriven.")
-    expect(came(page)).to_have_text("What came of them: 28 processed.")
+    expect(came(page)).to_have_text("Results: 28 processed.")
     assert {outcome(service, id) for id in missions} == {"processed"}
     assert service.status()["deadLetters"] == 0
 
@@ -278,7 +278,7 @@ def test_a_run_shows_how_far_it_is_and_stops_between_two_parts(
     button(page, "Stop").click()
     held[1].continue_()
     expect(words(page)).to_have_text("Stopped: 50 of 60 redriven.")
-    expect(came(page)).to_have_text("What came of them: 50 processed.")
+    expect(came(page)).to_have_text("Results: 50 processed.")
     assert len(held) == 2, "no part is asked for after the stop"
     assert [outcome(service, ids[at]) for at in (0, 49, 50)] == ["processed", "processed", "dead"]
     page.unroute_all()
@@ -336,7 +336,7 @@ def test_dead_letters_are_discarded_with_a_reason(service: Service, visit: Visit
     button(page, "Discard…").click()
     page.get_by_label("Reason").fill("The last one")
     button(page, "Discard").click()
-    expect(page.get_by_text("It was given up: The last one")).to_be_visible()
+    expect(page.get_by_text("It was discarded: The last one")).to_be_visible()
     expect(page.locator("#edit")).to_have_count(0)
     page.goto(f"{service.url}/failures?state=discarded")
     expect(rows(page, "dead-letters")).to_have_count(4)
@@ -367,7 +367,7 @@ def test_a_dead_letter_is_edited_with_errors_as_it_is_typed_and_redriven(
     assert service.get("/api/kafka/dead-letters/1").json["data"]["edited"] is None
     days.fill("8")
     expect(wrong).to_be_hidden()
-    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-verdict")).to_have_text("Valid: it can be saved.")
     button(page, "Save").click()
     expect(page.locator("#edit-verdict")).to_contain_text("It is saved")
     expect(page.locator(".value pre").last).to_contain_text('"streakDays":8')
@@ -395,7 +395,7 @@ def test_a_value_that_is_no_event_is_edited_as_text(service: Service, visit: Vis
     expect(page.locator("#edit-problems")).to_contain_text("data.streakDays: ")
     expect(text).to_have_attribute("aria-invalid", "true")
     text.fill(broken("mine", streakDays=5).decode())
-    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-verdict")).to_have_text("Valid: it can be saved.")
     expect(page.locator("#edit-problems")).to_be_hidden()
     button(page, "Save and redrive").click()
     expect(came(page)).to_contain_text("It is processed.")
@@ -435,15 +435,15 @@ def test_from_nothing_to_the_proof_with_the_mouse_only(
     page = visit("/failures")
     expect(page.get_by_text("Nothing has failed")).to_be_visible()
     expect(page.get_by_role("link", name="Publish an event")).to_have_attribute("href", "/publish")
-    expect(page.get_by_text("The demo’s handler is registered")).to_be_visible()
+    expect(page.get_by_text("The demo handler is registered")).to_be_visible()
     id = publish(service, user_id="ada", metadata={"demo": "refuse"})
     page.get_by_role("link", name="Edit dead letter 1").click()
     page.get_by_role("link", name="Edit as text").click()
     button(page, "streak.milestone").click()
-    expect(page.locator("#edit-verdict")).to_have_text("It is valid: it can be saved.")
+    expect(page.locator("#edit-verdict")).to_have_text("Valid: it can be saved.")
     button(page, "Save and redrive").click()
     expect(came(page)).to_contain_text("It is processed. It changed")
     example = service.get(f"/api/events/{id}").json["data"]["event"]
     assert (example["data"], example["metadata"]) == (SAMPLES["streak.milestone"], {})
-    came(page).get_by_role("link", name="To its event").click()
+    came(page).get_by_role("link", name="Show the event").click()
     page.wait_for_url(f"**/events/{id}")

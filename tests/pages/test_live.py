@@ -516,7 +516,7 @@ def test_older_events_stand_still_page_by_page(service: Service, open_page: Open
     seen = ids(page)
     page.get_by_role("link", name="Older events").last.click()
     expect(page.get_by_role("heading", name="Older events", level=2)).to_be_visible()
-    expect(page.locator("#live")).to_contain_text("off, a still page")
+    expect(page.locator("#live")).to_contain_text("off on this page")
     expect(rows(page)).to_have_count(50)
     seen += ids(page)
     page.get_by_role("link", name="Older events").last.click()
@@ -648,7 +648,7 @@ def test_a_switch_that_fails_is_said_in_words(service: Service, open_page: OpenP
     expect(button(page, "Stop")).to_be_enabled()
     page.route("**/api/kafka/status", lambda route: route.fulfill(status=200, body='{"status": "s'))
     button(page, "Stop").click()
-    broke_off = "Could not stop the consumer. The service's answer broke off; try again."
+    broke_off = "Could not stop the consumer. The service's answer was incomplete; try again."
     expect(alert).to_have_text(broke_off)
 
 
@@ -737,7 +737,7 @@ def test_without_a_socket_the_page_asks_and_goes_back_to_it(
         page.route_web_socket("**/ws/events*", lambda socket: socket.close())
     page.reload()
     expect(connection(page)).to_have_text("polling every 3 s", timeout=30_000)
-    expect(page.locator("#live")).to_contain_text("last news")
+    expect(page.locator("#live")).to_contain_text("last update")
     publish(service, user_id="bob")
     id = publish(service, user_id="ada")
     expect(row(page, id)).to_have_attribute("data-outcome", "processed", timeout=30_000)
@@ -756,11 +756,11 @@ def test_without_a_socket_the_page_asks_and_goes_back_to_it(
 
 def test_the_age_of_the_news_is_said(service: Service, open_page: OpenPage) -> None:
     page = open_page()
-    expect(page.locator("#live")).to_contain_text(re.compile(r"last news \d+ s ago"))
+    expect(page.locator("#live")).to_contain_text(re.compile(r"last update \d+ s ago"))
     page.route_web_socket("**/ws/events*", lambda socket: None)
     service.kill()
     expect(connection(page)).to_contain_text("reconnecting", timeout=15_000)
-    expect(page.locator("#live")).to_contain_text(re.compile(r"last news [3-9] s ago"))
+    expect(page.locator("#live")).to_contain_text(re.compile(r"last update [3-9] s ago"))
 
 
 # --- what strangers wrote, and how it looks ---

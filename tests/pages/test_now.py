@@ -244,14 +244,14 @@ def test_the_result_of_a_redrive_follows_events_until_they_are_processed_or_dead
     page.route("**/api/events/*", answer)
     button(page, "Redrive all 3 that match").click()
     came = page.locator("#work-outcome")
-    expect(came).to_have_text("What came of them: 3 failed again and will be tried again.")
+    expect(came).to_have_text("Results: 3 failed again and will be retried.")
     expect(button(page, "Close")).to_be_visible()
     lives |= {ids[0]: "dead", ids[1]: "processed"}
     expect(came).to_have_text(
-        "What came of them: 1 processed, 1 failed again and will be tried again, 1 dead again."
+        "Results: 1 processed, 1 failed again and will be retried, 1 dead again."
     )
     lives[ids[2]] = "dead"
-    expect(came).to_have_text("What came of them: 1 processed, 2 dead again.")
+    expect(came).to_have_text("Results: 1 processed, 2 dead again.")
 
 
 # --- numbers, colours ---

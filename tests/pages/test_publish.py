@@ -150,7 +150,7 @@ def test_errors_come_and_go_as_it_is_typed(service: Service, visit: Visit) -> No
     expect(field(page, "wordCount")).to_have_accessible_description(
         "whole number, 0 to 1,000,000,000 Not a whole number."
     )
-    expect(verdict(page)).to_have_text("1 error; the form says where.")
+    expect(verdict(page)).to_have_text("1 error; see the form.")
     expect(announcer).to_have_text("1 error in the form.")
     field(page, "wordCount").fill("")
     expect(wrong(page, "wordCount")).to_have_text("Missing data for required field.")
@@ -180,7 +180,7 @@ def test_errors_of_the_envelope_open_their_part(
     expect(wrong(page, "metadata")).to_have_text("Not an object.")
     expect(wrong(page, "timestamp")).to_have_text("Lies before the year 2000.")
     expect(page.locator("#fate")).to_be_disabled()
-    expect(page.locator("#fate-note")).to_have_text("Its metadata are no object to ask in.")
+    expect(page.locator("#fate-note")).to_have_text("The metadata are not an object.")
     more.click()
     expect(field(page, "metadata")).to_be_hidden()
     button(page, "Publish").click()
@@ -258,7 +258,7 @@ def test_what_is_wrong_is_not_published(service: Service, visit: Visit) -> None:
     page.route("**/api/kafka/events?dryRun=1", lambda route: route.abort())
     field(page, "totalXp").fill("-5")
     page.keyboard.press("Enter")
-    expect(problem(page)).to_have_text("Not published: the form says what is wrong.")
+    expect(problem(page)).to_have_text("Not published: correct the errors in the form.")
     expect(wrong(page, "totalXp")).to_contain_text("Must lie between 0 and")
     expect(field(page, "totalXp")).to_be_focused()
     service.wait_until_caught_up()
@@ -325,7 +325,7 @@ def test_an_event_that_waits_for_kafka_is_said_to(
     page.goto(f"{service.start().url}/publish?type=streak.milestone")
     button(page, "Publish").click()
     expect(page.locator("#outcome")).to_contain_text("Queued: Kafka is away.", timeout=20_000)
-    expect(page.locator("#outcome a")).to_have_text("Its page")
+    expect(page.locator("#outcome a")).to_have_text("Show the event")
 
 
 # --- the same as code ---
@@ -379,12 +379,12 @@ def test_one_is_broken_on_purpose_with_the_mouse(
     page = visit("/publish?type=streak.milestone")
     fate, note = page.locator("#fate"), page.locator("#fate-note")
     expect(note).to_have_text("")
-    for choice, outcome in (("fails and is tried again", "retrying"), ("is refused", "dead")):
+    for choice, outcome in (("fails and is retried", "retrying"), ("is refused", "dead")):
         page.goto(f"{service.url}/publish?type=streak.milestone")
         value = {"retrying": "fail", "dead": "refuse"}[outcome]
         assert choice in fate.locator(f'[value="{value}"]').inner_text()
         fate.select_option(value)
-        expect(note).to_have_text("Its metadata ask for it.")
+        expect(note).to_have_text("The metadata request this.")
         field(page, "userId").fill(outcome)
         button(page, "Publish").click()
         path, _ = landed(page)

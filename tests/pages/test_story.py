@@ -66,8 +66,8 @@ def test_an_event_is_published_found_broken_edited_and_redriven_with_the_mouse(p
     page.get_by_role("button", name="Save and redrive").click()
     # see that it worked
     expect(page.get_by_text("It is processed. It changed").first).to_be_visible()
-    page.get_by_role("link", name="To its event").click()
+    page.get_by_role("link", name="Show the event").click()
     expect(outcome(page, "processed")).to_be_visible()
-    expect(page.get_by_text("Received again, redriven")).to_be_visible()
+    expect(page.get_by_text("Received again after a redrive")).to_be_visible()
     page.get_by_role("link", name="demo-user").first.click()
     expect(page.get_by_text("100 XP", exact=True).first).to_be_visible()

@@ -83,7 +83,7 @@ def test_numbers_stay_fresh_and_a_service_that_is_away_is_said(
     service.kill()
     problem = page.locator("#problem")
     expect(problem).to_have_text(
-        "These numbers are old. The service can't be reached; try again.", timeout=15_000
+        "These numbers are out of date. The service can't be reached; try again.", timeout=15_000
     )
     expect(problem).to_be_visible()
     expect(cell(page, "achievements", "position")).to_have_text("3")
@@ -213,7 +213,7 @@ def test_records_are_shown_raw_and_decoded(service: Service, visit: Visit) -> No
     expect(first.locator(".headers tr", has_text="ce_id")).to_contain_text(id)
     expect(record(page, 1)).to_contain_text("no event")
     record(page, 1).locator("summary").click()
-    expect(record(page, 1)).to_contain_text("This record is no event: The body is not JSON")
+    expect(record(page, 1)).to_contain_text("This record is not an event: The body is not JSON")
     expect(record(page, 1).locator("pre")).to_have_text("no JSON")
     expect(record(page, 1)).to_contain_text("This record has no headers.")
     record(page, 2).locator("summary").click()
@@ -246,7 +246,7 @@ def test_a_look_goes_on_back_and_says_why_it_stopped(service: Service, visit: Vi
     expect(page.get_by_role("heading", level=2)).to_contain_text("10 records with")
     page.get_by_label("Containing").fill("nowhere")
     button(page, "Look").click()
-    expect(page.get_by_text("None of them contains this text")).to_be_visible()
+    expect(page.get_by_text("No record contains this text")).to_be_visible()
     expect(page.locator(".scanned")).to_contain_text("27 records, offsets 3 to 29,")
     page.get_by_role("link", name="What has come since, from 30").first.click()
     expect(page.get_by_text("Nothing stands at offset 30 or after it")).to_be_visible()
@@ -320,7 +320,7 @@ def test_what_is_wrong_is_said_at_its_field(service: Service, visit: Visit) -> N
         expect(field).to_have_attribute("aria-invalid", "true")
         expect(page.locator(f"#{field.get_attribute('aria-describedby')}")).to_contain_text(said)
         expect(page.get_by_label("Containing")).to_have_value("kept")
-        expect(page.get_by_text("Nothing was looked at")).to_be_visible()
+        expect(page.get_by_text("Nothing to show")).to_be_visible()
     assert faults(page) == []
 
 

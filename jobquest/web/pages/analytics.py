@@ -20,7 +20,7 @@ from jobquest.web.reads import DEFAULT_DAYS, DEFAULT_WINDOWS, time_span
 
 page = Blueprint("analytics", __name__)
 
-MAX_LISTED = 200  # windows in the table; the chart has them all
+MAX_LISTED = 200  # windows in the table; the chart shows all
 # Word, window, how many of them.
 QUICK = (
     ("Last hour", "minute", 60),
@@ -32,7 +32,7 @@ QUICK = (
 
 @page.get("/analytics")
 def show() -> tuple[str, int]:
-    """Counts by type and window, applications, XP, users, learning; 400 with the form kept where
+    """Counts by type and window, applications, XP, users, learning; 400 with the form unchanged if
     a parameter is wrong."""
     parts: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
@@ -65,7 +65,7 @@ def _parts() -> dict[str, Any]:
     last = whole_parameter("last", DEFAULT_WINDOWS, 1, MAX_WINDOWS) or DEFAULT_WINDOWS
     start, until = time_span(window, last)
     if start >= until:
-        raise InvalidEvent("A parameter is not valid.", {"to": ["Must lie after the start."]})
+        raise InvalidEvent("A parameter is not valid.", {"to": ["Must be after the start."]})
     days = time_span("day", DEFAULT_DAYS)
     queries = runtime().queries
     found = _windows(window, start, until, types)
@@ -91,7 +91,7 @@ def _parts() -> dict[str, Any]:
 
 
 def _windows(window: str, start: int, until: int, types: list[str]) -> list[dict[str, Any]]:
-    """All of them, of which an answer may not hold all: there are at most 10,000."""
+    """All windows, at most 10,000: one answer of the query may not contain all of them."""
     found: list[dict[str, Any]] = []
     after: int | None = None
     while True:
@@ -103,7 +103,7 @@ def _windows(window: str, start: int, until: int, types: list[str]) -> list[dict
 
 
 def _totals(windows: list[dict[str, Any]]) -> dict[str, int]:
-    """By type, the most first."""
+    """Counts by type, the largest first."""
     totals: dict[str, int] = {}
     for window in windows:
         for name, count in window["counts"].items():
@@ -112,7 +112,7 @@ def _totals(windows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _filled(found: dict[str, int], window: str, start: int, until: int) -> dict[str, Any]:
-    """Bars for the chart: Unix seconds and values, with a zero for each window without events."""
+    """The chart's bars: Unix seconds and values, 0 for a window without events."""
     size = WINDOWS_MS[window]
     values = {_milliseconds(time): value for time, value in found.items()}
     end = min(until, max(now_ms(), *values) + 1) if values else min(until, now_ms() + 1)
@@ -129,7 +129,7 @@ def _milliseconds(time: str) -> int:
 
 
 def _funnel(applications: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every status of the way, then the others, the most first."""
+    """Every known status in its order, then the others, the largest first."""
     counts = {row["status"]: row["count"] for row in applications}
     if not counts:
         return []

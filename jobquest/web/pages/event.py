@@ -1,6 +1,7 @@
-"""One event's page: its life as a story, from how it happened to what came of it.
+"""One event's page: its timeline from when it happened to its outcome.
 
-Places what `Queries.event` tells; `static/event.js` follows an event that is not at its end yet.
+Shows what `Queries.event` returns; `static/event.js` updates the page until the event is processed
+or dead.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from jobquest.web.pages.words import many, number, shown, span
 
 page = Blueprint("event", __name__)
 
-FRESH_SECONDS = 10  # what follows from an event may still come
+FRESH_SECONDS = 10  # follow-ups of an event may still arrive
 MAX_VALUE = 200
-UNREAD = f"{OUR_PREFIX}dead:"  # ids of records that are no event
+UNREAD = f"{OUR_PREFIX}dead:"  # ids of records that are not an event
 
 TABLES = {
     "user_stats": "Statistics of the user",
@@ -46,9 +47,9 @@ Life = dict[str, Any]
 
 
 class Step(NamedTuple):
-    """A point of the story. `failure` has the error of a try, `dead_letter` the dead letter that it
-    became; `waits`: an operator can have the next try made at once; `stopped`: the title while the
-    consumer does not run."""
+    """A point of the timeline. `failure`: the error of a try; `dead_letter`: the dead letter that
+    the event became; `waits`: an operator can start the next try at once; `stopped`: the title
+    while the consumer is not running."""
 
     look: str  # as a colour: good, busy, alarm, quiet
     title: str
@@ -62,13 +63,13 @@ class Step(NamedTuple):
 
 @page.get("/events")
 def find() -> tuple[str, int]:
-    """The same for an id that no path can carry."""
+    """The same for an id that a path can't carry."""
     return show(request.args.get("id", ""))
 
 
 @page.get("/events/<segment:id>")
 def show(id: str) -> tuple[str, int]:
-    """The page; for an event that is not known (yet), one that waits or says so."""
+    """The page; for an unknown event, a page that waits for it or says that it does not exist."""
     life = runtime().queries.event(id)
     if life is None:
         return _unknown(id)
@@ -102,21 +103,21 @@ def _unknown(id: str) -> tuple[str, int]:
 
 
 def _source(id: str) -> str | None:
-    """Where the same stands as JSON; None for an id that a browser would fold away."""
+    """The address of the same as JSON; None for an id that a browser would fold away."""
     return url_for("reads.event", id=id) if id not in ("", ".", "..") and "/" not in id else None
 
 
 def _sender(event: Mapping[str, Any]) -> str:
     if event["id"].startswith(UNREAD):
-        return "Not known: the record could not be read as an event of its own."
+        return "Unknown: the record could not be read as an event."
     if event["id"].startswith(OUR_PREFIX):
         return "This service, because of another event"
     source = event["metadata"].get("source")
-    return source if isinstance(source, str) else "Not said: its metadata name no source"
+    return source if isinstance(source, str) else "Unknown: the metadata name no source"
 
 
 def _follow(life: Life) -> str | None:
-    """Why the page looks for news: it is not at its `end`, or just came and may have `effects`."""
+    """Why the page updates: until the event's `end`, or for later `effects` of a new event."""
     dead_letter = life["deadLetter"]
     redriven = life["outcome"] == "dead" and dead_letter and dead_letter["state"] == "redriven"
     if life["outcome"] == "retrying" or redriven:
@@ -125,14 +126,14 @@ def _follow(life: Life) -> str | None:
     return "effects" if fresh else None
 
 
-# --- the story ---
+# --- the timeline ---
 
 
 def _story(life: Life) -> Iterator[Step]:
-    """Its points in the order of time; what it waits for, or its end, comes last."""
+    """The points in order of time, last the outcome or what the event waits for."""
     happened = life["event"]["timestamp"]
     if happened:
-        yield Step("quiet", "Happened", happened, "By the clock of whoever published it.")
+        yield Step("quiet", "Happened", happened, "By the publisher's clock.")
     tries = [_failed(one) for one in life["attempts"] if one["outcome"] == "retrying"]
     dead_letters = [_dead(dead_letter) for dead_letter in reversed(life["deadLetters"])]
     yield from sorted([_received(life), *tries, *dead_letters], key=lambda step: step.at or "")
@@ -141,20 +142,20 @@ def _story(life: Life) -> Iterator[Step]:
     elif life["outcome"] == "processed":
         yield Step("good", "Processed", text=_counted(life["effects"]))
     elif life["deadLetter"] and life["deadLetter"]["state"] == "redriven":
-        yield Step("busy", "On its way again", text="It is redriven, and not processed yet.")
+        yield Step("busy", "Redriven", text="It is in its topic again and not processed yet.")
 
 
 def _handlers(life: Life) -> list[tuple[str, str, str]]:
-    """Of an event that failed: each handler, what it did, and how that looks."""
+    """For a failed event, each handler with its state and that state's look."""
     failed = life["retry"] or (life["deadLetter"] if life["outcome"] == "dead" else None)
     if not failed or not life["event"]["type"]:
         return []
     names = runtime().consumer.handler_names(life["event"]["type"])
     done, culprit = failed["handlersDone"], (failed["part"] or "").removeprefix("handler ")
-    states = dict.fromkeys(done, ("has succeeded: it is not called again", "good"))
+    states = dict.fromkeys(done, ("succeeded, not called again", "good"))
     if (failed["part"] or "").startswith("handler "):
-        states[culprit] = ("has failed", "alarm")
-    waits = ("is not called yet", "quiet")
+        states[culprit] = ("failed", "alarm")
+    waits = ("not called yet", "quiet")
     return [(name, *states.get(name, waits)) for name in dict.fromkeys([*done, *names, *states])]
 
 
@@ -163,11 +164,11 @@ def _received(life: Life) -> Step:
     again = any(dead_letter["diedAt"] < at for dead_letter in life["deadLetters"])
     if life["offset"] < 0:
         return Step("alarm", "Received, but refused by the log", at, "It has no position.")
-    text = f"Partition {life['partition']} of {life['topic']} has it at offset {life['offset']}"
+    text = f"{life['topic']}, partition {life['partition']}, offset {life['offset']}"
     late = (_moment(at) - _moment(happened)).total_seconds() if happened else 0
     if late >= 1 and not again:
         text += f", {span(late)} after it happened"
-    return Step("quiet", "Received again, redriven" if again else "Received", at, f"{text}.")
+    return Step("quiet", "Received again after a redrive" if again else "Received", at, f"{text}.")
 
 
 def _failed(attempt: Mapping[str, Any]) -> Step:
@@ -191,12 +192,12 @@ def _dead(dead_letter: Mapping[str, Any]) -> Step:
 
 def _waiting(retry: Mapping[str, Any] | None) -> Step:
     if retry is None:
-        return Step("busy", "It is tried now", stopped="It is tried once the consumer runs")
+        return Step("busy", "Retrying now", stopped="It is retried when the consumer runs")
     if retry["nextTry"] is None:
-        text = "An earlier event of the same user is tried again first."
-        return Step("busy", "It waits behind another event", text=text)
-    title = f"It waits for try {retry['attempts'] + 1}"
-    stopped = f"{title}, which is made once the consumer runs"
+        text = "An earlier event of the same user is retried first."
+        return Step("busy", "Waiting behind another event", text=text)
+    title = f"Waiting for try {retry['attempts'] + 1}"
+    stopped = f"{title}, which starts when the consumer runs"
     return Step("busy", title, retry["nextTry"], waits=True, stopped=stopped)
 
 
@@ -212,7 +213,8 @@ def _moment(text: str) -> datetime:
 
 
 def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that it changed: which one, and for each column what it did and how that is now."""
+    """A row that the event changed: its key, and for each column the change and the current
+    value."""
     added, given, now = shown(effect["added"]), shown(effect["given"]), shown(effect["now"] or {})
     changes = [
         {"name": words_of(name), "change": f"+{number(value)}", "now": _value(name, now)}
@@ -233,7 +235,7 @@ def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A column's value to be placed: as a `time`, a `number`, or a `text` (cut if long)."""
+    """A column's value to show: a `time`, a `number`, or a `text` (cut if long)."""
     value = row.get(name)
     if value is None:
         return {"text": "–"}

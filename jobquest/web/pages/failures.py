@@ -1,6 +1,7 @@
-"""Failures: what waits for another try, and dead letters, listed and each with its editing.
+"""The pages of failures: events that wait for a retry, the list of dead letters, and one dead
+letter with its editor.
 
-The pages only read; `static/failures.js` and `static/dead_letter.js` act through the API.
+The pages only read; `static/failures.js` and `static/dead_letter.js` call the API.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ANY = "any"
 
 @page.get("/failures")
 def show() -> str:
-    """What waits, and the dead letters that match, newest first."""
+    """Events that wait for a retry, and the dead letters that match, newest first."""
     service = runtime()
     state = choice_parameter("state", (*STATES, ANY), "open") or "open"
     chosen = {name: value for name in FILTERS if (value := request.args.get(name))}
@@ -82,7 +83,7 @@ def show() -> str:
 
 @page.get("/dead-letters/<int:id>")
 def dead_letter(id: int) -> str:
-    """One dead letter, whole, with what became of its event, and the form that edits it."""
+    """One dead letter with its event's outcome and the form that edits it."""
     queries = runtime().queries
     found = queries.dead_letter(id) if id <= MAX_ID else None
     if found is None:
@@ -90,7 +91,7 @@ def dead_letter(id: int) -> str:
     life = queries.event(_event_id(found))
     others = life["deadLetters"] if life else []
     outcome = life["outcome"] if life else None
-    # Its event's row says what was before the redrive until the consumer comes to it.
+    # Until the consumer processes the redriven record, the event's row still has the old outcome.
     if outcome == "dead" and others and others[0]["id"] == id:
         outcome = None
     return render_template(
@@ -104,8 +105,8 @@ def dead_letter(id: int) -> str:
 
 
 def _event_id(dead_letter: dict[str, Any]) -> str:
-    """The event that a dead letter is about; of one that was redriven, as it was then: what could
-    not be read has an id of its own only since it was edited."""
+    """The id of a dead letter's event. An unreadable record gets one only when it is edited, so a
+    redriven dead letter has that of the redriven value."""
     value = dead_letter["value"] if dead_letter["edited"] is None else dead_letter["edited"]
     if (
         dead_letter["state"] == "redriven"
@@ -130,7 +131,7 @@ def _json_url(wanted: dict[str, str]) -> str:
 
 
 def _total(groups: list[dict[str, Any]]) -> int | None:
-    """How many dead letters match; None where there are more errors than are told."""
+    """How many dead letters match; None if not all groups are listed."""
     return None if len(groups) == MAX_GROUPS else sum(group["count"] for group in groups)
 
 
@@ -140,8 +141,8 @@ def _choices(known: Any, chosen: str | None) -> list[str]:
 
 
 def _editor(dead_letter: dict[str, Any]) -> dict[str, Any]:
-    """What the form begins with: the event as it would be redriven, in a form or as text, and
-    examples to begin anew from. `hidden` where this view may not show it."""
+    """The editor's content: the event that a redrive would append, as a form or as text, and
+    examples. `hidden`: the event has personal data that this view masks."""
     text = dead_letter["edited"]
     if text is None and dead_letter["encoding"] == "text":
         text = dead_letter["value"]
@@ -156,7 +157,7 @@ def _editor(dead_letter: dict[str, Any]) -> dict[str, Any]:
 
 
 def _form(text: str) -> EventForm | None:
-    """The form of the event's type; None where it is no event of a type that is known."""
+    """The form of the event's type; None if the text is not an event of a known type."""
     try:
         event = strict_json.loads(text.encode())
     except InvalidEvent:
@@ -168,8 +169,8 @@ def _form(text: str) -> EventForm | None:
 
 
 def _to_edit(text: str) -> str:
-    """JSON indented, with what nobody would see as the escapes that mean the same; other text with
-    that spelled out."""
+    """JSON indented, with invisible characters as JSON escapes; other text with them escaped,
+    too."""
     try:
         document = strict_json.loads(text.encode())
     except InvalidEvent:
@@ -178,7 +179,7 @@ def _to_edit(text: str) -> str:
 
 
 def _examples(dead_letter: dict[str, Any]) -> dict[str, str]:
-    """An event of each type that belongs to the dead letter's topic."""
+    """An example event for each type of the dead letter's topic."""
     own_id = not dead_letter["eventId"].startswith("jq:")
     envelope: dict[str, Any] = {
         "id": dead_letter["eventId"] if own_id else new_id(),

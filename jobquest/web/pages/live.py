@@ -1,7 +1,7 @@
 """The live page: the consumer's state, switch and last hour, and the stream of events by filter.
 
-With `after`, `from` or `to` it is a still page of older events. `static/live.js` and what it
-imports say the same for what comes live; a test holds the two together.
+With `after`, `from` or `to` it is a page of older events that does not update. `static/live.js` and
+its imports show live events in the same way; a test compares the two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_ROWS = 500  # in the page, live ones included
 MINUTES = 60
 
 MODES = {"embedded": "Embedded log", "kafka": "Apache Kafka"}
-# What the socket filters by, then what is left to the page: name in the query, words of its chip.
+# The filters of the socket, then those of the page: name in the query, words of its chip.
 _LIVE_FILTERS = {
     "type": "Type",
     "topic": "Topic",
@@ -57,7 +57,7 @@ _FIELDS = (
 
 @page.get("/")
 def show() -> tuple[str, int]:
-    """The page; 503 where the events can't be read, with everything else in its place."""
+    """The page; 503 if the events can't be read, with everything else shown."""
     wanted, after = event_filter(), seq_parameter("after")
     service = runtime()
     status, epoch, problem = status_now(), service.feed.epoch, None
@@ -66,7 +66,7 @@ def show() -> tuple[str, int]:
     minutes: list[dict[str, Any]] = []
     try:
         epoch = epoch or service.queries.epoch()
-        since = service.queries.last_seq()  # before the events: what comes between is sent again
+        since = service.queries.last_seq()  # before the events: newer ones are sent again
         found = service.queries.events(wanted, after=after, limit=LATEST_EVENTS, room=PAGE_BYTES)
         minutes = service.queries.minutes(MINUTES)
     except ReadSideUnavailable as error:
@@ -99,7 +99,8 @@ def show() -> tuple[str, int]:
 
 
 def _given(name: str) -> list[str]:
-    """What the query string says of `name`, once each; a form sends its empty fields too."""
+    """The distinct values of `name` in the query string, without the empty ones that a form
+    sends."""
     return list(dict.fromkeys(filter(None, request.args.getlist(name))))
 
 
@@ -109,7 +110,7 @@ def _query(names: Any) -> str:
 
 
 def _chips() -> list[dict[str, str]]:
-    """The filters that are chosen, each with the view without it."""
+    """The active filters, each with the link that removes it."""
     return [
         {
             "word": word,
@@ -122,7 +123,7 @@ def _chips() -> list[dict[str, str]]:
 
 
 def _links(item: dict[str, Any]) -> dict[str, str]:
-    """The same view with only, or without, the events of this one's type or user."""
+    """Links to the same view with only, or without, events of this type or this user."""
     links = {}
     for name, excluded, value in (
         ("type", "notType", item["event"]["type"]),

@@ -1,8 +1,8 @@
-"""What the header of every page says about now: the state, the lag, the open dead letters; and the
-banner with the reason and the next step while the service does not work, or only in part.
+"""The header of every page: the consumer's state, the lag, the open dead letters, and the banner
+with the reason and the next step while the service does not work completely.
 
-The service is asked once for a page, so no two sentences of it can differ. `static/now.js` keeps
-the header up to date and says the same; a test holds the two together.
+A page asks for the status once, so that its sentences agree. `static/now.js` updates the header
+with the same words; a test compares the two.
 """
 
 from __future__ import annotations
@@ -23,71 +23,71 @@ class State(NamedTuple):
     next: str = ""
     endpoint: str = "pages.live.show"
     anchor: str = "strip"
-    link: str = "To the switch"
+    link: str = "Go to the switch"
 
     @property
     def href(self) -> str:
         return url_for(self.endpoint, _anchor=self.anchor)
 
 
-_DOCTOR = "If it stays so, run “flask kafka doctor” where the service runs."
+_DOCTOR = "If this lasts, run “flask kafka doctor” where the service runs."
 STATES = {
     "running": State("good", "Events are being processed."),
-    "idle": State("good", "It waits for the next event."),
+    "idle": State("good", "It is waiting for the next event."),
     "degraded": State(
         "busy",
         "Events are processed, but not all of them.",
-        f"The others are. Remove the cause, and these go on by themselves. {_DOCTOR}",
+        f"All others are. Fix the cause, and these continue automatically. {_DOCTOR}",
         "pages.topics.show",
         "topics",
-        "To the topics",
+        "Show the topics",
     ),
-    "starting": State("busy", "It gets ready to process events."),
+    "starting": State("busy", "It is getting ready to process events."),
     "stopped": State(
         "quiet",
-        "Events are still taken; they are processed once it is started.",
-        "No event is processed or tried again before somebody presses Start.",
+        "Events are still received; they are processed after the next start.",
+        "No event is processed or retried until someone presses Start.",
     ),
     "paused": State(
         "alarm",
-        "It has stopped by itself, and goes on once it is started.",
-        "No event is processed or tried again. Fix the cause, then press Start.",
+        "It stopped automatically and continues after the next start.",
+        "No event is processed or retried. Fix the cause, then press Start.",
     ),
     "stalled": State(
         "alarm",
-        "It hangs, or gives no sign of life; events wait.",
-        "If it stays so, end the process that hangs and start the service again.",
+        "It does not respond; events wait.",
+        "If this lasts, end the process that hangs and restart the service.",
         "pages.topics.show",
         "processes",
-        "To the processes",
+        "Show the processes",
     ),
     "crashed": State(
         "alarm",
-        "It failed, and tries again by itself; events wait.",
+        "It failed and restarts automatically; events wait.",
         "It tries again by itself. If it stays so, the service's log has the traceback:"
         " fix the cause and start the service again.",
         "pages.topics.show",
         "processes",
-        "To the processes",
+        "Show the processes",
     ),
     "disconnected": State(
         "alarm",
-        "It can't reach the log or the database, and keeps trying.",
-        f"It keeps trying, and goes on by itself. {_DOCTOR}",
+        "It can't reach the log or the database and keeps trying.",
+        f"It keeps trying and continues automatically. {_DOCTOR}",
         "pages.topics.show",
         "processes",
-        "To the processes",
+        "Show the processes",
     ),
 }
-# While the database is away: nobody knows then what the consumer does.
+# If the database can't be reached, the consumer's state is unknown.
 AWAY = (
     "The database can't be reached",
-    "Start the database, or correct DATABASE_URL and start the service again.",
+    "Start the database, or correct DATABASE_URL and restart the service.",
 )
 
 
 def status_now() -> dict[str, Any]:
-    """The service's status, the same for the whole of a page."""
+    """The service's status, the same for the whole page."""
     if "status" not in g:
         g.status = runtime().report.status()
     found: dict[str, Any] = g.status
@@ -95,7 +95,7 @@ def status_now() -> dict[str, Any]:
 
 
 def header() -> dict[str, Any]:
-    """What the header places."""
+    """What the header shows."""
     status = status_now()
     state = STATES.get(status["state"], State("quiet", ""))
     is_away = "deadLetters" not in status
@@ -113,7 +113,7 @@ def header() -> dict[str, Any]:
 
 
 def words() -> dict[str, Any]:
-    """What the header's script needs of these words."""
+    """The words that the header's script needs."""
     return {
         "away": AWAY,
         "states": {

@@ -1,7 +1,7 @@
-"""The page that publishes: pick a type, fill its form, see it checked, publish it, or break it on
-purpose with the demo's handler; the same as curl, Python and TypeScript.
+"""The page that publishes: choose a type, fill in its form, see the check, publish the event, or
+make it fail on purpose with the demo handler; the same as curl, Python and TypeScript.
 
-`static/publish.js` sends it to the API and keeps the code up to date.
+`static/publish.js` sends the event to the API and updates the code.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from jobquest.web.pages.words import visible_lines
 page = Blueprint("publish", __name__)
 
 FATES = {
-    "": "goes through",
-    FAIL: "fails and is tried again",
-    REFUSE: "is refused for good (a dead letter)",
+    "": "is processed",
+    FAIL: "fails and is retried",
+    REFUSE: "becomes a dead letter at once",
 }
-# A string of JSON, or a word that Python spells another way.
+# A JSON string, or a word that Python writes differently.
 _WORDS = re.compile(r'"(?:[^"\\]|\\.)*"|true|false|null')
 _IN_PYTHON = {"true": "True", "false": "False", "null": "None"}
 
 
 class Code(NamedTuple):
-    """The event in a language: what stands before and after it, and how its JSON is written."""
+    """The event in a language: the code before and after it, and how its JSON is written."""
 
     word: str
     before: str
@@ -89,7 +89,7 @@ except HTTPError as error:
 type Published = {
   id: string;
   topic: string;
-  partition: number | null; // null: it waits for Kafka
+  partition: number | null; // null: the event waits for Kafka
   offset: number | null;
   result: "accepted" | "queued" | "duplicate";
 };
@@ -119,7 +119,7 @@ console.log(answer.data);
 
 @page.get("/publish")
 def show() -> tuple[str, int]:
-    """The form of the type that was picked; without one, the types."""
+    """The form of the chosen type; without one, the list of types."""
     wanted = request.args.get("type", "")
     row = CATALOGUE.get(wanted)
     more = _form(row) if row else {}

@@ -1,6 +1,6 @@
-"""The topics: how far each partition is read and by whom; and a look at the records of one.
+"""The pages of topics: how far each partition is read and by which process, and the records of one.
 
-`static/topics.js` keeps the first page's numbers fresh; a test holds the two together.
+`static/topics.js` updates the numbers of the first page; a test compares the two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from jobquest.web.pages.words import (
     MAX_LISTED_DOCUMENT,
     PAGE_BYTES,
     json_text,
-    many,
     number,
     shown,
     shown_text,
@@ -37,19 +36,19 @@ page = Blueprint("topics", __name__)
 PARAMETERS = ("partition", "offset", "timestamp", "q", "limit")
 LIMITS = (10, 50, 100, 500)
 
-# Why a look ended, in words; what is left is named by the page.
+# Why the list ends.
 STOPPED = {
-    "end": "the partition ends there",
-    "limit": "that is as many as were asked for",
-    "size": "that is as much as one page holds",
-    "scanned": f"{number(MAX_SCANNED)} records are the most for one look",
-    "time": f"{MAX_SECONDS:.0f} seconds are the most for one look",
+    "end": "end of partition",
+    "limit": "limit of the list",
+    "size": "size limit of a page",
+    "scanned": f"limit of {number(MAX_SCANNED)} records for a search",
+    "time": f"limit of {MAX_SECONDS:.0f} seconds",
 }
 
 
 @page.get("/topics")
 def show() -> tuple[str, int]:
-    """Every topic with its partitions, and the processes; 503 where the topics can't be read."""
+    """Every topic with its partitions, and the processes; 503 if the topics can't be read."""
     service = runtime()
     topics, problem = [], None
     status = status_now()
@@ -71,7 +70,7 @@ def show() -> tuple[str, int]:
 
 @page.get("/topics/<topic>")
 def records(topic: str) -> tuple[str, int]:
-    """Records of one partition, raw and decoded; what was looked at, and why it stopped."""
+    """Records of one partition, raw and decoded; which offsets were read, and why it stopped."""
     if topic not in LOG_TOPICS:
         abort(404, "There is no such topic.")
     service, look, errors, limit, problem = runtime(), None, {}, DEFAULT_RECORDS, None
@@ -105,9 +104,9 @@ def records(topic: str) -> tuple[str, int]:
 
 
 def _look(found: dict[str, Any], limit: int, text: str) -> dict[str, Any]:
-    """What `browse` found, as the page tells it."""
+    """What `browse` found, as the page shows it."""
     first, last = found["scanned"]["from"], found["scanned"]["to"] - 1
-    # Backwards as far as one look goes: searching takes more records to find some.
+    # A search goes further back, because it needs more records to find some.
     earlier = max(found["first"], first - (MAX_SCANNED if text else limit))
     return {
         **found,
@@ -122,14 +121,12 @@ def _scanned(found: dict[str, Any], last: int) -> str:
     count, first = found["scanned"]["records"], found["scanned"]["from"]
     if not count:
         if found["stopped"] == "time":
-            return f"The log gave no record from offset {number(first)} on in its time."
+            return f"The log returned no record from offset {number(first)} in time."
         if found["first"] == found["end"]:
-            return "The partition holds no records."
-        return f"Nothing stands at offset {number(first)} or after it: the partition ends there."
-    place = (
-        f"offset {number(first)}" if count == 1 else f"offsets {number(first)} to {number(last)}"
-    )
-    return f"Looked at {many(count, 'record')}, {place}, and stopped: {STOPPED[found['stopped']]}."
+            return "The partition is empty."
+        return f"No record at offset {number(first)} or later (end of partition)"
+    offsets = f"Offset {number(first)}" if count == 1 else f"Offsets {number(first)}–{number(last)}"
+    return f"{offsets} ({STOPPED[found['stopped']]})"
 
 
 def _record(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""What every page says in the same words: values masked and made visible, counts, times, links.
+"""How every page shows values, counts, times and links: personal data masked, control characters
+visible.
 
-Called by the pages and, as filters, by their templates. `static/common.js` says the same for what
-comes live; a test holds the two together.
+Used by the pages and, as filters, by their templates. `static/common.js` does the same for live
+updates; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ MASK = "[masked]"
 MAX_SUMMARY = 160
 MAX_DOCUMENT = 500_000  # characters of an event as JSON, alone on its page
 MAX_LISTED_DOCUMENT = 20_000  # and in a list
-TOO_LARGE = "Too large to be listed; its own page has it."
+TOO_LARGE = "Too large to list; see the event's page."
 PAGE_BYTES = 500_000  # of a list's items as JSON: as a page they take several times as much
 
-# Characters that nobody sees but that reorder or split what stands around them, and halves of
-# characters, which can't be written as UTF-8.
+# Invisible characters, which could reorder or split the text around them, and halves of characters,
+# which UTF-8 can't encode.
 _UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]"
 )
 _one = json.JSONEncoder(ensure_ascii=False).encode
 _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
-_UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent leaves as it is
+_UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent does not change
 
 
 def personal_shown() -> bool:
-    """Whether this view was asked to show personal data."""
+    """Whether this view shows personal data, because its address asks for it."""
     return request.args.get("personal") == "shown"
 
 
 def shown(value: Any) -> Any:
-    """`value` with personal data masked, at any depth, unless this view shows it; numbers as a
-    browser spells them."""
+    """`value` with personal data masked at any depth, unless this view shows it; numbers are
+    written as a browser writes them."""
     hidden = frozenset() if personal_shown() else PERSONAL_FIELDS
     return _shown(value, hidden)
 
@@ -59,20 +60,20 @@ def _shown(value: Any, hidden: frozenset[str]) -> Any:
 
 
 def shown_text(text: str) -> str:
-    """JSON text as it stands, or, where it holds personal data, as a document with that masked;
-    text that is no JSON and names a personal field is masked as a whole."""
+    """JSON text unchanged, or with personal data masked if it contains any. Text that names a
+    personal field and is not JSON is masked as a whole."""
     if personal_shown() or not any(name in text for name in PERSONAL_FIELDS | {"\\u"}):
         return visible_lines(text)
     try:
         document = exact_json.loads(text)
     except ValueError:
-        return f"{MASK} It may hold personal data, and is no JSON in which that could be masked."
+        return f"{MASK} It may contain personal data and is not JSON, so all of it is masked."
     return json_text(document)
 
 
 def json_text(value: Any, longest: int = MAX_DOCUMENT) -> str:
-    """`value` as a JSON document to read: masked, indented, nothing unseen in it. It says where it
-    is cut; indented, some documents are twenty times as long."""
+    """`value` as a readable JSON document: masked, indented, invisible characters escaped. A
+    document that is too long is cut and says so: indented, some are twenty times as long."""
     parts, length = [], 0
     for part in _spelled(shown(value), "\n"):
         parts.append(part[: longest - length])
@@ -84,8 +85,8 @@ def json_text(value: Any, longest: int = MAX_DOCUMENT) -> str:
 
 
 def _spelled(value: Any, line: str | None) -> Iterator[str]:
-    """JSON in small parts, its numbers exact. `line` begins a line, indented as `value` is; None:
-    all of it in one."""
+    """JSON in small parts, its numbers exact. `line` is a line break with the indentation of
+    `value`; None: everything in one line."""
     if not value or not isinstance(value, dict | list):
         yield str(value) if isinstance(value, Decimal) else _one(value)
         return
@@ -112,12 +113,12 @@ def summary(data: dict[str, Any]) -> str:
 
 
 def summary_of(item: Mapping[str, Any], data: dict[str, Any]) -> str:
-    """The same of an event as the API lists it: its data may be left out."""
+    """The same for an event of the API's list, whose data may be left out."""
     return TOO_LARGE if item.get("truncated") else summary(data)
 
 
 def event_row(item: dict[str, Any]) -> dict[str, Any]:
-    """What `_event_row.html` places, of an event as the API lists it."""
+    """What `_event_row.html` shows of an event of the API's list."""
     event = shown(item["event"])
     timestamp = event["timestamp"]
     return {
@@ -143,17 +144,17 @@ def _compact(value: Any) -> str:
 
 
 def visible(text: Any) -> str:
-    """A text in one line, with what nobody would see spelled out."""
+    """A text in one line, with invisible characters escaped."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))
 
 
 def visible_lines(text: str) -> str:
-    """The same, line breaks kept."""
+    """The same, but line breaks stay."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def without(line: str, name: str) -> str:
-    """What an error's line says beside its class: `KeyError: 'salary'` → `'salary'`."""
+    """An error's line without its class: `KeyError: 'salary'` → `'salary'`."""
     return "" if line == name else line.removeprefix(f"{name}: ")
 
 
@@ -177,7 +178,7 @@ def span(seconds: float) -> str:
 
 
 def here(**changes: Any) -> str:
-    """This view's address with some of its query changed; None takes a parameter away."""
+    """This view's address with changes in its query; None removes a parameter."""
     values: dict[str, Any] = {**request.args.to_dict(flat=False), **changes}
     query = urlencode({name: value for name, value in values.items() if value is not None}, True)
     path = quote(request.script_root + request.path).replace(quote(SLASH), "%2F")
@@ -195,7 +196,7 @@ def user_url(id: str) -> str:
 
 
 def _url(kind: str, id: str) -> str:
-    """A path where one can carry the id: browsers fold dots and servers slashes."""
+    """A path, or a query if a path can't carry the id: browsers fold dots, servers fold slashes."""
     text = quote(id, safe=_UNQUOTED)
     folded = id in (".", "..") or "/" in id or "\\" in id
     return f"{request.script_root}/{kind}{'?id=' if folded else '/'}{text}"
