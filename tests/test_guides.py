@@ -1,0 +1,129 @@
+"""The guides in `docs/`, followed by copying: in a copy of the project each block is put where its
+first line says, and then the project's own tools and the new tests run there.
+
+A block whose first line is a comment with a path is a new file. `path, after:` names the lines
+below which the block's part after `add:` belongs; they must be there exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.service import ROOT, Service, wait_for
+
+_BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.M | re.S)
+_HEAD = re.compile(r"(?:# |<!-- |\{# )(?P<path>[\w./-]+\.\w+)(?P<after>, after:)?(?: -->| #\})?")
+_ADD = re.compile(r"^(?:# |<!-- |\{# )add:(?: -->| #\})?\n", re.M)
+_NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", "instance", "__pycache__", ".*_cache", ".hypothesis"
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project."""
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT, folder, ignore=_NOT_COPIED)
+    return folder
+
+
+def follow(guide: str, project: Path) -> set[str]:
+    """Do what a guide's blocks say; the files that were written or changed."""
+    touched = set()
+    for block in _BLOCK.findall((ROOT / "docs" / guide).read_text()):
+        first, _, text = block.partition("\n")
+        if not (head := _HEAD.fullmatch(first)):
+            continue  # a command
+        path = project / head["path"]
+        if head["after"]:
+            anchor, added = _ADD.split(text)
+            before = path.read_text()
+            assert before.count(anchor) == 1, (guide, head["path"], anchor)
+            path.write_text(before.replace(anchor, anchor + added))
+        else:
+            assert not path.exists(), (guide, head["path"])
+            path.write_text(text)
+        touched.add(head["path"])
+    return touched
+
+
+def run(project: Path, *command: str) -> str:
+    """Run a module of Python's in the project; what it wrote."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env={**kept, "PYTHONPATH": str(project), "CI": "false"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def prove(project: Path, touched: set[str], *tests: str) -> None:
+    """What the project asks of every change, and these tests."""
+    code = sorted(path for path in touched if path.endswith(".py"))
+    run(project, "ruff", "check", "--no-cache", *code)
+    run(project, "ruff", "format", "--no-cache", "--check", *code)
+    told = run(project, "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    assert re.search(r"^\d+ passed", told, re.M), told
+
+
+def test_the_guide_to_handlers(project: Path, tmp_path: Path) -> None:
+    touched = follow("handlers.md", project)
+    assert touched == {"chat.py", "audit.py", "tests/test_chat.py"}
+    prove(project, touched, "tests/test_chat.py")
+    audit = tmp_path / "audit.db"
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = {"JOBQUEST_HANDLERS": "chat,audit", "AUDIT_FILE": str(audit)}
+    service = Service(data, project / "app.py", **settings)
+    service.python_path = []  # the copy's own package, not this one's
+    service.start()
+    try:
+        answer = service.post("user.login", {}, "ada", id="login-1")
+        assert answer.code == 201, answer
+        life = "/api/events/login-1"
+        wait_for(lambda: service.get(life).code == 200, 20, service.tail)
+        assert service.get(life).json["data"]["outcome"] == "processed"
+        rows = sqlite3.connect(audit).execute("SELECT * FROM logins").fetchall()
+        assert rows == [("login-1", "ada")]
+    finally:
+        service.kill()
+
+
+def test_the_guide_to_pages(project: Path) -> None:
+    touched = follow("pages.md", project)
+    assert touched == {
+        "jobquest/web/pages/leaders.py",
+        "templates/leaders.html",
+        "jobquest/web/pages/__init__.py",
+        "docs/api.md",
+        "tests/test_leaders.py",
+    }
+    prove(project, touched, "tests/test_leaders.py", "tests/test_docs.py")
+
+
+def test_the_guide_to_event_types_settings_and_guards(project: Path) -> None:
+    touched = follow("extending.md", project)
+    assert {path for path in touched if path.startswith("jobquest/")} == {
+        "jobquest/events/catalogue.py",
+        "jobquest/events/fields.py",
+        "jobquest/config.py",
+        "jobquest/web/security.py",
+    }
+    run(project, "tests.publish_methods")
+    methods = "tests/test_services.py::test_the_publish_methods_are_those_of_the_catalogue"
+    own = ("tests/test_mood.py", "tests/test_read_only.py")
+    prove(project, touched, *own, methods, "tests/test_events.py", "tests/test_docs.py")
