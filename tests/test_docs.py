@@ -1,19 +1,27 @@
-"""The README and the API reference, held to the code."""
+"""The README and the documents, held to the code."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from flask.testing import FlaskClient
 
 from jobquest.config import variables
 from jobquest.events import CATALOGUE
+from jobquest.read import tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PICTURE = (ROOT / "docs" / "architecture.svg").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -36,8 +44,17 @@ def code(name: str | None) -> str:
     return f"`{name}`" if name else "–"
 
 
-def test_the_readme_is_short() -> None:
-    assert 80 <= len(README.splitlines()) <= 130
+def test_the_first_event_of_the_readme_is_taken(client: FlaskClient) -> None:
+    [body] = re.findall(r"-d '(.+?)'", README)
+    answer = client.post("/api/kafka/events", json=json.loads(body))
+    assert answer.status_code == 201, answer.text
+
+
+def test_the_readme_installs_and_starts_files_that_are_there() -> None:
+    named = set(re.findall(r"(?:-r |python )([\w.-]+\.(?:txt|py))", README))
+    assert named >= {"requirements.txt", "requirements-dev.txt", "app.py"}
+    for file in named:
+        assert (ROOT / file).exists(), file
 
 
 def test_the_event_table_is_the_catalogue() -> None:
@@ -64,10 +81,70 @@ def test_the_example_environment_lists_every_setting_with_its_default() -> None:
     assert settings == [f"# {variable}={default or ''}" for variable, default, _ in variables()]
 
 
-def test_the_journey_names_files_that_are_there() -> None:
-    for _, where, _ in table(README, "step"):
-        for path in re.findall("`(.+?)`", where):
-            assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_are_there(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)  # guides make new ones
+    for path in re.findall(r"`((?:jobquest|templates|tests|static|bench|docs)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_files_that_the_picture_names_are_there() -> None:
+    named = re.findall(r'class="file"[^>]*>([^<]+)<', PICTURE)
+    paths = [path for text in named for path in text.split(" · ")]
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / "jobquest" / path).exists() or (ROOT / path).exists(), path
+
+
+def test_the_tables_of_the_architecture_are_the_code() -> None:
+    told = {row[0].strip("`"): row[1] for row in table(ARCHITECTURE, "table")}
+    derived = {one.name for one in tables.DERIVED}
+    assert told == {
+        name: "derived" if name in derived else "operational" for name in tables.metadata.tables
+    }
+
+
+def test_the_threads_of_the_architecture_are_the_code() -> None:
+    told = {name for row in table(ARCHITECTURE, "thread") for name in re.findall("`(.+?)`", row[0])}
+    calls = (
+        node
+        for path in (ROOT / "jobquest").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Thread")
+    )
+    names = (one.value for call in calls for one in call.keywords if one.arg == "name")
+    started = {one.value for one in names if isinstance(one, ast.Constant)}
+    assert told == started | {"feed", "feed-heartbeat"}  # these two get their names in a loop
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The top-level modules of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "jobquest":
+            yield from (one.name for one in node.names if one.name != "create_app")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jobquest."):
+            yield str(node.module).split(".")[1]
+
+
+def test_imports_run_downwards_in_the_table_of_modules() -> None:
+    rows = table(ARCHITECTURE, "modules")
+    level = {name: at for at, row in enumerate(rows) for name in re.findall("`(.+?)`", row[0])}
+    package = ROOT / "jobquest"
+    for path in package.rglob("*.py"):
+        module = path.relative_to(package).parts[0].removesuffix(".py")
+        if "migrations" not in path.parts:
+            for one in imports(path):
+                assert level[module] <= level[one], f"{path} imports {one}"
+    there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert level.keys() == there - {"__pycache__"}
+
+
+def test_the_glossary_has_some_thirty_terms_in_order_with_a_sentence_each() -> None:
+    rows = table(ARCHITECTURE, "term")
+    terms = [term for term, _ in rows]
+    assert terms == sorted(terms)
+    assert 20 <= len(terms) <= 32
+    assert all(re.fullmatch(r"[^.]+(?:\.\w[^.]*)*\.", meaning) for _, meaning in rows)
 
 
 def test_every_fault_has_its_test() -> None:
@@ -80,10 +157,20 @@ def test_every_fault_has_its_test() -> None:
     assert all("::test_" in line for line in rows)
 
 
-def test_every_link_and_picture_is_there() -> None:
-    for text, folder in ((README, ROOT), (API, ROOT / "docs"), (RELIABILITY, ROOT / "docs")):
-        for target in re.findall(r"\]\(([^)]+)\)", text):
-            assert (folder / target).exists(), target
+def anchors(document: Path) -> set[str]:
+    """What a link to a heading of the document may end with, as GitHub makes it."""
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_and_picture_is_there(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = document.parent / path if path else document
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
 
 
 def test_the_api_reference_lists_every_route(client: FlaskClient) -> None:
