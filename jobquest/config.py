@@ -124,10 +124,13 @@ class Config:
         "KAFKA_BROKER", None, _brokers, "Kafka's addresses, comma-separated; unset: embedded log"
     )
     data_dir: Path = setting(  # noqa: RUF009 (a row of the table, not a default to compute)
-        "JOBQUEST_DATA_DIR", "instance", Path, "folder of every file that it writes"
+        "JOBQUEST_DATA_DIR", "instance", Path, "folder for the files that it writes"
     )
     database_url: str | None = setting(
-        "DATABASE_URL", None, _database, "the read side; unset: SQLite in the data folder"
+        "DATABASE_URL",
+        None,
+        _database,
+        "database of the read side; unset: SQLite in the data folder",
     )
     database_upgrade: bool = setting(
         "JOBQUEST_DATABASE_UPGRADE",
@@ -142,14 +145,14 @@ class Config:
         "JOBQUEST_DATABASE_POOL",
         "16",
         _whole(8, 1000),
-        "database connections of a process, at most",
+        "database connections that a process may open",
     )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(
-        "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of topics that it creates"
+        "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of the topics that it creates"
     )
     kafka_replication_factor: int = setting(
-        "KAFKA_REPLICATION_FACTOR", "1", _whole(1, 15), "replicas of topics that it creates"
+        "KAFKA_REPLICATION_FACTOR", "1", _whole(1, 15), "replicas of the topics that it creates"
     )
     consumer_autostart: bool = setting(
         "JOBQUEST_CONSUMER_AUTOSTART", "true", _flag, "start the consumer with the server"
@@ -161,7 +164,7 @@ class Config:
         "JOBQUEST_PUBLIC_URL",
         None,
         addresses.public_url,
-        "where browsers reach it behind a proxy: https://host/path",
+        "its address for browsers behind a proxy: https://host/path",
     )
     trusted_proxies: int = setting(
         "JOBQUEST_TRUSTED_PROXIES",
@@ -173,25 +176,40 @@ class Config:
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
     )
     retry_max_attempts: int = setting(
-        "JOBQUEST_RETRY_MAX_ATTEMPTS", "10", _whole(1, 1000), "tries of a failing handler"
+        "JOBQUEST_RETRY_MAX_ATTEMPTS",
+        "10",
+        _whole(1, 1000),
+        "tries before an event becomes a dead letter",
     )
     retry_base_seconds: int = setting(
-        "JOBQUEST_RETRY_BASE_SECONDS", "1", _whole(0, 60), "first wait; doubles, up to 60 s"
+        "JOBQUEST_RETRY_BASE_SECONDS",
+        "1",
+        _whole(0, 60),
+        "wait before the second try; doubles, up to 60 s",
     )
     brake_failures: int = setting(
-        "JOBQUEST_BRAKE_FAILURES", "20", _whole(1, 1_000_000), "failures in a row that pause it"
+        "JOBQUEST_BRAKE_FAILURES",
+        "20",
+        _whole(1, 1_000_000),
+        "failures in a row that pause the consumer",
     )
     outbox_max_events: int = setting(
-        "JOBQUEST_OUTBOX_MAX_EVENTS", "1000000", _whole(1, 10**9), "kept while Kafka is away"
+        "JOBQUEST_OUTBOX_MAX_EVENTS",
+        "1000000",
+        _whole(1, 10**9),
+        "events that the outbox keeps while Kafka is away",
     )
     keep_days: int = setting(
         "JOBQUEST_KEEP_DAYS",
         "90",
         _whole(1, 100_000),
-        "days that failed tries, closed dead letters and minutes are kept",
+        "days to keep failed tries, closed dead letters and counts per minute",
     )
     handlers: tuple[str, ...] = setting(
-        "JOBQUEST_HANDLERS", None, _names, "modules whose register(consumer) is called at start"
+        "JOBQUEST_HANDLERS",
+        None,
+        _names,
+        "modules with handlers: their register(consumer) is called at start",
     )
     kafka_security_protocol: str | None = setting(
         "KAFKA_SECURITY_PROTOCOL",
@@ -211,10 +229,10 @@ class Config:
         "KAFKA_SSL_CAFILE", None, _text, "PEM file of the authority that signed the brokers"
     )
     kafka_ssl_certfile: str | None = setting(
-        "KAFKA_SSL_CERTFILE", None, _text, "PEM file of our own certificate"
+        "KAFKA_SSL_CERTFILE", None, _text, "PEM file of the client's certificate"
     )
     kafka_ssl_keyfile: str | None = setting(
-        "KAFKA_SSL_KEYFILE", None, _text, "PEM file of our own key"
+        "KAFKA_SSL_KEYFILE", None, _text, "PEM file of the client's key"
     )
 
     @property
