@@ -42,7 +42,7 @@ REFUSED: dict[type[Exception], tuple[str, str]] = {
     errors.ParseException: ("400 Bad Request", "This is not a valid HTTP request."),
 }
 TOO_LONG = 10 * MAX_BODY_BYTES  # the length given for a body whose chunks are not waited for
-MAX_SOUND = 100
+MAX_CHECKED = 100
 MAX_ANSWER_BYTES = 4 << 20  # kept for a client; a longer one is a stream, whose thread waits
 PROMPT_BYTES = 32_768  # of a whole request that is read in the main loop
 LATE = ("408 Request Timeout", "The request took too long to arrive.")
@@ -67,18 +67,18 @@ class OurResponse(Response):  # type: ignore[misc]
     """An answer whose date is written once a second, and whose usual headers are checked once."""
 
     _date = (0, "")
-    _sound: set[tuple[str, str]] = set()  # headers that gunicorn has checked
+    _checked: set[tuple[str, str]] = set()  # headers that gunicorn has checked
 
     def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
         """Check and add an answer's headers, most of which go with every answer."""
         for header in headers:
-            if header in self._sound:
+            if header in self._checked:
                 self.headers.append(header)
                 continue
             super().process_headers([header])
             is_plain = self.headers and self.headers[-1] == header
-            if is_plain and header[0] != "Content-Length" and len(self._sound) < MAX_SOUND:
-                self._sound.add(header)
+            if is_plain and header[0] != "Content-Length" and len(self._checked) < MAX_CHECKED:
+                self._checked.add(header)
 
     def default_headers(self) -> list[str]:
         """The first lines of the head."""
@@ -205,7 +205,7 @@ class Exchange:
             response.close()
         except Exception:  # one answer that fails must not end the loop
             logger.exception("Error answering %s", received.environ.get("RAW_URI"))
-            return Reply(spelled(*FAILED), False)
+            return Reply(error_response(*FAILED), False)
         return Reply(received.outlet.collected(), not response.should_close())
 
     # --- on a thread ---
@@ -222,7 +222,7 @@ class Exchange:
         except (errors.ParseException, errors.NoMoreData) as error:
             logger.debug("Invalid request from %s: %s", conn.client[0], error)
             kind = next(kind for kind in REFUSED if isinstance(error, kind))
-            return Reply(spelled(*REFUSED[kind]), False)
+            return Reply(error_response(*REFUSED[kind]), False)
         if not conn.too_large:
             conn.data = unreader.take_buffered()
         if conn.framing.chunked:
@@ -236,7 +236,7 @@ class Exchange:
             return Reply(b"", False)
         except Exception:
             logger.exception("Error handling request %s %s", request.method, request.uri)
-            return Reply(b"" if outlet.streamed else spelled(*FAILED), False)
+            return Reply(b"" if outlet.streamed else error_response(*FAILED), False)
 
     def _run(
         self, conn: Connection, request: Any, body: bytes, outlet: Outlet, keep: bool
@@ -274,7 +274,7 @@ class Exchange:
         return response, environ
 
 
-def spelled(status: str, message: str) -> bytes:
+def error_response(status: str, message: str) -> bytes:
     """An error of ours, in the shape of the application's errors; the connection then closes."""
     body = orjson.dumps({"status": "error", "message": message}) + b"\n"
     head = (

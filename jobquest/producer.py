@@ -113,7 +113,7 @@ class Producer(PublishMethods):
         ]
 
     def outcome(self, event: Event, pending: Pending[Any]) -> Published | JobQuestError:
-        """The outcome of an event that the log was given; waits for it. The caller then has to call
+        """The outcome of an event that was published; waits for it. The caller then has to call
         `log_published`."""
         try:
             position = confirmed(pending)
@@ -158,9 +158,9 @@ def confirmed(future: Pending[_T]) -> _T:
         raise LogUnavailable(f"The log did not confirm within {CONFIRM_SECONDS:.0f} s.") from None
 
 
-def log_published(came: Sequence[Published | JobQuestError]) -> None:
+def log_published(outcomes: Sequence[Published | JobQuestError]) -> None:
     """Log a line for each event that was published."""
-    log_lines(logger, logging.INFO, [_line(one) for one in came if isinstance(one, Published)])
+    log_lines(logger, logging.INFO, [_line(one) for one in outcomes if isinstance(one, Published)])
 
 
 def _line(published: Published) -> str:

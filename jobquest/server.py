@@ -66,7 +66,7 @@ def _escaped(text: str) -> str:
 
 
 def main() -> None:
-    """Serve until told to stop. A wrong setting ends it with one line and code 2."""
+    """Serve until a signal stops it. A wrong setting ends it with one line and code 2."""
     signal.signal(signal.SIGTERM, _end)  # until the server has its own
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(LOG_FORMAT))

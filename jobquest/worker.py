@@ -25,7 +25,7 @@ from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
 from jobquest.connection import ANSWER_SECONDS, Connection
-from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, spelled
+from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, error_response
 from jobquest.framing import Arrived
 from jobquest.log.pending import when_all
 from jobquest.producer import CONFIRM_SECONDS
@@ -277,7 +277,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
     def _refuse(self, conn: Connection, status: str, message: str) -> None:
         conn.data = b""
         conn.ending = True
-        conn.unsent = spelled(status, message)
+        conn.unsent = error_response(status, message)
         conn.deadline = time.monotonic() + ANSWER_SECONDS
         self._attend(conn)
 

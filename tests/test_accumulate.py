@@ -39,7 +39,7 @@ class Sent:
 class Told:
     """Notes where each record is."""
 
-    def took(self, entries: Sequence[Sent], _topic: str, _partition: int, offset: int) -> None:
+    def confirmed(self, entries: Sequence[Sent], _topic: str, _partition: int, offset: int) -> None:
         for number, one in enumerate(entries, offset):
             one.offset = number
 
@@ -59,11 +59,11 @@ def test_the_library_reads_what_was_written_and_finds_room_for_as_much(
         if library.append(None, one.key, one.value, list(one.headers)) is None:
             break
         taken += 1
-    first = ours.take(sent[:several])
-    assert first + ours.take(sent[first:]) == taken
+    first = ours.add(sent[:several])
+    assert first + ours.add(sent[first:]) == taken
     library.close()
     ours.records.close()
-    assert not ours.take(sent), "a batch that goes out takes no more"
+    assert not ours.add(sent), "a batch that goes out accepts no more"
     assert len(ours.records.buffer()) == len(library.buffer())
     [batch] = MemoryRecords(bytes(ours.records.buffer()))
     assert batch.validate_crc()

@@ -237,16 +237,14 @@ class Outbox:
             return
         spool_file = self._spool_file
         if spool_file is None:
-            self._refuse_all(
-                entries, f"Kafka does not take events, nor does the outbox: {self._why}"
-            )
+            self._refuse_all(entries, f"Neither Kafka nor the outbox accepts events: {self._why}")
             return
         room = max(0, self._max_events - spool_file.count)
         kept = spool_file.append([record for _, record in entries[:room]])
         for (future, _), written in zip(entries[:room], kept, strict=True):
             written.add_done_callback(partial(self._written, future))
         line = (
-            f"Kafka does not take events, and the outbox is full: it keeps {self._max_events}"
+            f"Kafka does not accept events, and the outbox is full: it keeps {self._max_events}"
             " (JOBQUEST_OUTBOX_MAX_EVENTS)."
         )
         self._refuse_all(entries[room:], line)
@@ -278,7 +276,7 @@ class Outbox:
     def _written(self, future: Appended, written: Pending[Position]) -> None:
         # Not under the lock: it may run where it is held already.
         if error := written.exception():
-            line = f"Kafka does not take events, nor does the outbox: {error}"
+            line = f"Neither Kafka nor the outbox accepts events: {error}"
             future.fail(LogUnavailable(line))
         else:
             future.resolve(None)
@@ -370,10 +368,10 @@ class Outbox:
             self._send(held)
         if self._shut:
             logger.info(
-                "Kafka takes events again, but for topic %s.", ", ".join(sorted(self._shut))
+                "Kafka accepts events again, but for topic %s.", ", ".join(sorted(self._shut))
             )
         else:
-            logger.info("Kafka takes events again; the outbox is empty.")
+            logger.info("Kafka accepts events again; the outbox is empty.")
 
     def _deliver(self, spool_file: SpoolFile) -> None:
         try:

@@ -1,8 +1,8 @@
-"""The outside, over HTTP and WebSocket: blueprints of thin views, one shape of errors, safe
+"""The service over HTTP and WebSocket: blueprints of thin views, one shape of errors, safe
 defaults.
 
 Nothing here decides about events: views read a request, call the runtime's parts, shape an answer.
-To add a page or a route: a blueprint in a file of its own, and a line in `register`.
+To add a page or a route, write a blueprint in a new file and add a line to `register`.
 """
 
 from __future__ import annotations

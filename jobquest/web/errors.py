@@ -85,8 +85,8 @@ def _http(error: HTTPException) -> Response:
     response = error.get_response()  # keeps Allow, Retry-After and the like
     if (error.code or 500) < 400:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
-    said = error.description if error.description != type(error).description else None
-    message = said or _MESSAGES.get(error.code or 500) or error.description or error.name
+    described = error.description if error.description != type(error).description else None
+    message = described or _MESSAGES.get(error.code or 500) or error.description or error.name
     answer = _shaped(Answer(error.code or 500, failure(message)))
     for name in ("Allow", "Retry-After"):
         if name in response.headers:

@@ -47,7 +47,7 @@ def guards(config: Config) -> list[Guard]:
 
 
 def headers(config: Config) -> Mapping[str, Headers]:
-    """The headers of every answer, by the request's `Origin`; "" stands for any other one."""
+    """The headers of every answer, by the request's `Origin`; "" is the key for any other one."""
     always = list(_HEADERS.items())
     if config.cors_origins:
         always.append(("Vary", "Origin"))

@@ -124,7 +124,7 @@ class DocumentedProducer:
             self._waiting.clear()
             self._changed.notify()
 
-    # --- on a thread of its own, which closes the producer in the end ---
+    # --- on its own thread, which closes the producer at the end ---
 
     def _run(self) -> None:
         while entries := self._round():
@@ -151,13 +151,13 @@ class DocumentedProducer:
         except Exception as error:
             self._failed(entry, error)
             return
-        future.add_callback(partial(self._took, entry))
+        future.add_callback(partial(self._confirmed, entry))
         future.add_errback(partial(self._failed, entry))
 
     # --- on the library's thread, too ---
 
-    def _took(self, entry: Entry, answer: Any) -> None:
-        self._answers.took([entry], answer.topic, answer.partition, answer.offset)
+    def _confirmed(self, entry: Entry, answer: Any) -> None:
+        self._answers.confirmed([entry], answer.topic, answer.partition, answer.offset)
         self._answered()
 
     def _failed(self, entry: Entry, error: Exception) -> None:

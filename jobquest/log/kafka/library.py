@@ -25,7 +25,7 @@ class Entry(Protocol):
 class Answers(Protocol):
     """Receives the broker's answers to entries, on any thread."""
 
-    def took(self, entries: Sequence[Any], topic: str, partition: int, offset: int) -> None:
+    def confirmed(self, entries: Sequence[Any], topic: str, partition: int, offset: int) -> None:
         """The broker has these entries, one behind the other, the first at `offset`."""
         ...
 

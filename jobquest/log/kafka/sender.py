@@ -1,4 +1,4 @@
-"""What is on its way to Kafka: the library's producer, kept from ever stopping for good.
+"""Sends records to Kafka with the library's producer, and keeps that from stopping for good.
 
 Used by the log only. Every record that is sent is in a table here until it is answered, and a
 watchdog checks that table. If a record is past its deadline, or the library reports that one
@@ -124,12 +124,12 @@ class Sender:
         """See `EventLog.append`."""
         began = time.monotonic()
         sent = [_Sent(record) for record in records]
-        sound = [one for one in sent if not self._refused(one)]
-        if sound:
+        valid = [one for one in sent if not self._refused(one)]
+        if valid:
             try:
-                self._send(sound, began, timeout)
+                self._send(valid, began, timeout)
             except LogUnavailable as error:
-                for one in sound:
+                for one in valid:
                     one.future.fail(error)
         return [one.future for one in sent]
 
@@ -191,7 +191,7 @@ class Sender:
         try:
             producer.put(entered)
         except (KafkaError, AssertionError, ValueError, RuntimeError, OSError) as error:
-            line = f"Kafka does not take records: {type(error).__name__}: {error}."
+            line = f"Kafka does not accept records: {type(error).__name__}: {error}."
             self._discard(producer, line)  # and those that were entered
             return
         for sent in records[len(entered) :]:
@@ -232,8 +232,8 @@ class Sender:
 
     # --- answers: on the library's thread ---
 
-    def took(self, several: Sequence[_Sent], topic: str, partition: int, offset: int) -> None:
-        """See `Answers.took`."""
+    def confirmed(self, several: Sequence[_Sent], topic: str, partition: int, offset: int) -> None:
+        """See `Answers.confirmed`."""
         number_of = {sent: number for number, sent in enumerate(several, offset)}
         for sent in self._left(several):
             sent.future.resolve(Position(topic, partition, number_of[sent]))

@@ -102,7 +102,7 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
         self._record_futures = _Followers(self.entries, answers)
         self.produce_future.add_callback(self._report)
 
-    def take(self, entries: Sequence[Entry]) -> int:
+    def add(self, entries: Sequence[Entry]) -> int:
         """Append records that are encoded already, as the library's builder does; how many of them
         had room."""
         if self.records._closed:
@@ -122,13 +122,13 @@ class _Batch(ProducerBatch):  # type: ignore[misc]
                 break
             buffer += whole
             offset += 1
-        if taken := offset - first:
+        if added := offset - first:
             builder._max_timestamp = max(builder._max_timestamp, now)
-            builder._num_records += taken
+            builder._num_records += added
             builder._last_offset = offset - 1
             self.records._next_offset = offset
-            self.entries += entries[:taken]
-        return taken
+            self.entries += entries[:added]
+        return added
 
     def _report(self, answer: tuple[int, int, Callable[[int], Exception] | None]) -> None:
         _report(self._answers, self.topic_partition, self.entries, 0, answer)
@@ -171,7 +171,7 @@ def _report(
     """Report the broker's answer to entries, the first of which is at `index` of its batch."""
     base, _, error_of = answer
     if error_of is None:
-        answers.took(entries, place.topic, place.partition, base + index)
+        answers.confirmed(entries, place.topic, place.partition, base + index)
         return
     for number, entry in enumerate(entries, index):
         answers.failed(entry, error_of(number))
@@ -183,15 +183,15 @@ def _append(accumulator: Any, place: Any, entries: Sequence[Entry], answers: Ans
         raise KafkaError("The producer is closed.")
     queue = accumulator._batches[place]
     last = queue[-1] if queue else None
-    taken = last.take(entries) if isinstance(last, _Batch) else 0
-    is_new = taken < len(entries)
-    while taken < len(entries):
+    added = last.add(entries) if isinstance(last, _Batch) else 0
+    is_new = added < len(entries)
+    while added < len(entries):
         config = accumulator.config
         records = MemoryRecordsBuilder(
             config["message_version"], config["compression_attrs"], config["batch_size"]
         )
         last = _Batch(place, records, answers)
-        taken += last.take(entries[taken:])  # the first always fits
+        added += last.add(entries[added:])  # the first always fits
         queue.append(last)
         accumulator._incomplete.add(last)
     return is_new

@@ -46,8 +46,8 @@ class FastReader:
 
 class UnreadableRecord(Exception):
     """`cause` says why the record at `offset` of a partition can't be unpacked (checksum, codec,
-    structure). A class of its own, because `poll` also raises errors that harm no record, such as a
-    lost connection."""
+    structure). It is no KafkaError: `poll` raises those for harmless reasons, too, such as a lost
+    connection."""
 
     def __init__(self, place: Any, offset: int, cause: Exception) -> None:
         super().__init__(f"{place} at {offset}: {cause}")
