@@ -133,14 +133,10 @@ class Outbox:
 
     def waiting(self) -> Waiting:
         """How much waits here. Fast."""
-        spool_files = [
-            spool_file
-            for spool_file in (self._spool_file, *self._adopted)
-            if spool_file and spool_file.count
-        ]
-        since_ms = min((spool_file.oldest_ms or 0 for spool_file in spool_files), default=0)
+        files = [one for one in (self._spool_file, *self._adopted) if one and one.count]
+        since_ms = min((one.oldest_ms or 0 for one in files), default=0)
         seconds = max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0
-        return Waiting(sum(spool_file.count for spool_file in spool_files), round(seconds, 3))
+        return Waiting(sum(one.count for one in files), round(seconds, 3))
 
     def stop(self) -> None:
         """End within about two seconds. What the log has not confirmed by then is kept here."""
@@ -274,7 +270,7 @@ class Outbox:
             future.resolve(sent.result())
 
     def _written(self, future: Appended, written: Pending[Position]) -> None:
-        # Not under the lock: it may run where it is held already.
+        # Without the lock: the thread that calls this may hold it already.
         if error := written.exception():
             line = f"Neither Kafka nor the outbox accepts events: {error}"
             future.fail(LogUnavailable(line))
@@ -381,10 +377,8 @@ class Outbox:
                 self._hold(spool_file)
                 if batch := spool_file.first(BATCH_RECORDS, BATCH_BYTES, self.barred):
                     self._deliver_batch(spool_file, batch)
-                elif self._holding and spool_file.deliverable(
-                    self.barred
-                ):  # on its way into the file
-                    self._stop.wait(0.01)
+                elif self._holding and spool_file.deliverable(self.barred):
+                    self._stop.wait(0.01)  # they are on their way into the file
                     self._release(self._hold_until)
                 else:
                     return
