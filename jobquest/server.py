@@ -16,7 +16,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobquest import create_app, listeners
@@ -193,34 +193,12 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
     from gunicorn.app.base import BaseApplication
 
     class Server(BaseApplication):  # type: ignore[misc]
-        def __init__(self, listening: socket.socket, config: Config) -> None:
-            sockets = listeners.sockets_for(config.worker_count, listening)
-            self._options = {
-                "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
-                "workers": config.worker_count + config.has_consumer_process,
-                "worker_class": worker_class(gunicorn.__version__),
-                "threads": MAX_VIEWERS + REQUEST_THREADS,
-                "worker_connections": _connections(),
-                "graceful_timeout": GRACEFUL_SECONDS,
-                "keepalive": 5,
-                # Our setting says which proxies are trusted; gunicorn itself trusts no header.
-                "forwarded_allow_ips": "",
-                "forwarder_headers": "",
-                "secure_scheme_headers": {},
-                "header_map": "drop",
-                "http_parser": "python",  # this one was tried, whatever else is installed
-                "control_socket_disable": True,
-                "loglevel": "warning",
-                "when_ready": listeners.fix_count,
-                "pre_fork": _socket_chooser(config.has_consumer_process),
-                "post_fork": listeners.take_socket,
-                "post_worker_init": _start_worker,
-                "worker_exit": _stop_worker,
-            }
+        def __init__(self, settings: Mapping[str, Any]) -> None:
+            self._settings = settings
             super().__init__()
 
         def load_config(self) -> None:
-            for name, value in self._options.items():
+            for name, value in self._settings.items():
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
@@ -229,9 +207,35 @@ def _gunicorn() -> Callable[[socket.socket, Config], None]:
     def serve(listening: socket.socket, config: Config) -> None:
         for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would use them as settings
             os.environ.pop(name, None)
-        Server(listening, config).run()
+        Server(_gunicorn_settings(gunicorn.__version__, listening, config)).run()
 
     return serve
+
+
+def _gunicorn_settings(version: str, listening: socket.socket, config: Config) -> dict[str, Any]:
+    sockets = listeners.sockets_for(config.worker_count, listening)
+    return {
+        "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
+        "workers": config.worker_count + config.has_consumer_process,
+        "worker_class": worker_class(version),
+        "threads": MAX_VIEWERS + REQUEST_THREADS,
+        "worker_connections": _connections(),
+        "graceful_timeout": GRACEFUL_SECONDS,
+        "keepalive": 5,
+        # Our setting says which proxies are trusted; gunicorn itself trusts no header.
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
+        "secure_scheme_headers": {},
+        "header_map": "drop",
+        "http_parser": "python",  # this one was tried, whatever else is installed
+        "control_socket_disable": True,
+        "loglevel": "warning",
+        "when_ready": listeners.fix_count,
+        "pre_fork": _socket_chooser(config.has_consumer_process),
+        "post_fork": listeners.take_socket,
+        "post_worker_init": _start_worker,
+        "worker_exit": _stop_worker,
+    }
 
 
 def _socket_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
