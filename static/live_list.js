@@ -123,7 +123,7 @@ export const list = {
 
   togglePause() {
     this.paused = !this.paused;
-    announce(this.paused ? "The list is paused: new events wait." : "The list goes on.");
+    announce(this.paused ? "The list is paused: new events wait." : "The list continues.");
     this.note();
     this.schedule(0);
   },

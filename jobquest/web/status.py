@@ -1,5 +1,4 @@
-"""The consumer's state, start and stop, and the topics: `/api/kafka/status`,
-`/api/kafka/topics`."""
+"""The consumer's state and switch, and the topics: `/api/kafka/status`, `/api/kafka/topics`."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_dead_event_leads_to_its_dead_letter_and_comes_back(
     service.request("POST", "/api/kafka/dead-letters/redrive", body)
     page.reload()
     expect(steps(page).last).to_contain_text("Redriven")
-    expect(page.get_by_text("This page follows the event")).to_be_visible()
+    expect(page.get_by_text("This page updates until the event")).to_be_visible()
     service.switch("start")
     expect(page.locator(".page-head .badge")).to_have_text("processed", timeout=20_000)
     again = ["Dead letter after 1 try", "Received again after a redrive", "Processed"]
@@ -244,7 +244,7 @@ def test_a_page_waits_for_an_event_that_was_just_published(service: Service, vis
 
 def test_a_page_that_waits_says_that_nobody_answers(service: Service, visit: Visit) -> None:
     page = visit("/events/later?new=1&topic=achievements")
-    expect(page.get_by_role("heading", level=1)).to_contain_text("Kept until Kafka answers")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Stored until Kafka answers")
     service.stop()
     expect(page.get_by_role("alert")).to_contain_text("can't be reached", timeout=10_000)
     service.start()
@@ -291,7 +291,7 @@ def test_each_handler_of_an_event_that_waits_tells_what_it_did(
     expect(page.locator(".handlers li")).to_have_text(
         [
             "tests.three_handlers.greet succeeded, not called again",
-            "tests.three_handlers.pay has failed",
+            "tests.three_handlers.pay failed",
             "tests.three_handlers.log not called yet",
         ]
     )

@@ -256,10 +256,10 @@ def test_the_list_is_bounded_and_says_so(service: Service, open_page: OpenPage) 
     write(service, streaks(700))
     expect(row(page, "s699")).to_have_count(1)
     expect(rows(page)).to_have_count(500, timeout=20_000)
-    expect(page.locator("#list-note")).to_contain_text("The latest 500, the most")
+    expect(page.locator("#list-note")).to_contain_text("Showing the latest 500 events, the limit")
     page.reload()
     expect(rows(page)).to_have_count(50)
-    expect(page.locator("#list-note")).to_contain_text("The latest 50; older ones are not listed")
+    expect(page.locator("#list-note")).to_contain_text("Showing the latest 50 events")
 
 
 WATCH_TASKS = """() => {

@@ -140,9 +140,9 @@ def test_nothing_is_promised_while_the_consumer_does_not_run(
         page = visit("/failures", java_script_enabled=java_script)
         due = page.locator("#retries-table .due")
         expect(due.last).to_be_visible()
-        assert due.locator("visible=true").all_inner_texts() == ["once it runs"]
+        assert due.locator("visible=true").all_inner_texts() == ["when it runs"]
         page.goto(f"{service.url}/events/{id}")
-        expect(page.locator(".story > li h3").last).to_contain_text("once the consumer runs")
+        expect(page.locator(".story > li h3").last).to_contain_text("when the consumer runs")
         expect(page.locator(".story > li").last.locator(".age")).to_be_hidden()
         page.goto(f"{service.url}/failures")
         service.switch("start")
@@ -215,7 +215,7 @@ def test_a_redriven_dead_letter_never_says_two_things_at_once(
     page.evaluate(CONTRADICTIONS)
     button(page, "Redrive as it is").click()
     expect(page.locator(".dead-letter-head")).to_contain_text("its event is not processed yet")
-    expect(page.locator("#work-outcome")).to_contain_text("The consumer does not run")
+    expect(page.locator("#work-outcome")).to_contain_text("The consumer is not running")
     service.switch("start")
     expect(page.locator("#work-outcome")).to_contain_text("It is processed.")
     expect(page.locator(".dead-letter-head")).to_contain_text("its event is now processed")

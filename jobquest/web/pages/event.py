@@ -213,8 +213,7 @@ def _moment(text: str) -> datetime:
 
 
 def _effect(effect: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that the event changed: its key, and for each column the change and the current
-    value."""
+    """A row that the event changed: its key, and each column's change and current value."""
     added, given, now = shown(effect["added"]), shown(effect["given"]), shown(effect["now"] or {})
     changes = [
         {"name": words_of(name), "change": f"+{number(value)}", "now": _value(name, now)}

@@ -169,8 +169,7 @@ def _form(text: str) -> EventForm | None:
 
 
 def _to_edit(text: str) -> str:
-    """JSON indented, with invisible characters as JSON escapes; other text with them escaped,
-    too."""
+    """JSON indented, its invisible characters as JSON escapes; other text with them escaped."""
     try:
         document = strict_json.loads(text.encode())
     except InvalidEvent:

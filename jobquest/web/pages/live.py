@@ -99,8 +99,7 @@ def show() -> tuple[str, int]:
 
 
 def _given(name: str) -> list[str]:
-    """The distinct values of `name` in the query string, without the empty ones that a form
-    sends."""
+    """The distinct values of `name` in the query string; a form sends empty ones, too."""
     return list(dict.fromkeys(filter(None, request.args.getlist(name))))
 
 

@@ -16,14 +16,14 @@ from jobquest.web.pages.words import many, span
 
 
 class State(NamedTuple):
-    """How a state looks, what it means, and what to do about it: `next` and the page for that."""
+    """A state's look and meaning, the `next` step of an operator, and the page for that step."""
 
     look: str  # as a colour: good, busy, alarm, quiet
     meaning: str
     next: str = ""
     endpoint: str = "pages.live.show"
     anchor: str = "strip"
-    link: str = "Go to the switch"
+    link: str = "Go to the Start button"
 
     @property
     def href(self) -> str:
@@ -64,8 +64,8 @@ STATES = {
     "crashed": State(
         "alarm",
         "It failed and restarts automatically; events wait.",
-        "It tries again by itself. If it stays so, the service's log has the traceback:"
-        " fix the cause and start the service again.",
+        "It restarts automatically. If this lasts, read the traceback in the service's log, fix the"
+        " cause and restart the service.",
         "pages.topics.show",
         "processes",
         "Show the processes",

@@ -39,10 +39,10 @@ LIMITS = (10, 50, 100, 500)
 # Why the list ends.
 STOPPED = {
     "end": "end of partition",
-    "limit": "limit of the list",
-    "size": "size limit of a page",
-    "scanned": f"limit of {number(MAX_SCANNED)} records for a search",
-    "time": f"limit of {MAX_SECONDS:.0f} seconds",
+    "limit": "limit reached",
+    "size": "size limit reached",
+    "scanned": f"limit of {number(MAX_SCANNED)} searched records reached",
+    "time": f"limit of {MAX_SECONDS:.0f} seconds reached",
 }
 
 
