@@ -359,7 +359,7 @@ def test_a_dead_letter_is_edited_with_errors_as_it_is_typed_and_redriven(
     )
     wrong = page.locator(".field", has=days).locator(".wrong")
     expect(wrong).to_have_text("Not a whole number.")
-    expect(page.locator("#edit-verdict")).to_contain_text("It would die again")
+    expect(page.locator("#edit-verdict")).to_contain_text("It would fail again")
     days.fill("-1")
     expect(wrong).to_contain_text("0")
     button(page, "Save").click()

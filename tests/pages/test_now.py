@@ -177,7 +177,7 @@ def test_a_switch_that_takes_too_long_names_no_state_of_its_own(
     )
     button(page, "Start").click()
     problem = page.locator("#switch-problem")
-    expect(problem).to_contain_text("Could not start the consumer. It takes too long")
+    expect(problem).to_contain_text("Could not start the consumer. This takes longer than expected")
     expect(problem).not_to_contain_text("stopped")
     expect(page.locator("#state .word")).to_have_text("Paused")
     page.unroute_all()

@@ -1,8 +1,9 @@
 """The dashboard's pages, one module each: they read what the API reads and render it.
 
-To add a page: a module with a blueprint `page`, a line in `_PAGES`, and, if it is an entrance, one
-in `ENTRANCES`. Its scripts go into its template's block `scripts`: `static/start.js` brings them
-after the first paint. Filters stand in the query string, so that every view can be shared.
+To add a page: a module with a blueprint `page`, a line in `_PAGES`, and, for a link in the
+navigation, one in `ENTRANCES`. The page's scripts belong in its template's block `scripts`:
+`static/start.js` loads them after the first paint. Filters are in the query string, so that every
+view can be shared.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PAGES = (
     publish.page,
     catalogue.page,
 )
-# What the navigation offers: endpoint, word.
+# The links of the navigation: endpoint, word.
 ENTRANCES = (
     ("pages.live.show", "Live"),
     ("pages.users.search", "Users"),
@@ -62,7 +63,7 @@ def _for_every_page() -> dict[str, Any]:
     return {
         "entrances": ENTRANCES,
         "here": here,
-        "page_now": now_ms(),  # of browsers whose clocks are wrong, ages are right all the same
+        "page_now": now_ms(),  # so that ages are right even if the browser's clock is wrong
         "personal_shown": personal,
         "page_header": now.header,
         "page_words": {"mask": MASK, "personal": hidden, **now.words()},
