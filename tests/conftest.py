@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from jobquest import create_app
 from jobquest.config import load
+from jobquest.read.database import Database
 from jobquest.runtime import Runtime
 from tests import browser as chromium
 from tests import kafka_broker as kafka
@@ -20,6 +25,37 @@ from tests.logs import delete_topics
 from tests.service import Service, wait_for
 
 _MUST_RUN = ("kafka", "browser", "postgres", "nginx")
+_WORKERS_PER_CORE = 2  # tests wait more than they compute
+
+
+# --- several tests at once: pytest-xdist's workers ---
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers for `-n auto`, which is in pyproject.toml: none if a test or a file is named."""
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return _WORKERS_PER_CORE * (os.cpu_count() or 1) if is_whole else 0
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run a test that is marked `alone` while no other worker runs any."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")
+    with alone_or_shared(run, bool(item.get_closest_marker("alone"))) if run else nullcontext():
+        return (yield)
+
+
+@contextmanager
+def alone_or_shared(run: str, alone: bool) -> Iterator[None]:
+    """Locks that the workers of a run share. Whoever waits to be alone holds the door, so that no
+    other test begins meanwhile."""
+    folder = Path(tempfile.gettempdir()) / f"tests-{run}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "door").open("w") as door, (folder / "running").open("w") as running:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -40,13 +76,42 @@ def settings(tmp_path: Path) -> dict[str, str]:
     return {"JOBQUEST_DATA_DIR": str(tmp_path), "JOBQUEST_CONSUMER_AUTOSTART": "false"}
 
 
+@pytest.fixture(scope="session")
+def new_read_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A read side's file with its tables and nothing in them, to be copied: making the tables takes
+    longer than most tests."""
+    url = load({"JOBQUEST_DATA_DIR": str(tmp_path_factory.mktemp("new"))}).read_side_url
+    database = Database(url)
+    database.upgrade()
+    database.close()
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture(scope="session")
+def new_postgres(postgres_server: postgres.Postgres) -> str:
+    """The name of a PostgreSQL database that is the same."""
+    url = postgres_server.new_database()
+    database = Database(url)
+    database.upgrade()
+    database.close()
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def made_read_side(settings: dict[str, str], new_read_side: Path) -> None:
+    """The service of `settings` finds its read side's tables."""
+    shutil.copy(new_read_side, load(settings).read_side_url.removeprefix("sqlite:///"))
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The setting of an empty read side, on each database."""
     if request.param == "sqlite":
+        request.getfixturevalue("made_read_side")
         return {}
     server: postgres.Postgres = request.getfixturevalue("postgres_server")
-    return {"DATABASE_URL": server.new_database()}
+    template = request.getfixturevalue("new_postgres")
+    return {"DATABASE_URL": server.new_database(f"CREATE DATABASE name TEMPLATE {template}")}
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +134,7 @@ def runtime(settings: dict[str, str], database: dict[str, str]) -> Iterator[Runt
 
 
 @pytest.fixture
-def client(settings: dict[str, str]) -> Iterator[FlaskClient]:
+def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
     """Flask's test client over a whole application."""
     app = create_app(settings)
     yield app.test_client()

@@ -8,6 +8,7 @@ import random
 import time
 
 import orjson
+import pytest
 
 from jobquest.events import CATALOGUE, from_request
 from jobquest.log import NewRecord
@@ -28,6 +29,7 @@ def numbered_records(chance: random.Random) -> list[NewRecord]:
     return records
 
 
+@pytest.mark.alone
 def test_the_consumer_costs_little_more_than_checking_its_records(runtime: Runtime) -> None:
     chance = random.Random(7)
     shares = []

@@ -289,6 +289,7 @@ def longest_task(trace: bytes) -> float:
     return max(took)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_a_thousand_events_a_second_for_a_minute_leave_the_page_responsive(
     service: Service, open_page: OpenPage, browser: Browser
