@@ -28,6 +28,31 @@ _MUST_RUN = ("kafka", "browser", "postgres", "nginx")
 _WORKERS_PER_CORE = 2  # tests wait more than they compute
 
 
+# --- the quick ones ---
+
+# What is started for a test that has one of these takes seconds.
+_SLOW_FIXTURES = {
+    "browser",
+    "default_broker",
+    "kafka_broker",
+    "nginx",
+    "playwright",
+    "postgres_server",
+    "service",
+    "stopped_service",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `quick` what starts no process, unless it is marked `slow`."""
+    for item in items:
+        asked: list[str] = getattr(item, "fixturenames", [])
+        is_slow = item.get_closest_marker("slow") or item.get_closest_marker("alone")
+        marked = any(item.get_closest_marker(name) for name in _MUST_RUN)
+        if not (is_slow or marked or _SLOW_FIXTURES.intersection(asked)):
+            item.add_marker(pytest.mark.quick)
+
+
 # --- several tests at once: pytest-xdist's workers ---
 
 

@@ -90,6 +90,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", 0)
 
 
+@pytest.mark.slow
 def test_killed_at_any_statement_everything_counts_once(tmp_path: Path) -> None:
     published = tmp_path / "published"
     runtime = Runtime(load(QUICK_RETRIES | {"JOBQUEST_DATA_DIR": str(published)}))

@@ -81,6 +81,7 @@ def run(folder: Path, *options: str, **settings: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.slow
 def test_the_command_fills_an_empty_install(tmp_path: Path) -> None:
     handlers = {"JOBQUEST_HANDLERS": MODULE}
     service = Service(tmp_path, **handlers).start()

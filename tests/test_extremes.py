@@ -99,6 +99,7 @@ def ask(client: FlaskClient, path: str) -> None:
     assert len(answer.data) < MAX_BYTES, (len(answer.data), path)
 
 
+@pytest.mark.slow
 def test_no_number_or_time_in_a_query_makes_any_route_fail(stocked: FlaskClient) -> None:
     paths = routes(stocked)
     assert len(paths) > 25

@@ -137,6 +137,7 @@ def _as_told(event: Event) -> tuple[Any, ...]:
     return event, event.to_dict(), event.topic, event.time_ms, event.headers()
 
 
+@pytest.mark.slow
 @settings(max_examples=1_500, deadline=None)
 @given(_bodies(as_record))
 @example(json.dumps(as_record("user.login")).encode())
@@ -161,6 +162,7 @@ def test_an_event_has_its_six_members_however_it_is_read(more: dict[str, Any]) -
         assert _as_told(event) == _as_told(validation.from_record(body, APPENDED_MS))
 
 
+@pytest.mark.slow
 @settings(max_examples=1_500, deadline=None)
 @given(_bodies(as_request))
 def test_a_request_that_it_takes_is_taken_with_the_same_result(body: bytes) -> None:

@@ -101,6 +101,7 @@ def test_a_client_that_vanishes_in_the_middle_leaves_no_event(tmp_path: Path) ->
         service.kill()
 
 
+@pytest.mark.slow
 def test_files_that_run_out_cost_no_answered_event(tmp_path: Path) -> None:
     """Connections come until the process may open no more: those that wait make room."""
     service = Service(tmp_path).start()

@@ -173,6 +173,7 @@ def _wrapped(value: Any, levels: int) -> Any:
     return value
 
 
+@pytest.mark.slow
 @settings(max_examples=1_500, deadline=None)
 @given(
     st.recursive(

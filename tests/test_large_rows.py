@@ -53,6 +53,7 @@ def grows_by_less_than(most: int) -> Iterator[None]:
     assert growth < most
 
 
+@pytest.mark.slow
 def test_events_of_a_megabyte_that_wait_are_listed_and_tried_again_within_bounds(
     runtime: Runtime,
 ) -> None:

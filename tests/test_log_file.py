@@ -214,6 +214,7 @@ def test_a_record_that_was_overwritten_is_told_as_damaged_and_dies_alone(
     runtime.stop()
 
 
+@pytest.mark.slow
 def test_a_log_that_another_writes_to_for_long_refuses_and_goes_on(tmp_path: Path) -> None:
     app = app_on(tmp_path, tmp_path)
     client = app.test_client()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.odd_requests import check, requests
 from tests.service import Service
 
 
+@pytest.mark.slow
 def test_odd_requests_get_the_same_answer_whether_they_come_first_or_later(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
     try:

@@ -56,6 +56,7 @@ class Folds:
 # --- a projection with a bug ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [200, 10, 1])
 def test_a_projection_with_a_bug_kills_nothing_and_pauses_the_consumer(
     patient: Runtime, monkeypatch: pytest.MonkeyPatch, users: int
@@ -251,6 +252,7 @@ def test_two_handlers_of_one_name_are_told_apart(patient: Runtime) -> None:
 # --- the way out of a pause ---
 
 
+@pytest.mark.slow
 def test_after_one_start_what_is_known_to_fail_pauses_nothing_again(
     settings: dict[str, str], patient: Runtime
 ) -> None:

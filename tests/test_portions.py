@@ -159,6 +159,7 @@ def named(portions: list[list[Any]], path: tuple[str, ...]) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("address", "name", "path", "count"), LISTS)
 def test_who_follows_next_gets_every_item_once(
     stocked: FlaskClient, address: str, name: str, path: tuple[str, ...], count: int | None
@@ -242,6 +243,7 @@ def large(tmp_path: Path) -> Iterator[Service]:
     service.kill()
 
 
+@pytest.mark.slow
 def test_large_records_fill_neither_answers_nor_memory(large: Service) -> None:
     """Eight clients at a time; pages of such a topic took 1.2 GB."""
     worker = worker_of(large)
@@ -271,6 +273,7 @@ def size_of(service: Service, path: str) -> int:
     return int(answer.headers["Content-Length"])
 
 
+@pytest.mark.slow
 def test_records_go_on_from_next_until_their_end(large: Service) -> None:
     for topic, count in (("system-events", 200), ("user-activities", 12)):
         offset, found, stopped = 0, [], "size"
@@ -282,6 +285,7 @@ def test_records_go_on_from_next_until_their_end(large: Service) -> None:
         assert found == list(range(count))
 
 
+@pytest.mark.slow
 def test_events_of_any_size_are_all_listed(large: Service) -> None:
     found: list[str] = []
     after = ""

@@ -81,6 +81,7 @@ def test_a_process_whose_clock_is_wrong_is_not_silent_and_calls_nobody_silent(
         assert "stalled" not in said, said
 
 
+@pytest.mark.slow
 def test_a_process_that_says_nothing_is_silent_after_seconds_whatever_its_clock(
     runtime: Runtime, shared: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def rows_of(runtime: Runtime) -> set[str]:
         return set(connection.execute(text("SELECT id FROM processes")).scalars())
 
 
+@pytest.mark.slow
 def test_containers_of_one_host_name_do_not_delete_each_others_processes(
     runtime: Runtime, shared: dict[str, str]
 ) -> None:

@@ -375,6 +375,7 @@ def test_a_database_that_is_a_server_is_left_to_a_thread(
     runtime.stop()
 
 
+@pytest.mark.slow
 def test_a_log_that_is_locked_keeps_nobody_waiting_but_who_publishes(tmp_path: Path) -> None:
     service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
     talks = [Talk(service) for _ in range(5)]
@@ -451,6 +452,7 @@ def test_each_publish_has_its_line_also_at_the_end(tmp_path: Path) -> None:
     assert sum("Published event" in line for line in service.output) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_publish_that_waits_for_the_log_is_answered_and_logged_at_the_end(
     tmp_path: Path, number: signal.Signals

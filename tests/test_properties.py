@@ -205,6 +205,7 @@ class LogMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
+@pytest.mark.slow
 @_SHRINKS
 def test_the_embedded_log_is_a_list_per_topic_whatever_happens(
     other_process: subprocess.Popen[str],
@@ -566,6 +567,7 @@ def sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)
 
 
+@pytest.mark.slow
 @_SHRINKS
 def test_the_read_side_comes_to_what_a_replay_does_whatever_happens(
     monkeypatch: pytest.MonkeyPatch, sent_at_once: None

@@ -286,6 +286,7 @@ def test_what_happens_to_waiting_events_meanwhile_counts(
     assert rows_of(runtime) == after
 
 
+@pytest.mark.slow
 def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

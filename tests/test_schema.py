@@ -140,6 +140,7 @@ def test_postgresql_is_upgraded_by_a_command_alone_unless_a_setting_says_so(
     app.extensions["jobquest"].stop()
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_upgrade_once(old_url: str) -> None:
     program = (
         "import sys; from jobquest.read.database import Database\n"

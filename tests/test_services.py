@@ -157,6 +157,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 def test_a_wrong_name_or_argument_of_a_publish_method_is_a_type_error(tmp_path: Path) -> None:
     head = [
         "from jobquest.activity import Activity",

@@ -167,6 +167,7 @@ def test_more_kept_alive_clients_than_threads_are_all_answered(alone: Service) -
 BODY_TO_COME = spelled(b"", b"Content-Length: 60000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("say", "drip", "answer"),
     [
@@ -196,6 +197,7 @@ def test_a_thousand_clients_that_do_not_come_to_an_end_cost_nobody_anything(
         assert timed(alone) < max(3 * normal, 0.05)  # s; so long a busy machine may take by itself
 
 
+@pytest.mark.slow
 def test_clients_that_do_not_read_cost_a_bounded_amount_of_memory_and_time(
     own: Service,
 ) -> None:

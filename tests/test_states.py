@@ -74,6 +74,7 @@ def test_idle_running_and_stopped(client: FlaskClient) -> None:
     data_of(client.get("/readyz"))
 
 
+@pytest.mark.slow
 def test_a_stream_of_events_is_no_stream_of_statuses(client: FlaskClient) -> None:
     await_state(client, "idle")
     screen = Screen(runtime_of(client).feed)
@@ -99,6 +100,7 @@ def test_a_stream_of_events_is_no_stream_of_statuses(client: FlaskClient) -> Non
     assert 1 <= statuses <= 3 + took  # each second, and where it began to run
 
 
+@pytest.mark.slow
 def test_a_status_is_made_for_those_who_watch_and_for_nobody_else(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_status_is_made_for_those_who_watch_and_for_nobody_else(
     assert made.wait(2.5)
 
 
+@pytest.mark.slow
 def test_rates_are_known_to_who_asks_for_the_first_time(client: FlaskClient) -> None:
     runtime_of(client).start()
     threading.Event().wait(LAG_SAMPLE_SECONDS + 2.5)  # for two samples, and a beat between looks
@@ -148,6 +151,7 @@ def test_paused_by_the_breaker_with_its_reason(client: FlaskClient) -> None:
     assert started["consumerRunning"] is True
 
 
+@pytest.mark.slow
 def test_stalled_by_a_handler_that_hangs_with_its_event(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +197,7 @@ def test_stalled_where_a_process_gives_no_sign_of_life(client: FlaskClient) -> N
     assert "no heartbeat for 1" in str(status["reason"])
 
 
+@pytest.mark.slow
 def test_crashed_is_told_and_it_starts_again_by_itself(client: FlaskClient) -> None:
     """A row that makes the consumer's own code fail: nothing an event could do."""
     await_state(client, "idle")
@@ -217,6 +222,7 @@ def test_crashed_is_told_and_it_starts_again_by_itself(client: FlaskClient) -> N
     assert [item["event"]["id"] for item in runtime.queries.events()["events"]] == [id]
 
 
+@pytest.mark.slow
 def test_disconnected_while_the_database_is_locked_for_long(
     client: FlaskClient, settings: dict[str, str]
 ) -> None:
@@ -269,6 +275,7 @@ def test_start_and_stop_from_fifty_threads_leave_one_consumer(client: FlaskClien
     wait_for(lambda: runtime.consumer.snapshot.processed == 1, 10)
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_consumes_and_the_other_says_so_and_takes_over(
     tmp_path: Path,
 ) -> None:

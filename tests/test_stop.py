@@ -112,6 +112,7 @@ def test_a_handler_that_hangs_does_not_keep_it_from_ending(
     assert service.get("/api/events/hangs").json["data"]["outcome"] == "processed"
 
 
+@pytest.mark.slow
 def test_a_locked_database_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
     wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
@@ -136,6 +137,7 @@ def test_a_connection_that_says_nothing_does_not_keep_it_from_ending(
         connection.close()
 
 
+@pytest.mark.slow
 def test_start_and_stop_hammered_never_make_a_second_consumer(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

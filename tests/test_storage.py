@@ -76,6 +76,7 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(
     disk: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_locked_database_holds_the_consumer_and_nothing_else(service: Service)
     assert service.status()["deadLetters"] == 0
 
 
+@pytest.mark.slow
 def test_many_threads_that_write_at_once_all_get_their_turn(tmp_path: Path) -> None:
     """Six seconds' worth of transactions: nobody waits for longer than all of them together."""
     database = Database(f"sqlite:///{tmp_path / 'read.db'}")
@@ -241,6 +243,7 @@ def test_a_damaged_file_is_named_with_what_to_do(
     assert service.get("/api/users/ada").json["data"]["xp"] == 31 * 3
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_answers_nothing_is_noticed_within_seconds() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

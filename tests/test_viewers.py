@@ -196,6 +196,7 @@ def test_a_viewer_whose_process_is_stopped_is_cut(alone: Service) -> None:
         client.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
 def test_a_dead_peer_is_noticed_within_seconds(alone: Service) -> None:
     """Half open: nothing that is sent there is ever answered, and no packet says that it ended."""

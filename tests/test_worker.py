@@ -249,6 +249,7 @@ def test_the_threads_that_many_viewers_had_end_with_them(alone: Service) -> None
         talk.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(started: Starter) -> None:
     service = started()
     wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
