@@ -380,7 +380,8 @@ def test_one_is_broken_on_purpose_with_the_mouse(
     page = visit("/publish?type=streak.milestone")
     fate, note = page.locator("#fate"), page.locator("#fate-note")
     expect(note).to_have_text("")
-    for choice, outcome in (("fails and is retried", "retrying"), ("becomes a dead letter", "dead")):
+    choices = {"retrying": "fails and is retried", "dead": "becomes a dead letter"}
+    for outcome, choice in choices.items():
         page.goto(f"{service.url}/publish?type=streak.milestone")
         value = {"retrying": "fail", "dead": "refuse"}[outcome]
         assert choice in fate.locator(f'[value="{value}"]').inner_text()
