@@ -58,10 +58,10 @@ def register(consumer):
     consumer.register_event_handler("xp.earned", handle)
 
 def break_on_demand(folds, fold):
-    def breaking(row, event):
+    def breaking(event):
         if Path("bug-all").exists() or (Path("bug-some").exists() and is_unlucky(event)):
             event.data["salary"]
-        fold(row, event)
+        return fold(event)
     folds["xp.earned"] = breaking
 
 for projection in PROJECTIONS:

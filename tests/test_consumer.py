@@ -159,7 +159,9 @@ def test_xp_that_reaches_a_level_publishes_it_and_notifies_once(runtime: Runtime
     )
     assert level["event"]["data"] == {"newLevel": 2, "totalXp": 120}
     assert level["event"]["metadata"] == {"causedBy": "n1"}
-    assert [note["title"] for note in runtime.queries.notifications("u")] == ["Level 2"]
+    assert [note["title"] for note in runtime.queries.user_list("notifications", "u")] == [
+        "Level 2"
+    ]
 
 
 def test_a_level_that_jobquest_reported_is_not_published_again(runtime: Runtime) -> None:
@@ -169,14 +171,14 @@ def test_a_level_that_jobquest_reported_is_not_published_again(runtime: Runtime)
     )
     consume(runtime)
     assert len(runtime.queries.events(EventFilter(types=frozenset({"level.up"})))["events"]) == 1
-    assert len(runtime.queries.notifications("u")) == 1
+    assert len(runtime.queries.user_list("notifications", "u")) == 1
 
 
 def test_achievements_and_challenges_notify(runtime: Runtime) -> None:
     for name in ("achievement.unlocked", "daily.challenge.completed"):
         runtime.producer.publish(name, "u", {**SAMPLES[name], **_no_xp(name)})
     consume(runtime)
-    kinds = {note["notificationType"] for note in runtime.queries.notifications("u")}
+    kinds = {note["notificationType"] for note in runtime.queries.user_list("notifications", "u")}
     assert kinds == {"achievement", "challenge"}
 
 
@@ -197,7 +199,7 @@ def test_the_pipeline_follows_event_time(runtime: Runtime) -> None:
         )
     runtime.producer.publish("job.applied", "u", job, timestamp="2026-01-01T00:00:00Z")
     consume(runtime)
-    [application] = runtime.queries.applications("u")
+    [application] = runtime.queries.user_list("applications", "u")
     assert application["status"] == "offer"
     assert application["appliedAt"] == "2026-01-01T00:00:00.000Z"
 
@@ -211,7 +213,9 @@ def test_an_application_may_have_any_status_and_pages_show_known_ones_first(
         given = {name: value for name, value in data.items() if value is not None}
         runtime.producer.publish("job.applied", "u", given)
     consume(runtime)
-    statuses = {row["jobId"]: row["status"] for row in runtime.queries.applications("u")}
+    statuses = {
+        row["jobId"]: row["status"] for row in runtime.queries.user_list("applications", "u")
+    }
     kept = {"0": "ghosted", "1": "offer", "2": "applied", "3": "Offer", "4": "withdrawn"}
     assert statuses == kept
     assert known_first(["ghosted", "offer", "Offer", "applied"]) == [*STATUSES, "ghosted", "Offer"]
@@ -220,11 +224,11 @@ def test_an_application_may_have_any_status_and_pages_show_known_ones_first(
 def test_the_inbox_knows_what_was_read(runtime: Runtime) -> None:
     sent = runtime.notifications.show("u", "info", "Hello", "A message")
     consume(runtime)
-    [note] = runtime.queries.notifications("u")
+    [note] = runtime.queries.user_list("notifications", "u")
     assert (note["title"], note["read"]) == ("Hello", False)
     runtime.notifications.mark_read("u", sent.event.data["notificationId"])
     consume(runtime)
-    [note] = runtime.queries.notifications("u")
+    [note] = runtime.queries.user_list("notifications", "u")
     assert note["read"]
 
 
@@ -232,9 +236,9 @@ def test_achievements_challenges_and_learning_are_kept(runtime: Runtime) -> None
     for name in TYPES:
         runtime.producer.publish(name, "u", SAMPLES[name])
     consume(runtime)
-    [achievement] = runtime.queries.achievements("u")
-    [challenge] = runtime.queries.challenges("u")
-    [resource] = runtime.queries.learning("u")
+    [achievement] = runtime.queries.user_list("achievements", "u")
+    [challenge] = runtime.queries.user_list("challenges", "u")
+    [resource] = runtime.queries.user_list("learning", "u")
     assert achievement["achievementName"] == "First application"
     assert challenge["completedAt"]
     assert challenge["availableAt"]

@@ -74,7 +74,9 @@ def check(runtime: Runtime) -> None:
             EventFilter(types=frozenset({"level.up"}), users=frozenset({f"user-{number}"}))
         )["events"]
         assert len(levels) == found["level"] - 1
-        assert len(runtime.queries.notifications(f"user-{number}")) == found["level"] - 1
+        assert (
+            len(runtime.queries.user_list("notifications", f"user-{number}")) == found["level"] - 1
+        )
     assert runtime.queries.outcomes()["followUpsWaiting"] == 0
 
 

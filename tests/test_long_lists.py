@@ -16,6 +16,7 @@ from jobquest.read.event_filter import EventFilter
 from jobquest.read.event_rows import event_rows
 from jobquest.read.queries import USERS as USERS_BY_XP
 from jobquest.read.queries import Queries
+from jobquest.read.user_stats import user_stats
 
 EVENTS = 120_000
 USERS = 30_000
@@ -64,7 +65,7 @@ def large(
             {"user_id": f"user_{n}", "xp": xp, "level": level_for_xp(xp), "focus_minutes": 0.0}
             for n, xp in ((n, (n * 7919 % 1000) ** 2 // 100) for n in range(USERS))
         ]
-        connection.execute(insert(tables.user_stats), users)
+        connection.execute(insert(user_stats), users)
         connection.execute(update(tables.counter).values(seq=EVENTS))
     if not made.is_file:
         with made.writing() as connection:
@@ -127,7 +128,7 @@ def test_the_users_with_the_most_xp_are_found_for_little_work(large: Database) -
     for _ in range(4):
         with large.reading() as connection:
             work = Work(connection)
-            query = USERS_BY_XP.sort(select(tables.user_stats), after).limit(LIMIT)
+            query = USERS_BY_XP.sort(select(user_stats), after).limit(LIMIT)
             connection.execute(query)
             assert work.done() < MOST_OF_USERS[connection.dialect.name]
         portion = Queries(large).users(limit=LIMIT, after=after)

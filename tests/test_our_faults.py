@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -16,6 +15,7 @@ from jobquest.events import Event
 from jobquest.log import NewRecord, Partition, Record
 from jobquest.read import OrderingKey, Parked, parking, tables
 from jobquest.read.failures import Failure
+from jobquest.read.projection import Change
 from jobquest.read.projections import PROJECTIONS
 from jobquest.runtime import Runtime
 from tests.service import wait_for
@@ -45,10 +45,10 @@ class Folds:
         [found] = [one for one in PROJECTIONS if one.table.name == table]
         fold, self.broken = found.folds[event_type], True
 
-        def breaking(row: dict[str, Any], event: Event) -> None:
+        def breaking(event: Event) -> Change:
             if self.broken:
                 event.data["salary"]
-            fold(row, event)
+            return fold(event)
 
         monkeypatch.setitem(found.folds, event_type, breaking)  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from jobquest.log.sqlite import SqliteLog
 from jobquest.read import tables
 from jobquest.read.dead_letters import now_ms
 from jobquest.read.portions import Portion, fill
+from jobquest.read.projections import minute_counts
 from tests.load import forget_peak, peak_memory_of, worker_of
 from tests.samples import SAMPLES
 from tests.service import Service
@@ -106,7 +107,7 @@ def stock(client: FlaskClient) -> None:
         {"minute_ms": now - n * MINUTE_MS, "lag_seconds": 1 / 3, **done} for n in range(5, 9_990)
     ]
     with runtime.database.writing() as connection:
-        connection.execute(insert(tables.minute_counts), rows)
+        connection.execute(insert(minute_counts), rows)
         connection.execute(insert(tables.minutes), minutes)
 
 

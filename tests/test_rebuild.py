@@ -23,8 +23,11 @@ from jobquest.producer import record_of
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import tables
 from jobquest.read.dead_letters import REDRIVES_HEADER, DeadLetterFilter
+from jobquest.read.projection import Change
+from jobquest.read.projections import DERIVED, applications, minute_counts
 from jobquest.read.rebuild import Rebuilt
 from jobquest.read.replay import RebuildFailed
+from jobquest.read.user_stats import USER_STATS, user_stats
 from jobquest.runtime import Runtime
 from tests.logs import Embedded
 from tests.samples import SAMPLES, TYPES
@@ -53,7 +56,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobquest.read.merge.READ_RECORDS", 2)
 
 
-def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = tables.DERIVED) -> Rows:
+def rows_of(runtime: Runtime, chosen: tuple[Table, ...] = DERIVED) -> Rows:
     """Every row of these tables, save the numbers of changes."""
     found: Rows = {}
     with runtime.database.reading() as connection:
@@ -76,9 +79,9 @@ def damage(runtime: Runtime) -> None:
     """Make the derived tables wrong, so that a rebuild that does nothing is noticed."""
     run_sql(
         runtime,
-        delete(tables.user_stats),
-        delete(tables.applications),
-        update(tables.minute_counts).values(count=99),
+        delete(user_stats),
+        delete(applications),
+        update(minute_counts).values(count=99),
         update(tables.events).values(body="{}", type="wrong"),
     )
 
@@ -216,7 +219,7 @@ def test_on_postgresql_nobody_waits_for_an_index(
     runtime.rebuild.run()
     [locked] = [n for n, statement in enumerate(done) if "FOR UPDATE" in statement]
     built = [n for n, statement in enumerate(done) if statement.startswith("CREATE INDEX")]
-    indexes = sum(len(table.indexes) for table in tables.DERIVED)
+    indexes = sum(len(table.indexes) for table in DERIVED)
     assert (len(built), max(built) < locked) == (indexes, True)
     runtime.consumer.close()
     runtime.stop()
@@ -502,10 +505,10 @@ def test_a_bug_of_ours_stops_it_and_costs_no_event(
     consume(runtime)
     before = rows_of(runtime)
 
-    def fold(row: dict[str, Any], event: Event) -> None:
-        row["xp"] += 1 // (event.id != "n1")
+    def fold(event: Event) -> Change:
+        return Change(adds={"xp": 1 // (event.id != "n1")})
 
-    monkeypatch.setitem(_folds(), "xp.earned", fold)
+    monkeypatch.setitem(USER_STATS.folds, "xp.earned", fold)  # type: ignore[arg-type]
     with pytest.raises(RebuildFailed, match=r"n1 \(achievements/0@1\).*ZeroDivisionError"):
         runtime.rebuild.run()
     assert rows_of(runtime) == before
@@ -518,12 +521,6 @@ def test_a_bug_of_ours_stops_it_and_costs_no_event(
     assert stats(again)["xp"] == 30
     again.consumer.close()
     again.stop()
-
-
-def _folds() -> Any:
-    from jobquest.read.projections import USER_STATS
-
-    return USER_STATS.folds
 
 
 def test_what_can_not_be_read_and_has_no_dead_letter_gets_one(runtime: Runtime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,9 +152,13 @@ def camel(row: Mapping[str, Any]) -> Answer:
     """A row with the API's names: `sent_ms` becomes `sentAt`, a time."""
     answer: Answer = {}
     for column, value in row.items():
-        name = column[:-3] + "_at" if column.endswith("_ms") else column
         if column.endswith("_ms") and value is not None:
             value = format_time(value)
-        head, *rest = name.split("_")
-        answer[head + "".join(word.title() for word in rest)] = value
+        answer[api_name(column)] = value
     return answer
+
+
+def api_name(column: str) -> str:
+    """The API's name of a column."""
+    head, *rest = re.sub("_ms$", "_at", column).split("_")
+    return head + "".join(word.title() for word in rest)

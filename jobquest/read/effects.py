@@ -13,6 +13,7 @@ import orjson
 from sqlalchemy import Connection, Table
 
 from jobquest.events import Event, from_record
+from jobquest.events.levels import level_for_xp
 from jobquest.log import Record
 from jobquest.read import tables
 from jobquest.read.database import Database
@@ -20,13 +21,15 @@ from jobquest.read.dead_letters import Dead
 from jobquest.read.failures import failing_as
 from jobquest.read.follow_ups import NOTICES, LevelChange
 from jobquest.read.parking import Parked
-from jobquest.read.projections import PROJECTIONS, USER_STATS, Projection, Row
+from jobquest.read.projection import Projection, Row
+from jobquest.read.projections import DERIVED, PROJECTIONS
 from jobquest.read.statements import Values, rows_by_key, select_by_key, write_rows
+from jobquest.read.user_stats import USER_STATS
 
 Into = Mapping[Table, Table]
 """A derived table → the one that is written in its place."""
 
-LIVE: Into = {table: table for table in tables.DERIVED}
+LIVE: Into = {table: table for table in DERIVED}
 _ID = ("id",)
 _CONTENT = ("id", "body")
 _COUNTED = "outcome = 'processed'"
@@ -104,7 +107,7 @@ def project(
     for projection in PROJECTIONS:
         key, folds = projection.key, projection.folds
         table = into[projection.table]
-        with failing_as(_part(projection)):
+        with failing_as(projection.part):
             concerned = [(key(event), event) for event in events if event.type in folds]
             if not concerned:
                 continue
@@ -113,19 +116,15 @@ def project(
                 level_changes = _fold_users(rows, concerned)
             else:
                 for key_, event in concerned:
-                    folds[event.type](rows[key_], event)
+                    folds[event.type](event).apply_to(rows[key_])
             write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
     return level_changes
 
 
 def concerns(event_type: str, part: str) -> bool:
     """Whether writing an event of a type needs this part (see `Failure`)."""
-    folding = {_part(one): one.folds for one in PROJECTIONS}
+    folding = {one.part: one.folds for one in PROJECTIONS}
     return part not in folding or event_type in folding[part]
-
-
-def _part(projection: Projection) -> str:
-    return f"projection {projection.table.name}"
 
 
 def _fold_users(
@@ -135,7 +134,10 @@ def _fold_users(
     for key, event in concerned:
         row = rows[key]
         level = row["level"]
-        folds[event.type](row, event)
+        change = folds[event.type](event)
+        change.apply_to(row)
+        if "xp" in change.adds:
+            row["level"] = level_for_xp(row["xp"])
         if row["level"] != level or event.type in NOTICES:
             level_changes.append(
                 LevelChange(event, level, row["level"], row["reported_level"], row["xp"])

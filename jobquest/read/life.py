@@ -17,7 +17,8 @@ from jobquest.read import listed, tables
 from jobquest.read.answers import Answer, camel, dead_letter_of, item_of, retry_of
 from jobquest.read.parking import with_heads
 from jobquest.read.portions import Row, each, fill
-from jobquest.read.projections import Effect, effects_of
+from jobquest.read.projection import Effect
+from jobquest.read.projections import effects_of
 
 MAX_FOLLOW_UPS = 100
 MAX_ATTEMPTS = 500

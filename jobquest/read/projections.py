@@ -1,275 +1,335 @@
-"""What the read side keeps of events: each projection is a table, its key and a fold per type.
+"""What the read side keeps of events: each projection with its table, its folds and its list.
 
-To add one: a table in `tables.py` and a row in `PROJECTIONS`. A fold changes a row (a plain dict of
-the table's columns) and must give the same in any order across topics, since nothing orders those;
-within a topic a user's events come in order. It does no I/O: a rebuild runs it again.
+To add one, copy a section of this file (a table, a fold per event type, a `Projection`), name it in
+`PROJECTIONS`, and add a migration, see `schema.py`. `projection.py` says what folds return. With a
+`UserList`, the rows are served as JSON and shown on the user's page; nothing else has to be edited.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import BigInteger, Column, Float, String, Table
 
 from jobquest.events import CATALOGUE, Event
 from jobquest.events.applications import FIRST_STATUS
-from jobquest.events.levels import level_for_xp
 from jobquest.read import tables
+from jobquest.read.projection import (
+    Change,
+    Effect,
+    Fold,
+    Highest,
+    IfMissing,
+    Lowest,
+    Projection,
+    Section,
+    UserList,
+    adds_one,
+    latest,
+)
+from jobquest.read.tables import count_column, time_column
+from jobquest.read.user_stats import USER_STATS
 
-Row = dict[str, Any]
-_FOLLOWS = frozenset({"level"})  # from another column: no event sets it by itself
-Fold = Callable[[Row, Event], None]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """`key(event)` gives the primary key of the row that `folds[event.type]` changes."""
-
-    table: Table
-    key: Callable[[Event], tuple[Any, ...]]
-    folds: Mapping[str, Fold]
-
-    @cached_property
-    def _defaults(self) -> Row:
-        return {
-            column.name: column.default.arg if column.default is not None else None  # type: ignore[attr-defined]
-            for column in self.table.columns
-        }
-
-    def new_row(self, key: tuple[Any, ...]) -> Row:
-        """The row before its first event."""
-        return self._defaults | dict(zip(self.table.primary_key.columns.keys(), key, strict=True))
+Key = Callable[[Event], tuple[Any, ...]]
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What an event does to one projection's row: to the columns in `added` it adds, those in
-    `given` it sets (where no later event did)."""
-
-    projection: Projection
-    key: tuple[Any, ...]
-    added: Mapping[str, float]
-    given: Mapping[str, Any]
-
-
-def effects_of(event: Event) -> list[Effect]:
-    """Every projection's row that an event changes."""
-    return [
-        _effect(projection, projection.key(event), projection.folds[event.type], event)
-        for projection in PROJECTIONS
-        if event.type in projection.folds
-    ]
-
-
-def _effect(projection: Projection, key: tuple[Any, ...], fold: Fold, event: Event) -> Effect:
-    """Folded twice into a new row, what is added grows twice and what is set stays."""
-    rows = [projection.new_row(key)]
-    for _ in range(2):
-        rows.append(dict(rows[-1]))
-        fold(rows[-1], event)
-    before, once, twice = rows
-    added, given = {}, {}
-    for name in before.keys() - _FOLLOWS:
-        if once[name] == before[name]:
-            continue
-        if twice[name] == once[name]:
-            given[name] = once[name]
-        else:
-            added[name] = once[name] - before[name]
-    order = list(before)
-    return Effect(
-        projection,
-        key,
-        {name: added[name] for name in order if name in added},
-        {name: given[name] for name in order if name in given},
-    )
-
-
-# --- user statistics ---
-
-
-def _stats(event_type: str) -> Fold:
-    """The fold of one type: its counters, its XP, then what every event adds."""
-    xp_field = CATALOGUE[event_type].xp
-    special = _STATS.get(event_type)
-
-    def fold(row: Row, event: Event) -> None:
-        row["event_count"] += 1
-        if not event.is_internal:
-            row["last_seen_ms"] = max(row["last_seen_ms"] or 0, event.time_ms)
-        if xp_field:
-            row["xp"] += event.data[xp_field]
-            row["level"] = level_for_xp(row["xp"])
-        if special:
-            special(row, event)
-
-    return fold
-
-
-def _add(column: str) -> Fold:
-    def fold(row: Row, event: Event) -> None:
-        row[column] += 1
-
-    return fold
-
-
-def _mission_completed(row: Row, event: Event) -> None:
-    row["missions_completed"] += 1
-    row["focus_minutes"] += event.data["duration"]
-
-
-def _reported(row: Row, event: Event) -> None:
-    """JobQuest's own idea of the total: the latest one counts."""
-    if not event.is_internal and event.time_ms >= (row["reported_ms"] or 0):
-        row["reported_ms"] = event.time_ms
-        row["reported_total_xp"] = event.data["totalXp"]
-
-
-def _level_up(row: Row, event: Event) -> None:
-    _reported(row, event)
-    row["reported_level"] = max(row["reported_level"], event.data["newLevel"])
-
-
-def _streak(row: Row, event: Event) -> None:
-    row["best_streak_days"] = max(row["best_streak_days"], event.data["streakDays"])
-
-
-_STATS: Mapping[str, Fold] = {
-    "mission.started": _add("missions_started"),
-    "mission.completed": _mission_completed,
-    "mission.failed": _add("missions_failed"),
-    "job.applied": _add("applications"),
-    "achievement.unlocked": _add("achievements"),
-    "level.up": _level_up,
-    "xp.earned": _reported,
-    "streak.milestone": _streak,
-    "daily.challenge.completed": _add("challenges_completed"),
-    "learning.started": _add("learning_started"),
-    "learning.completed": _add("learning_completed"),
-    "notebook.entry.created": _add("notebook_entries"),
-    "user.login": _add("logins"),
-}
-
-
-# --- what a user has: one row per thing ---
-
-
-def _applied(row: Row, event: Event) -> None:
-    row["applied_ms"] = min(row["applied_ms"] or event.time_ms, event.time_ms)
-    _move(row, event, event.data.get("status", FIRST_STATUS))
-
-
-def _status_updated(row: Row, event: Event) -> None:
-    _move(row, event, event.data["newStatus"])
-
-
-def _move(row: Row, event: Event, status: str) -> None:
-    if event.time_ms >= (row["updated_ms"] or 0):
-        row["updated_ms"] = event.time_ms
-        row["status"] = status
-        row["company_name"] = event.data["companyName"]
-        row["position"] = event.data["position"]
-
-
-def _notification_sent(row: Row, event: Event) -> None:
-    row["sent_ms"] = min(row["sent_ms"] or event.time_ms, event.time_ms)
-    row["notification_type"] = event.data["notificationType"]
-    row["title"] = event.data["title"]
-    row["message"] = event.data["message"]
-
-
-def _notification_read(row: Row, event: Event) -> None:
-    row["read_ms"] = min(row["read_ms"] or event.time_ms, event.time_ms)
-    for column, name in (("notification_type", "notificationType"), ("title", "title")):
-        row[column] = row[column] or event.data.get(name)
-    row["message"] = row["message"] or event.data.get("message")
-
-
-def _unlocked(row: Row, event: Event) -> None:
-    row["unlocked_ms"] = min(row["unlocked_ms"] or event.time_ms, event.time_ms)
-    row["achievement_name"] = event.data["achievementName"]
-    row["xp_amount"] = event.data["xpAmount"]
-
-
-def _challenge(moment: str) -> Fold:
-    def fold(row: Row, event: Event) -> None:
-        row[moment] = min(row[moment] or event.time_ms, event.time_ms)
-        row["title"] = event.data["challengeTitle"]
-        row["description"] = event.data["challengeDescription"]
-
-    return fold
-
-
-def _learning_started(row: Row, event: Event) -> None:
-    row["started_ms"] = min(row["started_ms"] or event.time_ms, event.time_ms)
-    row["title"] = event.data["resourceTitle"]
-    row["resource_type"] = event.data["resourceType"]
-
-
-def _learning_completed(row: Row, event: Event) -> None:
-    row["completed_ms"] = max(row["completed_ms"] or 0, event.time_ms)
-    row["progress"] = max(row["progress"], event.data["progress"])
-    row["title"] = event.data["resourceTitle"]
-    row["resource_type"] = event.data["resourceType"]
-
-
-def _of_user(field: str) -> Callable[[Event], tuple[Any, ...]]:
+def _of_user(field: str) -> Key:
+    """The key of a user's rows: the user and a field of the event."""
     return lambda event: (event.user_id, event.data[field])
 
 
-def _xp_of(field: str) -> Fold:
-    def fold(row: Row, event: Event) -> None:
-        row["xp"] += event.data[field]
+def _user_table(name: str, key: str, *columns: Column[Any]) -> Table:
+    """A table of things that users have; its key is the user and the column `key`."""
+    return Table(
+        name,
+        tables.metadata,
+        Column("user_id", String(128), primary_key=True),
+        Column(key, String(500), primary_key=True),
+        *columns,
+        sqlite_with_rowid=False,
+    )
 
-    return fold
 
+# --- applications ---
+
+applications = _user_table(
+    "applications",
+    "job_id",
+    Column("company_name", String(500)),
+    Column("position", String(500)),
+    Column("status", String(500)),
+    time_column("applied_ms"),
+    time_column("updated_ms"),
+)
+
+
+def _applied(event: Event) -> Change:
+    moved = _moved(event, event.data.get("status", FIRST_STATUS))
+    return Change(sets={"applied_ms": Lowest(event.time_ms), **moved})
+
+
+def _status_updated(event: Event) -> Change:
+    return Change(sets=_moved(event, event.data["newStatus"]))
+
+
+def _moved(event: Event, status: str) -> dict[str, Any]:
+    return latest(
+        "updated_ms",
+        event,
+        status=status,
+        company_name=event.data["companyName"],
+        position=event.data["position"],
+    )
+
+
+APPLICATIONS = Projection(
+    applications,
+    _of_user("jobId"),
+    {"job.applied": _applied, "job.status.updated": _status_updated},
+    UserList(newest="updated_ms"),
+)
+
+
+# --- notifications ---
+
+notifications = _user_table(
+    "notifications",
+    "notification_id",
+    Column("notification_type", String(500)),
+    Column("title", String(500)),
+    Column("message", String(5000)),
+    time_column("sent_ms"),
+    time_column("read_ms"),
+)
+
+
+def _notification_sent(event: Event) -> Change:
+    return Change(
+        sets={
+            "sent_ms": Lowest(event.time_ms),
+            "notification_type": event.data["notificationType"],
+            "title": event.data["title"],
+            "message": event.data["message"],
+        }
+    )
+
+
+def _notification_read(event: Event) -> Change:
+    return Change(
+        sets={
+            "read_ms": Lowest(event.time_ms),
+            "notification_type": IfMissing(event.data.get("notificationType")),
+            "title": IfMissing(event.data.get("title")),
+            "message": IfMissing(event.data.get("message")),
+        }
+    )
+
+
+NOTIFICATIONS = Projection(
+    notifications,
+    _of_user("notificationId"),
+    {"notification.sent": _notification_sent, "notification.read": _notification_read},
+    UserList(
+        newest="sent_ms",
+        flags={"read": "read_ms"},
+        section=Section(
+            title="Inbox",
+            name="title",
+            unnamed="No title",
+            badge=("read_ms", "read", "unread"),
+            text="message",
+            times={"sent": "sent_ms", "read": "read_ms"},
+        ),
+    ),
+)
+
+
+# --- achievements ---
+
+achievements = _user_table(
+    "achievements",
+    "achievement_id",
+    Column("achievement_name", String(500)),
+    count_column("xp_amount"),
+    time_column("unlocked_ms"),
+)
+
+
+def _unlocked(event: Event) -> Change:
+    return Change(
+        sets={
+            "unlocked_ms": Lowest(event.time_ms),
+            "achievement_name": event.data["achievementName"],
+            "xp_amount": event.data["xpAmount"],
+        }
+    )
+
+
+ACHIEVEMENTS = Projection(
+    achievements,
+    _of_user("achievementId"),
+    {"achievement.unlocked": _unlocked},
+    UserList(
+        newest="unlocked_ms",
+        section=Section(
+            title="Achievements",
+            name="achievement_name",
+            xp="xp_amount",
+            times={"unlocked": "unlocked_ms"},
+        ),
+    ),
+)
+
+
+# --- daily challenges ---
+
+challenges = _user_table(
+    "challenges",
+    "challenge_id",
+    Column("title", String(500)),
+    Column("description", String(5000)),
+    time_column("available_ms"),
+    time_column("completed_ms"),
+)
+
+
+def _challenge(since: str) -> Fold:
+    return lambda event: Change(
+        sets={
+            since: Lowest(event.time_ms),
+            "title": event.data["challengeTitle"],
+            "description": event.data["challengeDescription"],
+        }
+    )
+
+
+CHALLENGES = Projection(
+    challenges,
+    _of_user("challengeId"),
+    {
+        "daily.challenge.available": _challenge("available_ms"),
+        "daily.challenge.completed": _challenge("completed_ms"),
+    },
+    UserList(
+        newest="completed_ms",
+        section=Section(
+            title="Daily challenges",
+            name="title",
+            badge=("completed_ms", "finished", "offered"),
+            text="description",
+            times={"offered": "available_ms", "finished": "completed_ms"},
+        ),
+    ),
+)
+
+
+# --- learning ---
+
+learning = _user_table(
+    "learning",
+    "resource_id",
+    Column("title", String(500)),
+    Column("resource_type", String(500)),
+    Column("progress", Float, nullable=False, default=0.0),
+    time_column("started_ms"),
+    time_column("completed_ms"),
+)
+
+
+def _resource(event: Event) -> dict[str, Any]:
+    return {"title": event.data["resourceTitle"], "resource_type": event.data["resourceType"]}
+
+
+def _learning_started(event: Event) -> Change:
+    return Change(sets={"started_ms": Lowest(event.time_ms), **_resource(event)})
+
+
+def _learning_completed(event: Event) -> Change:
+    reached = {
+        "completed_ms": Highest(event.time_ms),
+        "progress": Highest(event.data["progress"]),
+    }
+    return Change(sets=reached | _resource(event))
+
+
+LEARNING = Projection(
+    learning,
+    _of_user("resourceId"),
+    {"learning.started": _learning_started, "learning.completed": _learning_completed},
+    UserList(
+        newest="completed_ms",
+        section=Section(
+            title="Learning",
+            name="title",
+            note="resource_type",
+            percent="progress",
+            times={"begun": "started_ms", "finished": "completed_ms"},
+        ),
+    ),
+)
+
+
+# --- counts for the analytics ---
 
 _MINUTE_MS = 60_000
 _DAY_MS = 86_400_000
 
-USER_STATS = Projection(
-    tables.user_stats,
-    lambda event: (event.user_id,),
-    {name: _stats(name) for name in CATALOGUE},
+minute_counts = Table(
+    "minute_counts",
+    tables.metadata,
+    Column("minute_ms", BigInteger, primary_key=True),
+    Column("type", String(100), primary_key=True),
+    count_column("count"),
+    sqlite_with_rowid=False,
 )
+
+daily_xp = Table(
+    "daily_xp",
+    tables.metadata,
+    Column("day_ms", BigInteger, primary_key=True),  # UTC, of event time
+    count_column("xp"),
+    sqlite_with_rowid=False,
+)
+
+
+def _xp_of(field: str) -> Fold:
+    return lambda event: Change(adds={"xp": event.data[field]})
+
+
+MINUTE_COUNTS = Projection(
+    minute_counts,
+    lambda event: (event.time_ms // _MINUTE_MS * _MINUTE_MS, event.type),
+    dict.fromkeys(CATALOGUE, adds_one("count")),
+)
+
+DAILY_XP = Projection(
+    daily_xp,
+    lambda event: (event.time_ms // _DAY_MS * _DAY_MS,),
+    {name: _xp_of(row.xp) for name, row in CATALOGUE.items() if row.xp},
+)
+
+
+# --- all of them ---
 
 PROJECTIONS: tuple[Projection, ...] = (
     USER_STATS,
-    Projection(
-        tables.applications,
-        _of_user("jobId"),
-        {"job.applied": _applied, "job.status.updated": _status_updated},
-    ),
-    Projection(
-        tables.notifications,
-        _of_user("notificationId"),
-        {"notification.sent": _notification_sent, "notification.read": _notification_read},
-    ),
-    Projection(tables.achievements, _of_user("achievementId"), {"achievement.unlocked": _unlocked}),
-    Projection(
-        tables.challenges,
-        _of_user("challengeId"),
-        {
-            "daily.challenge.available": _challenge("available_ms"),
-            "daily.challenge.completed": _challenge("completed_ms"),
-        },
-    ),
-    Projection(
-        tables.learning,
-        _of_user("resourceId"),
-        {"learning.started": _learning_started, "learning.completed": _learning_completed},
-    ),
-    Projection(
-        tables.minute_counts,
-        lambda event: (event.time_ms // _MINUTE_MS * _MINUTE_MS, event.type),
-        dict.fromkeys(CATALOGUE, _add("count")),
-    ),
-    Projection(
-        tables.daily_xp,
-        lambda event: (event.time_ms // _DAY_MS * _DAY_MS,),
-        {name: _xp_of(row.xp) for name, row in CATALOGUE.items() if row.xp},
-    ),
+    APPLICATIONS,
+    NOTIFICATIONS,
+    ACHIEVEMENTS,
+    CHALLENGES,
+    LEARNING,
+    MINUTE_COUNTS,
+    DAILY_XP,
 )
+
+USER_LISTS: Mapping[str, Projection] = {
+    one.name: one for one in PROJECTIONS if one.listed is not None
+}
+DERIVED: tuple[Table, ...] = (tables.events, *(one.table for one in PROJECTIONS))
+"""The tables that a rebuild fills again from the log."""
+
+
+def effects_of(event: Event) -> list[Effect]:
+    """What an event does to the rows that it changes."""
+    return [one.effect_of(event) for one in PROJECTIONS if event.type in one.folds]

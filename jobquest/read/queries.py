@@ -32,6 +32,8 @@ from jobquest.read.event_rows import event_rows
 from jobquest.read.life import life
 from jobquest.read.parking import with_heads
 from jobquest.read.portions import MAX_BYTES, SMALL_ROWS, Key, Order, Portion, Row, each, fill
+from jobquest.read.projections import USER_LISTS, applications, daily_xp, learning, minute_counts
+from jobquest.read.user_stats import user_stats
 
 MAX_LIMIT = 500
 WINDOWS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -56,23 +58,10 @@ RETRIES = Order(
     Key(tables.parked.c.event_id, "event_id", str),
 )
 USERS = Order(
-    Key(tables.user_stats.c.level, "level", int, falling=True),  # has an index, and rises with XP
-    Key(tables.user_stats.c.xp, "xp", int, falling=True),
-    Key(tables.user_stats.c.user_id, "user_id", str),
+    Key(user_stats.c.level, "level", int, falling=True),  # has an index, and rises with XP
+    Key(user_stats.c.xp, "xp", int, falling=True),
+    Key(user_stats.c.user_id, "user_id", str),
 )
-OF_USER = {
-    table: Order(
-        Key(func.coalesce(table.c[newest], 0), newest, int, falling=True, instead=0),
-        Key(table.c[key], key, str),
-    )
-    for table, newest, key in (
-        (tables.applications, "updated_ms", "job_id"),
-        (tables.notifications, "sent_ms", "notification_id"),
-        (tables.achievements, "unlocked_ms", "achievement_id"),
-        (tables.challenges, "completed_ms", "challenge_id"),
-        (tables.learning, "completed_ms", "resource_id"),
-    )
-}
 _EVERY_TABLE = select(
     *(select(*table.columns).where(false()).exists() for table in tables.metadata.sorted_tables)
 )
@@ -193,7 +182,7 @@ class Queries:
 
     def user(self, user_id: str) -> Answer | None:
         """A user's statistics."""
-        table = tables.user_stats
+        table = user_stats
         rows = self._rows(select(table).where(table.c.user_id == user_id))
         return user_of(rows[0]) if rows else None
 
@@ -201,37 +190,26 @@ class Queries:
         self, q: str = "", limit: int = 50, after: str | None = None, room: int = MAX_BYTES
     ) -> Portion:
         """Users whose id contains `q`, most XP first."""
-        table = tables.user_stats
+        table = user_stats
         query = select(table)
         if q:
             query = query.where(table.c.user_id.contains(q, autoescape=True))
         return self._portion(query, USERS, user_of, limit, after, room)
 
-    def applications(
-        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
+    def user_list(
+        self, name: str, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
     ) -> Portion:
-        """A user's application pipeline, last moved first."""
-        return self._of_user(tables.applications, user_id, limit, after)
+        """A user's rows of one of `USER_LISTS`, newest first."""
+        table, listed_as = USER_LISTS[name].table, USER_LISTS[name].listed
+        assert listed_as
 
-    def notifications(
-        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
-    ) -> Portion:
-        """A user's inbox, newest first; `read` says whether it was read."""
-        return self._of_user(tables.notifications, user_id, limit, after, _notification)
+        def item(row: Row) -> Answer:
+            flags = {flag: row[column] is not None for flag, column in listed_as.flags.items()}
+            return {**camel(row), **flags}
 
-    def achievements(
-        self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None
-    ) -> Portion:
-        """A user's achievements, newest first."""
-        return self._of_user(tables.achievements, user_id, limit, after)
-
-    def challenges(self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None) -> Portion:
-        """A user's daily challenges, last finished first."""
-        return self._of_user(tables.challenges, user_id, limit, after)
-
-    def learning(self, user_id: str, limit: int = MAX_LIMIT, after: str | None = None) -> Portion:
-        """A user's learning resources, last finished first."""
-        return self._of_user(tables.learning, user_id, limit, after)
+        query = select(table).where(table.c.user_id == user_id)
+        order = _newest_first(table, listed_as.newest)
+        return self._portion(query, order, item, limit, after, MAX_BYTES)
 
     def analytics(
         self,
@@ -245,7 +223,7 @@ class Queries:
 
         `window` is minute, hour or day (UTC). `next` is the last window's start, for `after_ms`.
         """
-        table, size = tables.minute_counts, WINDOWS_MS[window]
+        table, size = minute_counts, WINDOWS_MS[window]
         start = (table.c.minute_ms - table.c.minute_ms % size).label("start")
         if after_ms is not None:
             from_ms = max(from_ms, after_ms - after_ms % size + size)
@@ -267,7 +245,7 @@ class Queries:
     def overview(self, from_ms: int, to_ms: int) -> Answer:
         """Applications by status, XP per day (UTC) between two times of events, the users with the
         most XP, learning by type of resource."""
-        jobs, days, learnt = tables.applications, tables.daily_xp, tables.learning
+        jobs, days, learnt = applications, daily_xp, learning
         count = func.count().label("count")
         by_status = select(jobs.c.status, count).group_by(jobs.c.status)
         of_days = select(days).where(days.c.day_ms >= from_ms - from_ms % WINDOWS_MS["day"])
@@ -320,17 +298,6 @@ class Queries:
                 )
             }
 
-    def _of_user(
-        self,
-        table: Table,
-        user_id: str,
-        limit: int,
-        after: str | None,
-        make: Callable[[Row], Answer] = camel,
-    ) -> Portion:
-        query = select(table).where(table.c.user_id == user_id)
-        return self._portion(query, OF_USER[table], make, limit, after, MAX_BYTES)
-
     def _portion(
         self,
         query: Select[Any],
@@ -368,8 +335,13 @@ def _window(rows: Sequence[Row]) -> Answer:
     return {"start": start, "total": sum(counts.values()), "counts": counts}
 
 
-def _notification(row: Row) -> Answer:
-    return {**camel(row), "read": row["read_ms"] is not None}
+def _newest_first(table: Table, column: str) -> Order:
+    """Of one user's rows; those without a time come last."""
+    _, key = table.primary_key.columns.keys()
+    return Order(
+        Key(func.coalesce(table.c[column], 0), column, int, falling=True, instead=0),
+        Key(table.c[key], key, str),
+    )
 
 
 def _seq(row: Row) -> int:

@@ -31,7 +31,8 @@ from jobquest.read.database_errors import is_infrastructure
 from jobquest.read.dead_letters import Dead, dead_of
 from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
-from jobquest.read.projections import Row
+from jobquest.read.projection import Row
+from jobquest.read.projections import DERIVED
 from jobquest.read.statements import rows_by_key
 
 CHUNK_ROWS = 2_000
@@ -57,7 +58,7 @@ def shadow_indexes(live: Table) -> list[Index]:
     return sorted(copy.indexes, key=lambda index: str(index.name))
 
 
-SHADOW: effects.Into = {table: _shadow(table) for table in tables.DERIVED}
+SHADOW: effects.Into = {table: _shadow(table) for table in DERIVED}
 _EVENTS = SHADOW[tables.events]
 _WAITING = _shadow(tables.parked)  # set aside: the events that waited at the last look
 

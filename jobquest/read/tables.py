@@ -31,11 +31,13 @@ _PLACE_BUCKET_OF = f"seq / {PLACE_BUCKET}"
 PLACE_BUCKET_OF = literal_column(_PLACE_BUCKET_OF, Integer)
 
 
-def _count(name: str) -> Column[int]:
+def count_column(name: str) -> Column[int]:
+    """A number that only grows, from 0 on."""
     return Column(name, BigInteger, nullable=False, default=0)
 
 
-def _time(name: str) -> Column[int]:
+def time_column(name: str) -> Column[int]:
+    """A time in Unix milliseconds, or NULL."""
     return Column(name, BigInteger)
 
 
@@ -88,125 +90,6 @@ events = Table(
         sqlite_where=text("caused_by IS NOT NULL"),
         postgresql_where=text("caused_by IS NOT NULL"),
     ),
-)
-
-user_stats = Table(
-    "user_stats",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    _count("xp"),
-    Column("level", BigInteger, nullable=False, default=1),
-    _count("missions_started"),
-    _count("missions_completed"),
-    _count("missions_failed"),
-    Column("focus_minutes", Float, nullable=False, default=0.0),
-    _count("applications"),
-    _count("achievements"),
-    _count("challenges_completed"),
-    _count("learning_started"),
-    _count("learning_completed"),
-    _count("notebook_entries"),
-    _count("logins"),
-    _count("best_streak_days"),
-    Column("reported_total_xp", BigInteger),
-    _time("reported_ms"),
-    _count("reported_level"),
-    _count("event_count"),
-    _time("last_seen_ms"),
-    # Instead of XP: a user's level grows with the XP, and few events change it.
-    Index("user_stats_by_level", "level"),
-    sqlite_with_rowid=False,
-)
-
-applications = Table(
-    "applications",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    Column("job_id", String(500), primary_key=True),
-    Column("company_name", String(500)),
-    Column("position", String(500)),
-    Column("status", String(500)),
-    _time("applied_ms"),
-    _time("updated_ms"),
-    sqlite_with_rowid=False,
-)
-
-notifications = Table(
-    "notifications",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    Column("notification_id", String(500), primary_key=True),
-    Column("notification_type", String(500)),
-    Column("title", String(500)),
-    Column("message", String(5000)),
-    _time("sent_ms"),
-    _time("read_ms"),
-    sqlite_with_rowid=False,
-)
-
-achievements = Table(
-    "achievements",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    Column("achievement_id", String(500), primary_key=True),
-    Column("achievement_name", String(500)),
-    _count("xp_amount"),
-    _time("unlocked_ms"),
-    sqlite_with_rowid=False,
-)
-
-challenges = Table(
-    "challenges",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    Column("challenge_id", String(500), primary_key=True),
-    Column("title", String(500)),
-    Column("description", String(5000)),
-    _time("available_ms"),
-    _time("completed_ms"),
-    sqlite_with_rowid=False,
-)
-
-learning = Table(
-    "learning",
-    metadata,
-    Column("user_id", String(128), primary_key=True),
-    Column("resource_id", String(500), primary_key=True),
-    Column("title", String(500)),
-    Column("resource_type", String(500)),
-    Column("progress", Float, nullable=False, default=0.0),
-    _time("started_ms"),
-    _time("completed_ms"),
-    sqlite_with_rowid=False,
-)
-
-minute_counts = Table(
-    "minute_counts",
-    metadata,
-    Column("minute_ms", BigInteger, primary_key=True),
-    Column("type", String(100), primary_key=True),
-    _count("count"),
-    sqlite_with_rowid=False,
-)
-
-daily_xp = Table(
-    "daily_xp",
-    metadata,
-    Column("day_ms", BigInteger, primary_key=True),  # UTC, of event time
-    _count("xp"),
-    sqlite_with_rowid=False,
-)
-
-DERIVED = (
-    events,
-    user_stats,
-    applications,
-    notifications,
-    achievements,
-    challenges,
-    learning,
-    minute_counts,
-    daily_xp,
 )
 
 # --- operational ---
@@ -327,10 +210,10 @@ minutes = Table(  # what the consumer did in each minute of its own clock, see h
     "minutes",
     metadata,
     Column("minute_ms", BigInteger, primary_key=True),
-    _count("processed"),
-    _count("retrying"),
-    _count("dead"),
-    _count("lag_messages"),  # the largest in this minute
+    count_column("processed"),
+    count_column("retrying"),
+    count_column("dead"),
+    count_column("lag_messages"),  # the largest in this minute
     Column("lag_seconds", Float, nullable=False, default=0.0),
 )
 

@@ -1,4 +1,7 @@
-"""What the read side knows: `/api/events`, `/api/users`, `/api/analytics`. Reads only."""
+"""What the read side knows: `/api/events`, `/api/users`, `/api/analytics`. Reads only.
+
+Each projection with a `UserList` has a route below its user, see `read/projections.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from flask import Blueprint, Response, abort, request
 
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
+from jobquest.read.projections import USER_LISTS
 from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import (
     after_parameter,
@@ -60,39 +64,17 @@ def user_events(user_id: str) -> tuple[Response, int]:
     return success(_events(users=frozenset({user_id})))
 
 
-@reads.get("/users/<segment:user_id>/applications")
-def user_applications(user_id: str) -> tuple[Response, int]:
-    """A user's application pipeline."""
+def user_list(user_id: str, name: str) -> tuple[Response, int]:
+    """A user's rows of one projection, newest first."""
     _known_user(user_id)
-    return listed("applications", runtime().queries.applications(user_id, *_portion()))
+    found = runtime().queries.user_list(name, user_id, _limit(MAX_LIMIT), after_parameter())
+    return listed(name, found)
 
 
-@reads.get("/users/<segment:user_id>/notifications")
-def user_notifications(user_id: str) -> tuple[Response, int]:
-    """A user's inbox."""
-    _known_user(user_id)
-    return listed("notifications", runtime().queries.notifications(user_id, *_portion()))
-
-
-@reads.get("/users/<segment:user_id>/achievements")
-def user_achievements(user_id: str) -> tuple[Response, int]:
-    """A user's achievements."""
-    _known_user(user_id)
-    return listed("achievements", runtime().queries.achievements(user_id, *_portion()))
-
-
-@reads.get("/users/<segment:user_id>/challenges")
-def user_challenges(user_id: str) -> tuple[Response, int]:
-    """A user's daily challenges."""
-    _known_user(user_id)
-    return listed("challenges", runtime().queries.challenges(user_id, *_portion()))
-
-
-@reads.get("/users/<segment:user_id>/learning")
-def user_learning(user_id: str) -> tuple[Response, int]:
-    """A user's learning resources."""
-    _known_user(user_id)
-    return listed("learning", runtime().queries.learning(user_id, *_portion()))
+for _name in USER_LISTS:
+    reads.add_url_rule(
+        f"/users/<segment:user_id>/{_name}", f"user_{_name}", user_list, defaults={"name": _name}
+    )
 
 
 @reads.get("/analytics")
@@ -142,10 +124,6 @@ def _events(**fixed: Any) -> dict[str, Any]:
 
 def _limit(default: int = DEFAULT_LIMIT) -> int:
     return whole_parameter("limit", default, 1, MAX_LIMIT) or default
-
-
-def _portion() -> tuple[int, str | None]:
-    return _limit(MAX_LIMIT), after_parameter()
 
 
 def _known_user(user_id: str) -> dict[str, Any]:

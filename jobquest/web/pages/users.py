@@ -1,4 +1,7 @@
-"""The users' pages: a search, and one user with what they have and the events that made it so."""
+"""The users' pages: a search, and one user with what they have and the events that made it so.
+
+Each projection with a `Section` has a section of the page, see `read/projections.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from flask import Blueprint, abort, render_template, request, url_for
 from jobquest.events import CATALOGUE
 from jobquest.events.applications import known_first
 from jobquest.events.levels import xp_for_level
+from jobquest.read.answers import api_name
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.portions import Portion
+from jobquest.read.projection import Section
+from jobquest.read.projections import APPLICATIONS, USER_LISTS
 from jobquest.web.answers import choice_parameter, runtime, seq_parameter
 from jobquest.web.pages.words import PAGE_BYTES, number, shown, summary_of
 
@@ -20,7 +27,14 @@ page = Blueprint("users", __name__)
 LISTED_USERS = 100
 LISTED_EVENTS = 50
 LISTED_APPLICATIONS = 100
-LISTED = 20  # of each other thing that a user has
+LISTED = 20  # of each other list
+PIPELINE = APPLICATIONS.name  # the one list that the page shows in columns
+# Projection → its table's key besides the user, and its section of the page.
+SECTIONS = {
+    name: (projection.table.primary_key.columns.keys()[1], projection.listed.section)
+    for name, projection in USER_LISTS.items()
+    if projection.listed and projection.listed.section
+}
 GIVES_XP = frozenset(name for name, row in CATALOGUE.items() if row.xp)
 # Statistics, as tiles: the API's name, the page's.
 TILES = (
@@ -70,7 +84,7 @@ def show(user_id: str) -> str:
     user = queries.user(user_id)
     if user is None and not queries.events(of_user, limit=1)["events"]:
         abort(404, "Nothing is known of this user.")
-    has = _belongings(user_id)
+    lists = _lists(user_id)
     return render_template(
         "user.html",
         user_id=user_id,
@@ -78,8 +92,9 @@ def show(user_id: str) -> str:
         tiles=_tiles(user) if user else [],
         level=_level(user) if user else None,
         reported=_reported(user) if user else None,
-        has=has,
-        pipeline=_pipeline(has["applications"]["rows"]),
+        lists=lists,
+        sections=_sections(lists),
+        pipeline=_pipeline(lists[PIPELINE]),
         happened=[_happened(item) for item in found["events"]],
         next=found["next"],
         after=after,
@@ -88,18 +103,39 @@ def show(user_id: str) -> str:
     )
 
 
-def _belongings(user_id: str) -> dict[str, Any]:
-    """What a user has, by kind: the `rows` that are shown, and whether there are more (`cut`)."""
+def _lists(user_id: str) -> dict[str, Portion]:
+    """What a user has, by projection: the rows that the page shows."""
     queries = runtime().queries
-    kinds = {
-        "applications": (queries.applications, LISTED_APPLICATIONS),
-        "notifications": (queries.notifications, LISTED),
-        "achievements": (queries.achievements, LISTED),
-        "challenges": (queries.challenges, LISTED),
-        "learning": (queries.learning, LISTED),
+    return {
+        name: queries.user_list(name, user_id, LISTED_APPLICATIONS if name == PIPELINE else LISTED)
+        for name in USER_LISTS
     }
-    found = {kind: query(user_id, most) for kind, (query, most) in kinds.items()}
-    return {kind: {"rows": rows, "cut": rows.next is not None} for kind, rows in found.items()}
+
+
+def _sections(lists: Mapping[str, Portion]) -> dict[str, dict[str, Any]]:
+    """The sections that projections declare, by projection."""
+    return {
+        name: {"title": section.title, "things": [_thing(section, key, row) for row in lists[name]]}
+        for name, (key, section) in SECTIONS.items()
+    }
+
+
+def _thing(section: Section, key: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as its section shows it; what it does not have is None."""
+
+    def value(column: str | None) -> Any:
+        return row[api_name(column)] if column else None
+
+    badge = section.badge
+    return {
+        "name": value(section.name) or section.unnamed or value(key),
+        "badge": badge and badge[1 if value(badge[0]) else 2],
+        "note": value(section.note),
+        "xp": value(section.xp),
+        "text": value(section.text),
+        "percent": value(section.percent),
+        "times": {word: value(column) for word, column in section.times.items()},
+    }
 
 
 def _tiles(user: User) -> list[tuple[str, str]]:
@@ -154,6 +190,6 @@ def _sources(user_id: str) -> dict[str, str]:
     """Where the same is as JSON; nothing for an id that a client resolves."""
     if user_id in (".", ".."):
         return {}
-    kinds = ("events", "applications", "notifications", "achievements", "challenges", "learning")
-    below = {kind: url_for(f"reads.user_{kind}", user_id=user_id) for kind in kinds}
+    names = ("events", *USER_LISTS)
+    below = {name: url_for(f"reads.user_{name}", user_id=user_id) for name in names}
     return {"user": url_for("reads.user", user_id=user_id), **below}
