@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -19,7 +18,6 @@ from sqlalchemy import Table
 from jobquest.events import Event
 
 Row = dict[str, Any]
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):
@@ -72,8 +70,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     either order. Within a topic, a user's events come in order.
     """
 
-    adds: Mapping[str, float] = _NOTHING
-    sets: Mapping[str, Any] = _NOTHING
+    adds: dict[str, float] = {}
+    sets: dict[str, Any] = {}
 
     def apply_to(self, row: Row) -> None:
         """Change a row in memory."""
@@ -87,8 +85,10 @@ def latest(since: str, event: Event, **values: Any) -> dict[str, Any]:
     """For `Change.sets`: values that the latest event decides, and its time in the column
     `since`."""
     time_ms = event.time_ms
-    chosen = {column: Latest(value, time_ms, since) for column, value in values.items()}
-    return {since: Highest(time_ms), **chosen}
+    sets: dict[str, Any] = {since: Highest(time_ms)}
+    for column, value in values.items():
+        sets[column] = Latest(value, time_ms, since)
+    return sets
 
 
 Fold = Callable[[Event], Change]

@@ -6,13 +6,12 @@ A projection like those in `projections.py`. Levels and follow-ups depend on it,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from sqlalchemy import BigInteger, Column, Float, Index, String, Table
 
 from jobquest.events import CATALOGUE, Event
 from jobquest.read import tables
-from jobquest.read.projection import Change, Fold, Highest, Projection, adds_one, latest
+from jobquest.read.projection import Change, Fold, Highest, Projection, latest
 from jobquest.read.tables import count_column, time_column
 
 user_stats = Table(
@@ -44,8 +43,23 @@ user_stats = Table(
 )
 
 
-def _mission_completed(event: Event) -> Change:
-    return Change(adds={"missions_completed": 1, "focus_minutes": event.data["duration"]})
+# Type → the column that counts its events.
+_COUNTERS: Mapping[str, str] = {
+    "mission.started": "missions_started",
+    "mission.completed": "missions_completed",
+    "mission.failed": "missions_failed",
+    "job.applied": "applications",
+    "achievement.unlocked": "achievements",
+    "daily.challenge.completed": "challenges_completed",
+    "learning.started": "learning_started",
+    "learning.completed": "learning_completed",
+    "notebook.entry.created": "notebook_entries",
+    "user.login": "logins",
+}
+
+
+def _focus(event: Event) -> Change:
+    return Change(adds={"focus_minutes": event.data["duration"]})
 
 
 def _reported(event: Event) -> Change:
@@ -64,39 +78,27 @@ def _streak(event: Event) -> Change:
     return Change(sets={"best_streak_days": Highest(event.data["streakDays"])})
 
 
-_STATS: Mapping[str, Fold] = {
-    "mission.started": adds_one("missions_started"),
-    "mission.completed": _mission_completed,
-    "mission.failed": adds_one("missions_failed"),
-    "job.applied": adds_one("applications"),
-    "achievement.unlocked": adds_one("achievements"),
+# Type → what its events change besides.
+_MORE: Mapping[str, Fold] = {
+    "mission.completed": _focus,
     "level.up": _level_up,
     "xp.earned": _reported,
     "streak.milestone": _streak,
-    "daily.challenge.completed": adds_one("challenges_completed"),
-    "learning.started": adds_one("learning_started"),
-    "learning.completed": adds_one("learning_completed"),
-    "notebook.entry.created": adds_one("notebook_entries"),
-    "user.login": adds_one("logins"),
 }
 
 
-def _nothing(event: Event) -> Change:
-    return Change()
-
-
-def _stats(event_type: str) -> Fold:
-    """The fold of one type: what every event changes, its XP, and what `_STATS` has."""
-    xp_field = CATALOGUE[event_type].xp
-    more = _STATS.get(event_type, _nothing)
+def _fold_of(event_type: str) -> Fold:
+    """The fold of one type: what every event changes, its XP, its counter, and more."""
+    xp_field, more = CATALOGUE[event_type].xp, _MORE.get(event_type)
+    counts: dict[str, float] = {"event_count": 1}
+    if event_type in _COUNTERS:
+        counts[_COUNTERS[event_type]] = 1
 
     def fold(event: Event) -> Change:
-        adds: dict[str, float] = {"event_count": 1}
-        sets: dict[str, Any] = {}
-        if xp_field:
-            adds["xp"] = event.data[xp_field]
-        if not event.is_internal:
-            sets["last_seen_ms"] = Highest(event.time_ms)
+        adds = {**counts, "xp": event.data[xp_field]} if xp_field else counts
+        sets = {} if event.is_internal else {"last_seen_ms": Highest(event.time_ms)}
+        if more is None:
+            return Change(adds, sets)
         change = more(event)
         return Change({**adds, **change.adds}, {**sets, **change.sets})
 
@@ -104,5 +106,5 @@ def _stats(event_type: str) -> Fold:
 
 
 USER_STATS = Projection(
-    user_stats, lambda event: (event.user_id,), {name: _stats(name) for name in CATALOGUE}
+    user_stats, lambda event: (event.user_id,), {name: _fold_of(name) for name in CATALOGUE}
 )
