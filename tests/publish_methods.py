@@ -9,18 +9,10 @@ import re
 from pathlib import Path
 
 from jobquest.events.catalogue import CATALOGUE, EventType
-from jobquest.events.fields import COUNT, FIELDS, LONG_TEXT, NUMBER, PERCENT, TAGS, TEXT
+from jobquest.events.fields import FIELDS
 
 PLACE = Path(__file__).parent.parent / "jobquest" / "publish_methods.py"
 _LINE = 100
-_TYPES = {
-    TEXT: "str",
-    LONG_TEXT: "str",
-    COUNT: "int",
-    NUMBER: "float",
-    PERCENT: "float",
-    TAGS: "list[str]",
-}
 _HEAD = '''"""One method of the producer for each event type, with the type's fields as arguments.
 
 Written from the catalogue by `python -m tests.publish_methods`: change the catalogue, not this.
@@ -89,7 +81,7 @@ def _method(event_type: EventType) -> str:
 
 
 def _argument(event_type: EventType, field: str) -> str:
-    kind = _TYPES[FIELDS[field][0]]
+    kind = FIELDS[field].kind.annotation
     optional = "" if field in event_type.required else " | None = None"
     return f"{_snake(field)}: {kind}{optional}"
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError
+from marshmallow.fields import Field
 
 from jobquest.events.fields import FIELDS
 
@@ -41,13 +42,13 @@ class EventType:
     @property
     def example(self) -> dict[str, Any]:
         """Data that passes."""
-        return {name: FIELDS[name][1] for name in self.fields}
+        return {name: FIELDS[name].example for name in self.fields}
 
     @cached_property
     def schema(self) -> Schema:
         """The type's marshmallow schema: takes the fields above, refuses every other."""
-        members = {
-            name: FIELDS[name][0].field(required=name in self.required) for name in self.fields
+        members: dict[str, Field[Any]] = {
+            name: FIELDS[name].kind(required=name in self.required) for name in self.fields
         }
         return Schema.from_dict(members, name=self.name)(unknown=RAISE)
 

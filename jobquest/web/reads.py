@@ -5,6 +5,7 @@ Each projection with a `UserList` has a route below its user, see `read/projecti
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
@@ -64,7 +65,7 @@ def user_events(user_id: str) -> tuple[Response, int]:
     return success(_events(users=frozenset({user_id})))
 
 
-def user_list(user_id: str, name: str) -> tuple[Response, int]:
+def user_list(name: str, user_id: str) -> tuple[Response, int]:
     """A user's rows of one projection, newest first."""
     _known_user(user_id)
     found = runtime().queries.user_list(name, user_id, _limit(MAX_LIMIT), after_parameter())
@@ -73,7 +74,7 @@ def user_list(user_id: str, name: str) -> tuple[Response, int]:
 
 for _name in USER_LISTS:
     reads.add_url_rule(
-        f"/users/<segment:user_id>/{_name}", f"user_{_name}", user_list, defaults={"name": _name}
+        f"/users/<segment:user_id>/{_name}", f"user_{_name}", partial(user_list, _name)
     )
 
 

@@ -12,11 +12,10 @@ from flask import Blueprint, render_template, request
 
 from jobquest.clock import now_ms
 from jobquest.errors import ReadSideUnavailable
-from jobquest.events import CATALOGUE, PERSONAL_FIELDS, TOPICS, EventType
-from jobquest.events.fields import FIELDS, MAX_TAGS, Kind, Number, Text
+from jobquest.events import CATALOGUE, TOPICS, EventType
+from jobquest.events.fields import FIELDS
 from jobquest.read.queries import WINDOWS_MS
 from jobquest.web.answers import runtime
-from jobquest.web.pages.words import number
 
 page = Blueprint("catalogue", __name__)
 
@@ -52,24 +51,14 @@ def fields_of(row: EventType) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "kind": FIELDS[name][0].word,
-            "limits": limits(FIELDS[name][0]),
+            "kind": FIELDS[name].kind.word,
+            "limits": FIELDS[name].kind.limits,
             "required": name in row.required,
-            "personal": name in PERSONAL_FIELDS,
+            "personal": FIELDS[name].is_personal,
             "xp": name == row.xp,
         }
         for name in row.fields
     ]
-
-
-def limits(kind: Kind) -> str:
-    """What a value of this kind must keep to, in words."""
-    field = kind.field(required=True)
-    if isinstance(field, Number):
-        return f"0 to {number(field.most)}"
-    if isinstance(field, Text):
-        return f"1 to {number(field.longest)} characters"
-    return f"at most {MAX_TAGS} texts, each {limits(Kind('text', Text))}"
 
 
 def _example(row: EventType) -> str:

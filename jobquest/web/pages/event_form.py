@@ -14,30 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobquest.events import CATALOGUE, PERSONAL_FIELDS, parse_time
-from jobquest.events.fields import (
-    FIELDS,
-    MAX_COUNT,
-    MAX_LONG_TEXT,
-    MAX_TAGS,
-    MAX_TEXT,
-    MAX_USER_ID,
-)
+from jobquest.events.fields import FIELDS, UserId
 from jobquest.web.pages.words import visible, visible_lines
 
 _MISSING = object()
-# Kind of field → its input, how it is told, what else the input is told.
-_KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "text": ("text", f"text, up to {MAX_TEXT:,} characters", {}),
-    "long text": ("lines", f"text, up to {MAX_LONG_TEXT:,} characters", {}),
-    "whole number": (
-        "number",
-        f"whole number, 0 to {MAX_COUNT:,}",
-        {"most": MAX_COUNT, "step": "1"},
-    ),
-    "number": ("number", f"number, 0 to {MAX_COUNT:,}", {"most": MAX_COUNT}),
-    "percent": ("number", "percent, 0 to 100", {"most": 100}),
-    "list of texts": ("list", f"one text a line, up to {MAX_TAGS}", {}),
-}
 _JSON = "JSON, else taken as a text"
 _TIME = re.compile(r"[\d-]{10}T[\d:]{8}\.\d{3}Z")  # what a browser's input for it can hold
 
@@ -93,7 +73,7 @@ def event_form(event_type: str, event: Mapping[str, Any], *, as_request: bool) -
         return _field("", name, control, value, hint + stamped.format(empty), not optional)
 
     data = rest.pop("data", {})
-    user = own("userId", "text", f"text, up to {MAX_USER_ID} characters", "demo-user")
+    user = own("userId", UserId.control, UserId.hint, "demo-user")
     envelope = (
         own("metadata", "json", "a JSON object", "{}", optional=True),
         own("id", "text", "1 to 100 of A-Z a-z 0-9 _ . : -", "a new one"),
@@ -111,9 +91,10 @@ def _data_fields(event_type: str, data: Any) -> list[Field]:
     known, required = (row.fields, row.required) if row else ((), ())
     fields = []
     for name in known:
-        control, hint, more = _KINDS[FIELDS[name][0].word]
-        value = data.get(name, _MISSING)
-        fields.append(_field("data", name, control, value, hint, name in required, **more))
+        kind, value = FIELDS[name].kind, data.get(name, _MISSING)
+        limits = {"most": kind.most, "step": kind.step}
+        is_required = name in required
+        fields.append(_field("data", name, kind.control, value, kind.hint, is_required, **limits))
     hint = f"no field of this type · {_JSON}" if row else _JSON
     unknown = [name for name in data if name not in known]
     return fields + [_field("data", name, "json", data[name], hint) for name in unknown]
