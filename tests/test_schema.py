@@ -1,5 +1,9 @@
-"""The read side's tables: migrations and models agree, and a database of before them is upgraded
-with all that waits in it. `databases/` has what the last version without migrations has made."""
+"""The read side's tables: migrations and models agree, and older databases are upgraded with
+everything that waits in them.
+
+`databases` has what the last version without migrations has made (`layout_5`), and the empty tables
+of released revisions (`dump_tables.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,26 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import (
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    UniqueConstraint,
+    create_engine,
+    inspect,
+    text,
+)
 from sqlalchemy.engine import Engine
 
 from jobquest import create_app
@@ -41,14 +57,14 @@ def old_url(tmp_path: Path, database: dict[str, str]) -> str:
     return url
 
 
-def load_dump(url: str) -> None:
+def load_dump(url: str, name: str = "layout_5") -> None:
     if url.startswith("sqlite"):
         with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-            connection.executescript((DUMPS / "layout_5_sqlite.sql").read_text())
+            connection.executescript((DUMPS / f"{name}_sqlite.sql").read_text())
         connection.close()
         return
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as server:
-        server.execute((DUMPS / "layout_5_postgresql.sql").read_bytes())
+        server.execute((DUMPS / f"{name}_postgresql.sql").read_bytes())
 
 
 def kept_rows(url: str) -> Rows:
@@ -258,25 +274,121 @@ def layout(engine: Engine) -> dict[str, Any]:
     }
 
 
-def test_the_migrations_make_the_tables_that_the_code_has(
-    tmp_path: Path, database: dict[str, str], request: pytest.FixtureRequest
-) -> None:
-    url = database.get("DATABASE_URL") or f"sqlite:///{tmp_path / 'migrated.db'}"
-    migrated = Database(url)
-    with migrated.reading():
+def laid_out(url: str, metadata: MetaData) -> dict[str, Any]:
+    """The layout of tables that are made in an empty database and dropped again."""
+    engine = create_engine(url)
+    metadata.create_all(engine)
+    found = layout(engine)
+    metadata.drop_all(engine)
+    engine.dispose()
+    return found
+
+
+def upgraded_layout(url: str) -> dict[str, Any]:
+    """The layout of a database after its upgrade, if it needs one."""
+    database = Database(url, upgrades=True)
+    with database.reading():
         pass
-    other = f"sqlite:///{tmp_path / 'made.db'}"
-    if database:
-        other = request.getfixturevalue("postgres_server").new_database()
-    made = create_engine(other)
-    tables.metadata.create_all(made)
-    assert layout(migrated.engine) == layout(made)
-    made.dispose()
-    migrated.close()
+    found = layout(database.engine)
+    database.close()
+    return found
 
 
-def test_the_revision_is_that_of_the_last_migration() -> None:
+@pytest.fixture
+def new_url(
+    tmp_path: Path, database: dict[str, str], request: pytest.FixtureRequest
+) -> Callable[[], str]:
+    """Makes empty databases, of each kind."""
+    numbers = count()
+
+    def new() -> str:
+        if database:
+            return str(request.getfixturevalue("postgres_server").new_database())
+        return f"sqlite:///{tmp_path / f'{next(numbers)}.db'}"
+
+    return new
+
+
+def test_the_migrations_make_the_tables_that_the_code_has(new_url: Callable[[], str]) -> None:
+    assert upgraded_layout(new_url()) == laid_out(new_url(), tables.metadata)
+
+
+def test_a_database_of_a_released_version_gets_the_tables_that_the_code_has(
+    new_url: Callable[[], str],
+) -> None:
+    """So a released migration can't be changed instead of adding one: these have it already."""
+    expected = laid_out(new_url(), tables.metadata)
+    for revision in dumped():
+        url = new_url()
+        load_dump(url, f"revision_{revision}")
+        assert upgraded_layout(url) == expected, revision
+
+
+# --- what a table's change is ---
+
+
+def _table(metadata: MetaData, name: str = "applications") -> Table:
+    return metadata.tables[name]
+
+
+def _new_table(metadata: MetaData) -> None:
+    Table("badges", metadata, Column("id", Integer, primary_key=True))
+
+
+def _new_column(metadata: MetaData) -> None:
+    _table(metadata).append_column(Column("salary", Integer))
+
+
+def _type(metadata: MetaData) -> None:
+    _table(metadata).c.status.type = String(400)
+
+
+def _null(metadata: MetaData) -> None:
+    _table(metadata).c.status.nullable = False
+
+
+def _key(metadata: MetaData) -> None:
+    _table(metadata).append_constraint(PrimaryKeyConstraint("job_id", "user_id"))
+
+
+def _index(metadata: MetaData) -> None:
+    Index("applications_by_status", _table(metadata).c.status)
+
+
+def _condition(metadata: MetaData) -> None:
+    events = _table(metadata, "events")
+    [index] = [one for one in events.indexes if one.name == "events_by_cause"]
+    for dialect in ("sqlite", "postgresql"):
+        index.dialect_options[dialect]["where"] = text("caused_by != ''")
+
+
+def _unique(metadata: MetaData) -> None:
+    table = _table(metadata)
+    table.append_constraint(UniqueConstraint(table.c.status))
+
+
+def test_a_changed_table_without_a_migration_is_noticed(new_url: Callable[[], str]) -> None:
+    migrated, url = upgraded_layout(new_url()), new_url()
+    for change in (_new_table, _new_column, _type, _null, _key, _index, _condition, _unique):
+        changed = MetaData()
+        for table in tables.metadata.sorted_tables:
+            table.to_metadata(changed)
+        change(changed)
+        assert laid_out(url, changed) != migrated, change.__name__
+
+
+def dumped() -> list[str]:
+    """The revisions of which `databases` has the tables as that version has made them."""
+    return sorted(file.name[9:13] for file in DUMPS.glob("revision_*_sqlite.sql"))
+
+
+def test_migrations_follow_each_other_and_are_kept_as_they_were_released() -> None:
     files = sorted(Path(schema.__file__).parent.glob("migrations/versions/[0-9]*.py"))
-    assert files[-1].name.startswith(f"{schema.REVISION}_")
+    assert files[-1].name[:4] == schema.REVISION
     for before, after in pairwise(files):
         assert f'down_revision = "{before.name[:4]}"' in after.read_text()
+    recent = [file.name[:4] for file in files[-2:]]
+    assert dumped()[-1] in recent, (
+        f"Check out the version of revision {recent[0]}, run `python -m tests.dump_tables` there,"
+        " and add the files."
+    )

@@ -1,8 +1,8 @@
 """The tables' revision: which one a database has, and the migrations that upgrade it to ours.
 
-Called by `database.py` before the first use, and by `flask db`. To change a table: edit
-`tables.py`, add a file to `migrations/versions`, and set REVISION to its number. A migration keeps
-operational rows.
+Called by `database.py` before the first use, and by `flask db`. To change a table, edit it in
+`tables.py` or `projections.py`, and add a file to `migrations/versions`. A migration keeps
+operational rows. Before that, `python -m tests.dump_tables` keeps the tables of the last revision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from jobquest.errors import ReadSideUnavailable
 
 log = logging.getLogger(__name__)
 
-REVISION = "0009"  # the last file in migrations/versions
+_MIGRATIONS = Path(__file__).parent / "migrations"
+REVISION = max(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
 _BASE, _BASE_LAYOUT = "0005", 5  # databases from before Alembic have a layout number instead
 _UPGRADING = threading.Lock()  # Alembic has one context for the whole process
 
@@ -69,7 +70,7 @@ def upgrade(connection: Connection, found: str | None) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     with _UPGRADING:
