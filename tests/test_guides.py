@@ -1,8 +1,9 @@
 """The guides in `docs/`, followed by copying: in a copy of the project each block is put where its
 first line says, and then the project's own tools and the new tests run there.
 
-A block whose first line is a comment with a path is a new file. `path, after:` names the lines
-below which the block's part after `add:` belongs; they must be there exactly once.
+A block whose first line is a comment with a path is a new file. After `path, after:` come lines
+that are there exactly once, and below `add:` those that belong below them. `path, replace:` and
+`with:` are the same for lines that go.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from jobquest import create_app
+from jobquest.read.schema import REVISION
 from tests.service import ROOT, Service, wait_for
+from tests.test_consumer import consume
 
 _BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.M | re.S)
-_HEAD = re.compile(r"(?:# |<!-- |\{# )(?P<path>[\w./-]+\.\w+)(?P<after>, after:)?(?: -->| #\})?")
-_ADD = re.compile(r"^(?:# |<!-- |\{# )add:(?: -->| #\})?\n", re.M)
+_HEAD = re.compile(
+    r"(?:# |<!-- |\{# )(?P<path>[\w./-]+\.\w+)(?:, (?P<edit>after|replace):)?(?: -->| #\})?"
+)
+_NEW = re.compile(r"^(?:# |<!-- |\{# )(?:add|with):(?: -->| #\})?\n", re.M)
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "instance", "__pycache__", ".*_cache", ".hypothesis"
 )
@@ -38,16 +44,17 @@ def project(tmp_path: Path) -> Path:
 def follow(guide: str, project: Path) -> set[str]:
     """Do what a guide's blocks say; the files that were written or changed."""
     touched = set()
-    for block in _BLOCK.findall((ROOT / "docs" / guide).read_text()):
+    for block in _BLOCK.findall(numbered((ROOT / "docs" / guide).read_text())):
         first, _, text = block.partition("\n")
         if not (head := _HEAD.fullmatch(first)):
             continue  # a command
         path = project / head["path"]
-        if head["after"]:
-            anchor, added = _ADD.split(text)
+        if head["edit"]:
+            old, new = _NEW.split(text)
             before = path.read_text()
-            assert before.count(anchor) == 1, (guide, head["path"], anchor)
-            path.write_text(before.replace(anchor, anchor + added))
+            assert before.count(old) == 1, (guide, head["path"], old)
+            kept = old if head["edit"] == "after" else ""
+            path.write_text(before.replace(old, kept + new))
         else:
             assert not path.exists(), (guide, head["path"])
             path.write_text(text)
@@ -55,13 +62,21 @@ def follow(guide: str, project: Path) -> set[str]:
     return touched
 
 
-def run(project: Path, *command: str) -> str:
-    """Run a module of Python's in the project; what it wrote."""
+def numbered(text: str) -> str:
+    """A guide with the numbers of the last migration and the next one, in place of those when it
+    was written."""
+    shown = re.findall(r'REVISION = "(\d+)"', text)
+    numbers = dict(zip(shown, (REVISION, f"{int(REVISION) + 1:04}"), strict=False))
+    return re.sub("|".join(numbers), lambda found: numbers[found[0]], text) if numbers else text
+
+
+def run(project: Path, *arguments: str, **settings: str) -> str:
+    """Run Python in the project; what it wrote."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, *arguments],
         cwd=project,
-        env={**kept, "PYTHONPATH": str(project), "CI": "false"},
+        env={**kept, **settings, "PYTHONPATH": str(project), "CI": "false"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -74,9 +89,9 @@ def run(project: Path, *command: str) -> str:
 def prove(project: Path, touched: set[str], *tests: str) -> None:
     """What the project asks of every change, and these tests."""
     code = sorted(path for path in touched if path.endswith(".py"))
-    run(project, "ruff", "check", "--no-cache", *code)
-    run(project, "ruff", "format", "--no-cache", "--check", *code)
-    told = run(project, "pytest", "-q", "-p", "no:cacheprovider", *tests)
+    run(project, "-m", "ruff", "check", "--no-cache", *code)
+    run(project, "-m", "ruff", "format", "--no-cache", "--check", *code)
+    told = run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     assert re.search(r"^\d+ passed", told, re.M), told
 
 
@@ -124,10 +139,40 @@ def test_the_guide_to_event_types_settings_and_guards(project: Path) -> None:
         "jobquest/config.py",
         "jobquest/web/security.py",
     }
-    run(project, "tests.publish_methods")
+    run(project, "-m", "tests.publish_methods")
     methods = "tests/test_services.py::test_the_publish_methods_are_those_of_the_catalogue"
     own = ("tests/test_mood.py", "tests/test_read_only.py")
     tables = ("the_event_table_is_the_catalogue", "the_settings_table_is_the_code")
     tables += ("the_example_environment_lists_every_setting_with_its_default",)
     docs = (f"tests/test_docs.py::test_{name}" for name in tables)
     prove(project, touched, *own, methods, "tests/test_events.py", *docs)
+
+
+ENTRY = {"entryId": "e0", "title": "Before", "tags": [], "wordCount": 10}
+
+
+def test_the_guide_to_projections(project: Path, settings: dict[str, str]) -> None:
+    runtime = create_app(settings).extensions["jobquest"]
+    runtime.producer.publish("notebook.entry.created", "ada", ENTRY)
+    consume(runtime)
+    runtime.consumer.close()
+    runtime.stop()
+    touched = follow("projections.md", project)
+    assert {path.partition("versions/")[0] for path in touched} == {
+        "jobquest/read/projections.py",
+        "jobquest/read/migrations/",
+        "jobquest/read/schema.py",
+        "docs/api.md",
+        "docs/architecture.md",
+        "tests/test_notebook.py",
+    }
+    schema = ("the_migrations_make_the_tables_that_the_code_has[sqlite]",)
+    schema += ("the_revision_is_that_of_the_last_migration",)
+    docs = ("the_tables_of_the_architecture_are_the_code", "the_api_reference_lists_every_route")
+    tests = [f"tests/test_schema.py::test_{name}" for name in schema]
+    tests += [f"tests/test_docs.py::test_{name}" for name in docs]
+    prove(project, touched, "tests/test_notebook.py", *tests)
+    run(project, "-m", "flask", "events", "rebuild", **settings)
+    ask = "print(jobquest.create_app().test_client().get('/api/users/ada/notebook').text)"
+    told = run(project, "-c", f"import jobquest; {ask}", **settings)
+    assert '"title":"Before"' in told  # of an event from before the projection
