@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -65,22 +64,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Run a test that is marked `alone` while no other worker runs any."""
-    run = getattr(item.config, "workerinput", {}).get("testrunuid")
-    with alone_or_shared(run, bool(item.get_closest_marker("alone"))) if run else nullcontext():
+    with _locked(item) if hasattr(item.config, "workerinput") else nullcontext():
         return (yield)
 
 
 @contextmanager
-def alone_or_shared(run: str, alone: bool) -> Iterator[None]:
-    """Locks that the workers of a run share. Whoever waits to be alone holds the door, so that no
-    other test begins meanwhile."""
-    folder = Path(tempfile.gettempdir()) / f"tests-{run}"
-    folder.mkdir(exist_ok=True)
+def _locked(item: pytest.Item) -> Iterator[None]:
+    """Locks that the workers share. A test that waits to be alone holds the door, so that no other
+    test begins meanwhile."""
+    assert item.config.cache
+    folder = item.config.cache.mkdir("alone")
+    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
     with (folder / "door").open("w") as door, (folder / "running").open("w") as running:
         fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(running, how)
         fcntl.flock(door, fcntl.LOCK_UN)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)  # a child that a test forked keeps the file open
 
 
 @pytest.hookimpl(hookwrapper=True)
