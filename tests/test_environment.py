@@ -130,7 +130,7 @@ def test_a_broken_environment_ends_a_command_with_one_line(tmp_path: Path, what:
     [
         ("PORT=6000\n".encode("utf-16"), ".env is written in UTF-16; save it as UTF-8."),
         ("# für uns\n".encode("cp1252"), ".env, line 1: byte 0xfc is not UTF-8; save it as UTF-8."),
-        (b"HOST: 127.0.0.1\n", ".env, line 1: this is not NAME=value; write it so, or begin the"),
+        (b"HOST: 127.0.0.1\n", ".env, line 1: this is not NAME=value; correct it, or begin the"),
         (None, ".env is a folder; move it away, or make it a file."),
     ],
 )
