@@ -59,7 +59,7 @@ def test_an_event_is_published_found_broken_edited_and_redriven_with_the_mouse(p
     # find it among the failures
     page.get_by_role("link", name="Failures", exact=True).click()
     page.get_by_role("link", name="Edit dead letter 1").click()
-    expect(page.get_by_text("The demo handler refuses this event")).to_be_visible()
+    expect(page.locator("dd", has_text="The demo handler refuses this event")).to_be_visible()
     # edit and redrive it
     page.get_by_role("link", name="Edit as text").click()
     page.get_by_role("button", name="mission.completed", exact=True).click()
