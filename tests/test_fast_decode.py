@@ -1,5 +1,5 @@
-"""The quick check against its authority: what it takes, the careful reader takes with the same
-result. Not the other way round: what is unusual but good may be left to the careful reader."""
+"""Fast decoding compared with validation: what it takes, validation takes with the same result.
+Not the other way round: unusual valid events may be left to validation."""
 
 from __future__ import annotations
 
@@ -118,19 +118,19 @@ def _bodies(draw: Callable[..., Any], make: Callable[..., dict[str, Any]]) -> by
 
 
 def _twice(body: bytes, key: str) -> bytes:
-    """The same with a key that stands twice: JSON allows it, and readers differ."""
+    """The same with a repeated key: JSON allows it, and readers differ."""
     spelled = json.dumps(key).encode()
     return body.replace(spelled, spelled + b":1," + spelled, 1)
 
 
 @pytest.mark.parametrize("text", _TIMES)
-def test_it_takes_no_time_that_the_careful_reader_refuses(text: str) -> None:
+def test_it_takes_no_time_that_validation_refuses(text: str) -> None:
     record = json.dumps(as_record("user.login", timestamp=text)).encode()
     if event := fast_decode.from_record(record, APPENDED_MS):
         assert event == validation.from_record(record, APPENDED_MS)
     request = json.dumps(as_request("user.login", timestamp=text)).encode()
     if found := fast_decode.from_request(request, requests.DEMO_USER):
-        assert found[0].timestamp == requests.read_carefully(request).event.timestamp
+        assert found[0].timestamp == requests.read_strictly(request).event.timestamp
 
 
 def _as_told(event: Event) -> tuple[Any, ...]:
@@ -170,7 +170,7 @@ def test_a_request_that_it_takes_is_taken_with_the_same_result(body: bytes) -> N
     if found is None:
         return
     event, has_id = found
-    same, same_has_id = requests.read_carefully(body)
+    same, same_has_id = requests.read_strictly(body)
     assert has_id == same_has_id
     left_out = {"id": event.id} if not has_id else {}
     if "timestamp" not in json.loads(body):

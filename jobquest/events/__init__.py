@@ -1,8 +1,8 @@
-"""The vocabulary: the frozen Event, the catalogue of types, and the ways in which an event comes.
+"""Events: the frozen Event, the catalogue of types, and how events are read.
 
-`from_request` is the strict door for values (the producer), `requests.py` the same for bodies (the
-API); `from_record` reads what stands on a topic and is tolerant of what a newer producer adds.
-Knows neither logs nor databases nor HTTP.
+`from_request` checks values strictly (for the producer), `requests.py` does the same for bodies
+(for the API). `from_record` reads a record's value and tolerates what a newer producer adds. These
+modules know neither logs nor databases nor HTTP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
-    """Read an event from a topic: quickly if it is a plain good one. See
+    """Read an event from a topic, fast if it is usual and valid. See
     `validation.from_record`."""
     event = fast_decode.from_record(value, latest_ms) if value else None
     return event or validation.from_record(value, latest_ms)

@@ -1,13 +1,13 @@
-"""The way of a job application. The one place that says so.
+"""The statuses of job applications, in their usual order.
 
-A status is any text: one that is not listed here is kept as it was sent, and shown after these.
+A status may be any text: pages show other ones after these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-FIRST_STATUS = "applied"  # of an application that says none
+FIRST_STATUS = "applied"  # of an application without a status
 STATUSES = (
     FIRST_STATUS,
     "screening",
@@ -20,5 +20,5 @@ STATUSES = (
 
 
 def known_first(statuses: Iterable[str]) -> list[str]:
-    """Every known status in its order, then those others, in the order in which they come."""
+    """Every known status in its order, then the others in their own."""
     return list(dict.fromkeys((*STATUSES, *statuses)))

@@ -1,7 +1,7 @@
 """The catalogue: every event type and topic as one table.
 
-Validation, the producer's `publish_…` methods, `GET /api/kafka/events` and the README's table are
-made from it. To add a type, add a row (and its new fields to `fields.FIELDS`), then run
+Validation, the producer's `publish_…` methods, forms, `GET /api/kafka/events` and the README's
+table follow from it. To add a type, add a row (and its new fields to `fields.FIELDS`), then run
 `python -m tests.publish_methods`.
 """
 
@@ -24,7 +24,7 @@ MAX_UNKNOWN, MAX_NAME = 20, 100
 class EventType:
     """One documented type. `required` and `optional` name fields of `fields.FIELDS`.
 
-    `xp` names the field that awards XP, where the type does.
+    `xp` names the field that awards XP, if there is one.
     """
 
     name: str
@@ -53,10 +53,10 @@ class EventType:
         return Schema.from_dict(members, name=self.name)(unknown=RAISE)
 
     def check(self, data: Mapping[str, Any], *, strict: bool) -> dict[str, list[str]]:
-        """What is wrong with `data`, by field; empty where nothing is.
+        """What is wrong with `data`, by field; empty if nothing is.
 
-        Strict refuses fields that the type does not have; tolerant takes them as they are, since
-        a newer producer may know more than we do.
+        Strict refuses fields that the type does not have. Tolerant keeps them, because a newer
+        producer may have added them.
         """
         known = {name: value for name, value in data.items() if name in self._known}
         errors = unknown(name for name in data if name not in self._known) if strict else {}
@@ -72,7 +72,7 @@ class EventType:
 
 
 def unknown(names: Iterable[Any]) -> dict[str, list[str]]:
-    """What is wrong with fields that nobody knows: of thousands, the first few are named."""
+    """The errors of unknown fields; only the first few of them are named."""
     found = list(names)
     errors = {str(name)[:MAX_NAME]: ["Unknown field."] for name in found[:MAX_UNKNOWN]}
     if len(found) > MAX_UNKNOWN:

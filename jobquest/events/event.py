@@ -16,16 +16,16 @@ from jobquest.events import exact_json
 from jobquest.events.catalogue import CATALOGUE
 
 OUR_PREFIX = "jq:"
-"""Ids of events that this service publishes by itself begin with it; the door refuses it."""
+"""Ids of events that this service itself publishes begin with it; requests must not use it."""
 
 SOURCE = "/jobquest/events"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# What a datetime can hold. A record's time may lie outside: other producers choose theirs.
+# What a datetime can hold. A record's time may be outside: other producers choose it freely.
 _FIRST_MS = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
-# RFC 3339, section 5.6; datetime.fromisoformat takes more than that.
+# RFC 3339, section 5.6; datetime.fromisoformat takes more.
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
@@ -34,7 +34,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     `timestamp` is when it happened: UTC, whole milliseconds. `extra` holds members of the
     envelope that this version does not know. `json` is its JSON and `known_ms` its time
-    in Unix milliseconds, where these were known already.
+    in Unix milliseconds, if the reader had these already.
     """
 
     id: str
@@ -48,11 +48,11 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     known_ms: int | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Event) and self._said == other._said
+        return isinstance(other, Event) and self._content == other._content
 
     @property
-    def _said(self) -> tuple[Any, ...]:
-        """All but what follows from it."""
+    def _content(self) -> tuple[Any, ...]:
+        """All members but `json` and `known_ms`, which repeat others."""
         return msgspec.structs.astuple(self)[:-2]
 
     @property
@@ -67,22 +67,22 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def is_internal(self) -> bool:
-        """Whether this service published it by itself."""
+        """Whether this service itself published it."""
         return self.id.startswith(OUR_PREFIX)
 
     @property
     def cause(self) -> str | None:
-        """The id of the event that one of ours follows from."""
+        """The id of the event that caused this one, if it is internal."""
         cause = self.metadata.get("causedBy") if self.is_internal else None
         return cause if isinstance(cause, str) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as it stands on the topic, as plain values."""
+        """The event as on its topic, as plain values."""
         document: dict[str, Any] = exact_json.loads(self.to_json())
         return document
 
     def to_json(self) -> bytes:
-        """The event as it stands on the topic: UTF-8 JSON."""
+        """The event as on its topic: UTF-8 JSON."""
         if self.json is not None:
             return self.json
         return exact_json.dumps(
@@ -110,8 +110,8 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         )
 
     def has_content_of(self, stored: bytes) -> bool:
-        """Whether `stored` (an event as JSON) says the same. The time is left out: where a client
-        sends none, each of its retries is stamped anew. What can't be read says something else."""
+        """Whether `stored` (an event as JSON) has the same content, apart from the time: without a
+        client's own, each retry gets a new one. Unreadable JSON is different content."""
         try:
             other = exact_json.loads(stored)
         except ValueError:
@@ -146,7 +146,7 @@ def parse_time(text: Any) -> datetime:
 
 
 def at_ms(milliseconds: int) -> datetime:
-    """The time of so many Unix milliseconds, in UTC; the nearest one that a datetime can hold."""
+    """Unix milliseconds as a time in UTC; the nearest one that a datetime can hold."""
     return _EPOCH + min(max(milliseconds, _FIRST_MS), LAST_MS) * _MILLISECOND
 
 
@@ -161,7 +161,7 @@ def whole_ms(moment: datetime) -> datetime:
 
 
 def frozen(value: Any) -> Any:
-    """`value` so that nobody can change it: mappings read-only, lists as tuples."""
+    """An immutable copy of `value`: mappings are read-only, lists become tuples."""
     if isinstance(value, Mapping):
         return MappingProxyType({key: frozen(member) for key, member in value.items()})
     if isinstance(value, list | tuple):

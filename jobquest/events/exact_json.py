@@ -1,4 +1,4 @@
-"""JSON whose numbers survive: what neither a 64-bit integer nor a double holds is a Decimal.
+"""JSON with exact numbers: a number that fits no 64-bit integer and no double is a Decimal.
 
 Other producers may put any number into a field that this version does not know. The tolerant
 reader, what is stored and what is answered keep it digit by digit. It knows nothing about events.
@@ -16,7 +16,7 @@ import orjson
 
 _HELD_EXACTLY = 2**53  # doubles below it may round their fraction, but no whole part
 _MOST_DIGITS = 18  # of an integer that surely has room in 64 bits
-# Numbers follow a bracket, a comma, a colon or white space; texts that look like one only cost.
+# Numbers follow a bracket, a comma, a colon or white space. A similar text only costs time.
 _MAY_BE_HUGE = re.compile(rb"(?:^|[\[:,\s])-?(?:\d{16}|[\d.]+[eE])")
 
 
@@ -26,7 +26,7 @@ def may_hold_huge_number(body: bytes) -> bool:
 
 
 def loads(text: str | bytes) -> Any:
-    """Read JSON that was looked through before. Raises ValueError."""
+    """Read JSON that is checked already. Raises ValueError."""
     body = text.encode() if isinstance(text, str) else text
     if not may_hold_huge_number(body):
         return orjson.loads(body)
@@ -42,7 +42,7 @@ def dumps(value: Any, option: int | None = None) -> bytes:
 
 
 def integer(digits: str) -> int | Decimal:
-    """A whole number as its digits spell it; a Decimal if 64 bits do not hold it."""
+    """A whole number from its digits; a Decimal if it needs more than 64 bits."""
     if len(digits) <= _MOST_DIGITS:
         return int(digits)
     number = Decimal(digits)

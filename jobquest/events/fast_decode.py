@@ -31,13 +31,13 @@ from jobquest.events.event import (
 )
 from jobquest.events.fields import FIELDS, UserId
 
-# msgspec's own patterns cost three times what all else of its reading does: they are checked here.
+# Patterns are checked here: msgspec's own take three times as long as the rest of its decoding.
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _BLANK_FIRST = re.compile(r'"\s')
 # The one spelling of times that `format_time` has too.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises where it can't read a body."""
+"""What msgspec raises if it can't read a body."""
 
 _NO_METADATA = Raw(b"{}")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -188,7 +188,7 @@ def _may_hold_a_blank(body: bytes) -> bool:
 
 
 def _metadata(raw: Raw, *, huge_numbers: bool = False) -> Mapping[str, Any] | None:
-    """Metadata may hold anything, so `validation` reads them; mostly there are none."""
+    """Metadata may have any members, so `validation` checks them; most events have none."""
     if raw is _NO_METADATA or bytes(raw) == b"{}":
         return _NOTHING
     errors: dict[str, list[str]] = {}
@@ -210,7 +210,7 @@ def _moment(text: str) -> datetime | None:
 
 
 def _is_plain(user: str) -> bool:
-    """Whether no character of it needs a closer look."""
+    """Whether every character of it is printable ASCII."""
     return user.isascii() and user.isprintable() and not user.isspace()
 
 

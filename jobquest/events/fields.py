@@ -23,14 +23,14 @@ MAX_TAG_ERRORS = 10
 MAX_USER_ID = 128
 
 
-# Categories of characters that nobody sees: controls, ends of lines and paragraphs; formats
+# Categories of invisible characters: controls, ends of lines and paragraphs; formats
 # (zero-width ones, directions), halves of pairs, and what no version of Unicode has assigned.
 _CONTROLS = frozenset({"Cc", "Zl", "Zp"})
 UNSEEN = _CONTROLS | {"Cf", "Cs", "Cn"}
 
 
 def unseen_in(text: str, categories: frozenset[str] = UNSEEN) -> str | None:
-    """The first character of a text that nobody can see, as U+200B; None if there is none."""
+    """The first invisible character of a text, such as U+200B; None if there is none."""
     if text.isascii() and text.isprintable():
         return None
     found = (one for one in text if unicodedata.category(one) in categories)
@@ -40,7 +40,8 @@ def unseen_in(text: str, categories: frozenset[str] = UNSEEN) -> str | None:
 class Kind(fields.Field[Any]):
     """A kind of value. One class says everything about it: a new kind is a new subclass.
 
-    It is a marshmallow field whose `wrong_with` decides; the attributes tell the same to others.
+    It is a marshmallow field whose `wrong_with` decides; the attributes describe the same values to
+    fast decoding, forms, the catalogue and the producer.
     """
 
     word: ClassVar[str]  # its name in documents
@@ -175,7 +176,7 @@ class Tags(Kind):
         if len(value) > MAX_TAGS:
             return f"More than {MAX_TAGS} entries."
         wrong = ((at, Text.wrong_with(tag)) for at, tag in enumerate(value))
-        # The first ones tell enough, and a batch may have a thousand such lists.
+        # A few errors are enough: a batch may have a thousand such lists.
         told = islice((pair for pair in wrong if pair[1]), MAX_TAG_ERRORS)
         return {at: [why] for at, why in told if why}
 

@@ -1,4 +1,4 @@
-"""Levels: how much XP each needs. The one place that says so."""
+"""Levels: how much XP each of them needs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What clients send to publish: one event, or a batch of them, as JSON bodies.
 
-Called by the web side. Plain good events take the quick check; all others the careful one, which
-says everything that is wrong with them.
+Called by the web side. `fast_decode` takes the usual valid events; all others go to `validation`,
+which says everything that is wrong with them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from jobquest.events.event import Event
 
 DEMO_USER = "demo-user"
 MAX_BATCH_EVENTS = 1_000
-# What a batch's answer says of what is wrong: later events are told to be, and no more. A client
-# must not get much more than it sent, and a thousand events take three kilobytes.
+# A batch's answer has so many bytes of errors; the rest of the invalid events are only named. An
+# answer must not be much larger than its request: a thousand events fit into three kilobytes.
 MAX_TOLD_BYTES, LEAST_TOLD_BYTES = 65_536, 8_192
 UNTOLD = "Not valid; see earlier ones."
 _MEMBERS = ("eventType", "data", "userId", "metadata", "id", "timestamp")
 
 
 class Request(NamedTuple):
-    """An event to publish; one whose id the client gave may be a repeat."""
+    """An event to publish. If the client gave its id, it may be a repeat."""
 
     event: Event
     has_id: bool
@@ -47,22 +47,22 @@ _CLOSING = re.compile(r"[ \t\n\r]*\][ \t\n\r]*}[ \t\n\r]*")
 
 def read(body: bytes) -> Request:
     """One event. Raises InvalidEvent with every error at once, by path."""
-    return read_plain(body) or read_carefully(body)
+    return read_plain(body) or read_strictly(body)
 
 
 def read_plain(body: bytes) -> Request | None:
-    """The same in microseconds, for a good event that has nothing unusual; else None."""
+    """The same within microseconds for a usual valid event; None for every other."""
     found = fast_decode.from_request(body, DEMO_USER)
     return Request(*found) if found else None
 
 
 def read_batch(body: bytes) -> list[Request | InvalidEvent]:
     """Each event of `{"events": [...]}`, or what is wrong with it, in order. Raises InvalidEvent
-    where the body is no such list."""
-    parts = _split(body) or _split_carefully(body)
+    if the body is no such list."""
+    parts = _split(body) or _split_slowly(body)
     if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
         if not parts:
-            strict_json.loads(body)  # may know better what is wrong
+            strict_json.loads(body)  # its message may be more exact
         line = f"Must be a list of 1 to {MAX_BATCH_EVENTS} events, and stand alone."
         raise InvalidEvent("The batch is not valid.", {"events": [line]})
     room = min(MAX_TOLD_BYTES, LEAST_TOLD_BYTES + 4 * len(body))
@@ -72,14 +72,14 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
             found.append(read(part))
         except InvalidEvent as error:
             room -= _length(error)
-            # A new one: the first has a traceback, which holds on to all that was read.
+            # A new exception: the first one's traceback keeps everything in memory.
             told = InvalidEvent(error.args[0], error.errors) if room >= 0 else InvalidEvent(UNTOLD)
             found.append(told)
     return found
 
 
 def read_plain_batch(body: bytes, seconds: float) -> list[Request] | None:
-    """The same in about `seconds` at most, for good events that have nothing unusual; else None."""
+    """The same within about `seconds` for usual valid events; None for every other list."""
     deadline = time.perf_counter() + seconds
     found: list[Request] = []
     for one in fast_decode.from_batch(body, DEMO_USER):
@@ -90,23 +90,24 @@ def read_plain_batch(body: bytes, seconds: float) -> list[Request] | None:
 
 
 def _length(error: InvalidEvent) -> int:
-    """About as many bytes as it takes to tell an error."""
+    """About how many bytes an error takes in an answer."""
     lines = sum(len(path) + sum(map(len, lines)) for path, lines in error.errors.items())
     return len(error.args[0]) + lines + 10 * len(error.errors)
 
 
 def _split(body: bytes) -> list[bytes]:
-    """The events' own bytes, so that what is wrong in one harms no other; none where that fails."""
+    """The bytes of each event, so that an error in one affects no other; empty if msgspec can't
+    read the list."""
     try:
         parts = [bytes(part) for part in _BATCH.decode(body).events]
     except fast_decode.UNREADABLE:
         return []
-    # Around the events stand two quotes, of the key. More are a second key of that name.
+    # Outside the events there is one string, the key. A second one repeats it (see `fast_decode`).
     return parts if body.count(b'"') == 2 + sum(part.count(b'"') for part in parts) else []
 
 
-def _split_carefully(body: bytes) -> list[bytes]:
-    """The same where msgspec stumbles over an event: over half of a surrogate pair, or NaN."""
+def _split_slowly(body: bytes) -> list[bytes]:
+    """The same if msgspec can't read an event, because of half a surrogate pair or NaN."""
     text = body.decode("utf-8", "surrogateescape")
     begin, parts = _OPENING.match(text), list[bytes]()
     while begin:
@@ -115,7 +116,7 @@ def _split_carefully(body: bytes) -> list[bytes]:
         except (ValueError, RecursionError):
             return []
         if len(parts) == MAX_BATCH_EVENTS:
-            return [*parts, b""]  # one too many: nobody looks at it
+            return [*parts, b""]  # one too many, so the batch is refused
         parts.append(text[begin.end() : end].encode("utf-8", "surrogateescape"))
         if _CLOSING.fullmatch(text, end):
             return parts
@@ -123,13 +124,13 @@ def _split_carefully(body: bytes) -> list[bytes]:
     return []
 
 
-def read_carefully(body: bytes) -> Request:
-    """What `read` does with all that the quick check does not take."""
+def read_strictly(body: bytes) -> Request:
+    """What `read` does with a body that `fast_decode` does not take."""
     document = strict_json.loads(body)
     if not isinstance(document, dict):
         raise InvalidEvent("The body must be a JSON object.")
     wrong = unknown(name for name in document if name not in _MEMBERS)
-    # Python's None means "left out" below; a null that was sent means something else.
+    # None means "left out" below, so a null from the client is refused here.
     wrong |= {name: ["Must not be null."] for name in _MEMBERS if document.get(name, 0) is None}
     given = {name: document[name] for name in _MEMBERS if document.get(name) is not None}
     if wrong:
@@ -150,7 +151,7 @@ def _event(given: dict[str, Any]) -> Event:
 
 
 def _errors(given: dict[str, Any]) -> dict[str, list[str]]:
-    """What else is wrong, so that the client learns everything at once."""
+    """What else is wrong: clients get all errors at once."""
     try:
         _event(given)
     except InvalidEvent as error:

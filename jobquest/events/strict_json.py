@@ -1,4 +1,4 @@
-"""One strict reader for JSON that strangers wrote, used at the door and on the topics alike.
+"""One strict reader for JSON from outside, used for requests and for records.
 
 Python's own reader takes more than JSON (NaN, duplicate keys, UTF-16) and numbers and texts that
 a browser, SQLite or PostgreSQL cannot hold. Everything it lets through here can be stored and
@@ -23,14 +23,16 @@ MAX_INTEGER = 2**53 - 1
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _UNSTORABLE_TEXT = "A string holds NUL or half of a surrogate pair."
 _UNSAFE_INTEGER = "A whole number lies outside ±(2^53 - 1)."
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')  # for sound JSON only: else it takes for ever
+_STRING = re.compile(
+    rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+)  # for valid JSON only: its time is quadratic otherwise
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 _BRACKETS = bytes.maketrans(b"[{]}", b"(())")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def loads(body: bytes, *, huge_numbers: bool = False) -> Any:
-    """Read one JSON document; with `huge_numbers`, they are kept exactly instead of refused.
+    """Read one JSON document. With `huge_numbers`, such numbers are kept exactly, not refused.
     Raises InvalidEvent with one line that says what is wrong."""
     try:
         text = body.decode("utf-8")
@@ -53,15 +55,15 @@ def loads(body: bytes, *, huge_numbers: bool = False) -> Any:
 
 
 def _decoder_for(body: bytes, huge_numbers: bool) -> json.JSONDecoder:
-    """The quickest decoder that does no harm to the numbers of `body`."""
+    """The fastest decoder that keeps the numbers in `body` exact."""
     if huge_numbers:
         return _EXACT_DECODER if exact_json.may_hold_huge_number(body) else _QUICK_DECODER
     return _DECODER if _may_hold_long_number(body) else _QUICK_DECODER
 
 
 def _check_read(body: bytes, text: str, huge_numbers: bool) -> None:
-    """What `check` does, of a body that was read just now: without a step for each member, as a
-    megabyte of them comes from anybody."""
+    """What `check` does, for a body that is decoded already. It takes no step for each member,
+    because anybody may send a megabyte of them."""
     is_flat = body.count(b"[") + body.count(b"{") <= MAX_DEPTH
     if is_flat and (huge_numbers or not _may_be_infinite(body)):
         return
@@ -86,7 +88,7 @@ def _may_be_infinite(body: bytes) -> bool:
 
 
 def _check_texts(document: Any) -> None:
-    """Of a document whose escapes may spell what can't be stored."""
+    """Refuse a text that can't be stored, in a document with escapes."""
     try:
         spelled = exact_json.dumps(document)
     except TypeError:  # half of a surrogate pair
@@ -145,7 +147,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    # Looked at first: it keeps int() from its quadratic time on thousands of digits.
+    # The length comes first, because int() takes quadratic time for thousands of digits.
     if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
         raise InvalidEvent(_UNSAFE_INTEGER)
     return int(digits)

@@ -1,7 +1,7 @@
 """Validation: marshmallow's schemas and the strict reader decide, and say what is wrong.
 
-`from_request` is the strict door (the API, the producer); `from_record` reads what stands on a
-topic and is tolerant of what a newer producer adds. The authority of `fast_decode.py`.
+`from_request` is strict (for the API and the producer); `from_record` reads a record's value and
+tolerates what a newer producer adds. `fast_decode.py` must give the same results.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def from_request(
     now: datetime | None = None,
     is_json: bool = False,
 ) -> Event:
-    """The strict door: check values that somebody sent and stamp what is missing.
+    """Check values from a client strictly, and add an id and a time if they are None.
 
-    `id` and `timestamp` None: made here. `is_json`: the strict reader has looked through the
-    values. Raises InvalidEvent with every error at once, by path.
+    `is_json`: the strict reader has checked the values already. Raises InvalidEvent with every
+    error at once, by path.
     """
     now = now or datetime.now(UTC)
     errors: dict[str, list[str]] = {}
@@ -88,8 +88,8 @@ def from_request(
 def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
     """Read an event from a topic, tolerant of unknown fields and of numbers of any size in them.
 
-    "Ahead" is measured from `latest_ms` (Unix milliseconds), see `judged_from`. Without it the
-    time is not judged: it was before, and reading an event again must not refuse it.
+    The time may be ahead of `latest_ms` (Unix milliseconds, see `judged_from`) by five minutes.
+    Without it the time is not checked: a repeated reading of a valid event must not refuse it.
     Raises InvalidEvent.
     """
     if value is None:
@@ -119,13 +119,13 @@ def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
 
 
 def judged_from(appended_ms: int) -> int:
-    """What a record's event is measured from when it is judged: the later of the record's time,
-    which is its producer's if the topic says so, and ours. A slow clock harms no event."""
+    """The time with which a record's event is compared: the record's own time, which the producer
+    may have set, or ours if that is later. So an event does not depend on a slow clock."""
     return max(appended_ms, now_ms())
 
 
 def _check_plain(value: Any, path: str, errors: dict[str, list[str]]) -> None:
-    """Callers in Python can pass what no JSON could: refuse it like the JSON reader does."""
+    """Callers in Python can pass values that JSON can't have: refuse them like the JSON reader."""
     try:
         strict_json.check(dict(value) if isinstance(value, Mapping) else value)
         orjson.dumps(value, default=dict)
@@ -167,7 +167,7 @@ def _check_time(text: Any, now: datetime, errors: dict[str, list[str]]) -> datet
         moment = text.astimezone(UTC) if isinstance(text, datetime) else parse_time(text)
         if moment < EARLIEST:
             raise ValueError("Lies before the year 2000.")
-        if moment - MAX_AHEAD > now:  # no sum: the record's own time may be the last there is
+        if moment - MAX_AHEAD > now:  # no sum: the record's time may be the last one possible
             raise ValueError("Lies more than 5 minutes ahead.")
     except (ValueError, OverflowError) as error:
         errors["timestamp"] = [str(error)]

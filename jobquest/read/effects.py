@@ -1,7 +1,7 @@
-"""What events do to the derived tables: their own rows, and those of the projections.
+"""Writes the derived tables: the events' own rows, and those of the projections.
 
-The functions are parts of somebody's transaction: of a batch's (`ReadSide.apply`), which writes the
-live tables, and of a rebuild's, which writes others of the same columns (`Into`).
+The functions run inside a transaction of the caller: `ReadSide.apply` writes the live tables, a
+rebuild writes other tables with the same columns (`Into`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TAKEN = "outcome IN ('processed', 'retrying')"
 
 
 class EventRow(NamedTuple):
-    """An event's row, save its `seq`, which stands first in the table."""
+    """An event's row without its `seq`, which is the table's first column."""
 
     id: str
     outcome: str
@@ -55,7 +55,7 @@ class EventRow(NamedTuple):
 def contents(
     connection: Connection, ids: Iterable[str], *, parked: bool = False, into: Into = LIVE
 ) -> dict[str, bytes]:
-    """Of those ids that are processed (or `parked`, if asked for): the event as JSON."""
+    """The events as JSON whose ids are processed (or `parked`, on request)."""
     found = rows_by_key(
         connection,
         into[tables.events],
@@ -68,15 +68,15 @@ def contents(
 
 
 def contents_directly(database: Database, ids: Sequence[str]) -> dict[str, bytes]:
-    """Of those ids that are processed: the event as JSON, by the cheapest way to ask."""
+    """The events as JSON whose ids are processed, with the cheapest query."""
     return _as_contents(database.select(*_contents_query(database, ids)))
 
 
 def contents_at_once(database: Database, ids: Sequence[str]) -> dict[str, bytes] | None:
-    """The same without waiting; None if the database would have to be waited for."""
+    """The same without waiting; None if the database is busy."""
     found = database.select_at_once(*_contents_query(database, ids))
     if found is None or not all(isinstance(body, str) for _, body in found):
-        return None  # a foreign row is its own request's error
+        return None  # another application's row: the request itself reports it
     return _as_contents(found)
 
 
@@ -93,8 +93,8 @@ def _as_contents(rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
 def write_events(
     connection: Connection, rows: Sequence[EventRow], seq: int, into: Into = LIVE
 ) -> int:
-    """Write events' rows as changes after `seq`, in their order; how many were written: an id whose
-    event died may come again, one that is processed is not overwritten."""
+    """Write events' rows as changes after `seq`, in their order. Returns how many were written: a
+    row of a dead event is overwritten, one of a processed event is not."""
     numbered = [(number, *row) for number, row in enumerate(rows, seq + 1)]
     return write_rows(connection, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
@@ -102,7 +102,7 @@ def write_events(
 def project(
     connection: Connection, events: Sequence[Event], into: Into = LIVE
 ) -> list[LevelChange]:
-    """Fold the events into every projection's rows; returns what may have follow-ups."""
+    """Fold the events into every projection's rows. Returns those that may have follow-ups."""
     level_changes: list[LevelChange] = []
     for projection in PROJECTIONS:
         key, folds = projection.key, projection.folds
@@ -122,7 +122,7 @@ def project(
 
 
 def concerns(event_type: str, part: str) -> bool:
-    """Whether writing an event of a type needs this part (see `Failure`)."""
+    """Whether events of a type pass this part (see `Failure`)."""
     folding = {one.part: one.folds for one in PROJECTIONS}
     return part not in folding or event_type in folding[part]
 
@@ -146,7 +146,7 @@ def _fold_users(
 
 
 def event_row(event: Event, record: Record, outcome: str = "processed") -> EventRow:
-    """The row of an event that counts, or came to another `outcome`."""
+    """The row of a processed event, or of one with another `outcome`."""
     return EventRow(
         event.id,
         outcome,
@@ -169,7 +169,7 @@ def parked_row(one: Parked) -> EventRow:
 
 
 def dead_row(dead_letter: Dead) -> EventRow:
-    """The row of a record that will not be counted."""
+    """The row of a record that became a dead letter."""
     record = dead_letter.record
     if dead_letter.event:
         return event_row(dead_letter.event, record, "dead")._replace(id=dead_letter.event_id)
@@ -192,7 +192,7 @@ def dead_row(dead_letter: Dead) -> EventRow:
 def _load(
     connection: Connection, projection: Projection, table: Table, keys: set[Values]
 ) -> dict[Values, Row]:
-    """The rows of these keys, in the order of the keys, new ones where there are none."""
+    """The rows of these keys, in the order of the keys; new rows for keys that have none."""
     names = table.columns.keys()
     of_key = [names.index(name) for name in table.primary_key.columns.keys()]  # noqa: SIM118
     found = {

@@ -1,7 +1,7 @@
-"""What we publish by ourselves because of an event: a level reached, and notifications.
+"""Events that this service publishes because of another event: a level, or a notification.
 
 A follow-up's id is derived from the fact (this user, this level), not from the event that caused
-it: whichever way the topics interleave, the fact is published under one id and so counts once.
+it. So each fact has one id and counts once, in whatever order topics are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jobquest.events import OUR_PREFIX, Event
 
 
 class LevelChange(NamedTuple):
-    """An event that may have follow-ups, and what its user's statistics were then."""
+    """An event that may have follow-ups, and its user's statistics before and after it."""
 
     event: Event
     level_before: int

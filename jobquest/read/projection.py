@@ -178,8 +178,8 @@ class Projection:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an event does to one projection's row: to the columns in `added` it adds, those in
-    `given` it sets (unless a later event does)."""
+    """What an event does to one projection's row: it adds to the columns in `added`, and sets those
+    in `given` (unless a later event does)."""
 
     projection: Projection
     key: tuple[Any, ...]

@@ -127,12 +127,12 @@ class Queries:
             return seq
 
     def event(self, id: str) -> Answer | None:
-        """One event's life: where it stands, when it came, what came of it."""
+        """One event's life: its position, when it was received, and its outcome."""
         with self._database.reading() as connection:
             return life(connection, id)
 
     def places(self, ids: Sequence[str]) -> dict[str, Answer]:
-        """Of those ids that are known: where the event stands in the log, and its time."""
+        """The position in the log and the time of each known event."""
         table = tables.events.c
         query = select(table.id, table.topic, table.partition, table.offset, table.time_ms)
         found = {}
@@ -273,8 +273,8 @@ class Queries:
         }
 
     def minutes(self, count: int, after_ms: int = 0) -> Portion:
-        """What the consumer did in each of the last `count` minutes of its own clock, oldest first;
-        minutes in which nothing was done are absent. `next` is the last one, for `after_ms`."""
+        """What the consumer did in each of the last `count` minutes of its clock, oldest first.
+        Minutes without any work are absent. `next` is the last one, for `after_ms`."""
         table = tables.minutes
         since = max(after_ms, now_ms() - count * WINDOWS_MS["minute"])
         query = select(table).where(table.c.minute_ms > since).order_by(table.c.minute_ms)

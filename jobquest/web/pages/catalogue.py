@@ -1,6 +1,6 @@
-"""The catalogue: every event type with its fields, an example, and how often it comes.
+"""The catalogue: every event type with its fields, an example, and how frequent it is.
 
-Made from the table that checks events, so it can't say anything else than what is checked.
+It shows the table that validation uses, so both always agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ page = Blueprint("catalogue", __name__)
 
 @page.get("/catalogue")
 def show() -> str:
-    """Every type by topic, or those that contain `q`; without counts where they can't be read."""
+    """Every type by topic, or those that contain `q`; without counts if they can't be read."""
     wanted = request.args.get("q", "").strip()
     counts, problem = {}, None
     try:
@@ -62,7 +62,7 @@ def fields_of(row: EventType) -> list[dict[str, Any]]:
 
 
 def _example(row: EventType) -> str:
-    """Data that passes, as JSON; nobody's, so nothing in it is masked."""
+    """Valid data as JSON. It is nobody's, so nothing is masked."""
     return json.dumps(row.example, indent=2, ensure_ascii=False)
 
 

@@ -49,8 +49,8 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class EventForm:
-    """`fields` are the user and the data, `more` the rest of the envelope; `type_member` is what
-    the type is called where the event is sent."""
+    """`fields` are the user and the data, `more` the rest of the envelope; `type_member` is the
+    name of the member that has the type."""
 
     type: str
     type_member: str
@@ -61,8 +61,8 @@ class EventForm:
 def event_form(event_type: str, event: Mapping[str, Any], *, as_request: bool) -> EventForm:
     """The form for an event of `event_type`, filled from `event`, whose values may be of any kind.
 
-    `as_request`: it goes to the API, which adds what is missing; else it is a whole event as it
-    stands on a topic. A type that nobody knows has no fields but those that `event` has.
+    `as_request`: the API receives it and adds what is missing. Otherwise it is a whole event, as on
+    a topic. An unknown type has only the fields of `event`.
     """
     type_member = "eventType" if as_request else "type"
     rest = {name: value for name, value in event.items() if name != type_member}
@@ -109,7 +109,7 @@ def _field(
     required: bool = False,
     **more: Any,
 ) -> Field:
-    """With the first input that holds `value` unchanged."""
+    """A field with the first input that can hold `value` unchanged."""
     personal = name in PERSONAL_FIELDS
     if value is _MISSING:
         return Field(inside, name, control, "", hint, required, personal, **more)
@@ -150,11 +150,12 @@ def _time_text(value: Any) -> str | None:
 
 
 def _json_text(value: Any) -> str:
-    """`value` as JSON in which nothing is unseen: what is escaped stays JSON."""
+    """`value` as JSON without invisible characters: their escapes are JSON, too."""
     return visible_lines(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-# Input → the text in it, None where it can't hold the value as it is; then, before JSON, another.
+# Input → its text for a value, None if it can't hold the value unchanged. Then the input to try
+# next, before JSON.
 _WRITERS: dict[str, Callable[[Any], str | None]] = {
     "text": _line_text,
     "lines": _lines_text,

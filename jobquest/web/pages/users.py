@@ -1,4 +1,4 @@
-"""The users' pages: a search, and one user with what they have and the events that made it so.
+"""The users' pages: a search, and one user with statistics, lists and events.
 
 Each projection with a `Section` has a section of the page, see `read/projections.py`.
 """
@@ -121,7 +121,7 @@ def _sections(lists: Mapping[str, Portion]) -> dict[str, dict[str, Any]]:
 
 
 def _thing(section: Section, key: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as its section shows it; what it does not have is None."""
+    """A row as its section shows it; None for what the section or the row does not have."""
 
     def value(column: str | None) -> Any:
         return row[api_name(column)] if column else None
@@ -143,7 +143,7 @@ def _tiles(user: User) -> list[tuple[str, str]]:
 
 
 def _level(user: User) -> dict[str, Any]:
-    """How far the user is on the way to the next level."""
+    """The user's progress to the next level."""
     begins, ends = xp_for_level(user["level"]), user["nextLevelXp"]
     return {
         "done": user["xp"] - begins,
@@ -155,7 +155,7 @@ def _level(user: User) -> dict[str, Any]:
 
 
 def _reported(user: User) -> dict[str, Any] | None:
-    """What JobQuest said of the user's XP, where that is not what the events come to."""
+    """The user's XP as reported by JobQuest, if the events add up to something else."""
     total = user["reportedTotalXp"]
     if total is None or total == user["xp"]:
         return None
@@ -172,7 +172,7 @@ def _pipeline(applications: Sequence[Mapping[str, Any]]) -> list[tuple[str, list
 
 
 def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An event of the timeline; `xp` is what it gave."""
+    """An event of the timeline; `xp` is what it awarded."""
     event = item["event"]
     known = CATALOGUE.get(event["type"])
     counts = item["outcome"] == "processed" and known and known.xp
@@ -187,7 +187,7 @@ def _happened(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(user_id: str) -> dict[str, str]:
-    """Where the same is as JSON; nothing for an id that a client resolves."""
+    """The addresses of the same as JSON; none for an id that clients resolve as a path."""
     if user_id in (".", ".."):
         return {}
     names = ("events", *USER_LISTS)
