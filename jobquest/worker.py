@@ -3,8 +3,8 @@
 Used by `server.py`. Only the main loop waits for clients: until a whole request has arrived, until
 the client has received its answer, until it has closed a connection that we have ended. So a slow
 or silent client costs some memory for some seconds, and nobody else waits for it. A plain publish
-(one event or a small batch) needs no thread either: the loop receives it, publishes its events
-(those of one turn together), and answers once the log has them. The worker relies on
+(one event or a small batch) needs no thread either: the loop receives it, has the log keep its
+events (those of one turn together), and answers once the log has them. The worker relies on
 gunicorn's insides: `server.worker_class` chooses it for versions that it was tried with.
 """
 
@@ -127,7 +127,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         for _ in range(len(self._finished)):
             self._attend(self._finished.popleft())
         if self._received:
-            self._publish()
+            self._keep()
         now = time.monotonic()
         if now >= self._next_log:
             self._next_log = now + _LOG_SECONDS
@@ -357,11 +357,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     # --- publishes without a thread ---
 
-    def _publish(self) -> None:
-        """Publish the events of this turn's publishes."""
+    def _keep(self) -> None:
+        """Have the log keep the events of this turn's publishes."""
         several, self._received = self._received, []
         try:
-            self._publisher.publish([received.publish for received in several])
+            self._publisher.keep([received.publish for received in several])
         except Exception:  # the loop goes on; the log may have the events or not
             self.log.exception("Publishes failed")
             for received in several:

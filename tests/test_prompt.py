@@ -147,7 +147,7 @@ def test_more_events_than_fit_at_a_time_are_left_to_threads(
     assert first
     assert second
     assert read() is None
-    publisher.publish([first])
+    publisher.keep([first])
     assert wait_for_all(first.pending, 10)
     assert read() is None, "it is not answered yet"
     publisher.answer(first)
@@ -155,7 +155,7 @@ def test_more_events_than_fit_at_a_time_are_left_to_threads(
     assert third
     assert read() is None
     log, runtime.producer._log = runtime.producer._log, NotReady()
-    publisher.publish([second, third])
+    publisher.keep([second, third])
     assert not second.pending
     assert not third.pending
     runtime.producer._log = log
@@ -228,7 +228,7 @@ def test_an_event_is_given_to_the_log_and_answered_once_it_is_there(app: Flask) 
     publisher, asked = publisher_of(app), environ(data=body(id="a1"))
     publish = entrance_of(app).receive(asked)
     assert publish
-    publisher.publish([publish])
+    publisher.keep([publish])
     assert publish.pending
     assert wait_for_all(publish.pending, 10)
     answer = publisher.answer(publish)
@@ -248,7 +248,7 @@ def test_an_id_that_is_processed_is_left_to_a_thread_and_harms_no_other(app: Fla
     wanted.append(received(app, BATCH, data=batch(body(id="n4"), body(id="n5"))))
     before = sum(info.next for info in runtime.log.describe(["system-events"]))
     several = [one for one in wanted if one]
-    publisher_of(app).publish(several)
+    publisher_of(app).keep(several)
     assert [len(publish.pending) for publish in several] == [1, 0, 1, 0, 2]
     assert wait_for_all([one for publish in several for one in publish.pending], 10)
     after = sum(info.next for info in runtime.log.describe(["system-events"]))
@@ -309,12 +309,12 @@ def test_what_goes_wrong_in_giving_ends_no_worker() -> None:
     conn = Connection(ours, "client", "server", 0.0)
     conn.busy = True
 
-    def publish(_: object) -> object:
+    def keep(_: object) -> object:
         raise ZeroDivisionError
 
-    worker._publisher = SimpleNamespace(publish=publish)  # type: ignore[assignment]
+    worker._publisher = SimpleNamespace(keep=keep)  # type: ignore[assignment]
     worker._received = [SimpleNamespace(conn=conn, publish=None)]  # type: ignore[list-item]
-    worker._publish()
+    worker._keep()
     assert theirs.recv(100).startswith(b"HTTP/1.1 500 ")
     assert not conn.busy
     theirs.close()
@@ -334,7 +334,7 @@ def test_a_log_that_is_not_ready_is_left_to_a_thread(app: Flask) -> None:
     publish = received(app)
     assert publish
     app.extensions["jobquest"].producer._log = NotReady()
-    publisher_of(app).publish([publish])
+    publisher_of(app).keep([publish])
     assert not publish.pending
 
 
@@ -346,7 +346,7 @@ def test_a_database_that_does_not_answer_now_is_left_to_a_thread_until_one_has_a
     def is_kept() -> bool:
         publish = received(app, data=body(id="x1"))
         assert publish
-        publisher_of(app).publish([publish])
+        publisher_of(app).keep([publish])
         return bool(publish.pending)
 
     assert is_kept()
@@ -369,7 +369,7 @@ def test_a_database_that_is_a_server_is_left_to_a_thread(
     runtime.queries.last_seq()
     publish = received(app, data=body(id="x1"))
     assert publish
-    publisher_of(app).publish([publish])
+    publisher_of(app).keep([publish])
     assert not publish.pending
     assert not publisher_of(app).is_worth_it
     runtime.stop()
@@ -425,7 +425,7 @@ def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
     runtime.read_side.processed_at_once = counted("lookup", lookup)
     wanted = [received(app, data=body(id=f"s{n}")) for n in range(20)]
     wanted += [received(app, BATCH, data=batch(*[body(id=f"s{n}b")] * 5)) for n in range(5)]
-    publisher_of(app).publish([one for one in wanted if one])
+    publisher_of(app).keep([one for one in wanted if one])
     assert list(calls) == ["lookup", "append"]
 
 
@@ -482,11 +482,11 @@ def test_a_thread_that_cannot_begin_costs_its_own_connection() -> None:
         raise RuntimeError("can't start new thread")
 
     worker._threads = SimpleNamespace(put=put)  # type: ignore[assignment]
-    worker._publisher = SimpleNamespace(publish=lambda several: None)  # type: ignore[assignment]
+    worker._publisher = SimpleNamespace(keep=lambda several: None)  # type: ignore[assignment]
     publish = Publish([], is_batch=False)
     worker._received = [SimpleNamespace(conn=conn, publish=publish)]  # type: ignore[list-item]
     worker._conns = {conn.fd: conn}
-    worker._publish()
+    worker._keep()
     assert theirs.recv(100) == b""
     assert not worker._conns
     theirs.close()

@@ -114,7 +114,7 @@ class Entrance:
             body = _body(environ, environ["wsgi.input"])
         except Refused:
             return None
-        return self.publisher.validate(body, is_batch=path == _BATCH)
+        return self.publisher.check(body, is_batch=path == _BATCH)
 
     def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request that no view has answered."""

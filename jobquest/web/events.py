@@ -17,7 +17,7 @@ events = Blueprint("events", __name__, url_prefix="/api/kafka/events")
 
 @events.post("")
 def publish() -> Response:
-    """Validate one event and publish it; with `dryRun`, only validate it."""
+    """Check one event and keep it; with `dryRun`, only check it."""
     dry_run = flag_parameter("dryRun")
     return answered(publishing.publish_one(runtime(), json_body(), dry_run=dry_run))
 

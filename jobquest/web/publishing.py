@@ -1,4 +1,4 @@
-"""Publishing over HTTP: events are validated, published and answered, one or a batch of them.
+"""Publishing over HTTP: events are checked, kept and answered, one or a batch of them.
 
 The entrance and the views in `events.py` call `publish_one` and `publish_batch`, on a thread. For
 most publishes, which are plain, the worker's loop calls the steps of `AsyncPublisher` instead, and
@@ -41,18 +41,18 @@ _Firsts = Mapping[str, dict[str, Any]]
 
 
 def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
-    """Validate one event and publish it, unless it is a dry run. Raises JobQuestError."""
-    [outcome] = _publish(runtime, [read(body)], dry_run)
+    """Check one event and keep it, unless it is a dry run. Raises JobQuestError."""
+    [outcome] = _keep(runtime, [read(body)], dry_run)
     return _one_answer(runtime, outcome)
 
 
 def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
     """The same with a list of events. Raises JobQuestError if the body is no such list."""
     requests = read_batch(body)
-    return _batch_answer(runtime, _publish(runtime, requests, dry_run), requests)
+    return _batch_answer(runtime, _keep(runtime, requests, dry_run), requests)
 
 
-def _publish(
+def _keep(
     runtime: Runtime, requests: Sequence[Request | InvalidEvent], dry_run: bool
 ) -> list[_Outcome]:
     """The outcome of each event: of a valid one from the producer, of any other its error."""
@@ -81,8 +81,8 @@ class Publish:
 
 
 class AsyncPublisher:
-    """The steps of publishes that need no thread: validate, publish, answer. For one thread, which
-    must not wait."""
+    """The steps of publishes that need no thread: check, keep, answer. For one thread, which must
+    not wait."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -94,9 +94,9 @@ class AsyncPublisher:
         """Whether events with an id need no thread either: clients send one with most of them."""
         return self._runtime.database.is_file
 
-    def validate(self, body: bytes, *, is_batch: bool) -> Publish | None:
-        """The events of a body, if all are plain and valid; None if a thread has to validate it, or
-        to wait because too many events are under way."""
+    def check(self, body: bytes, *, is_batch: bool) -> Publish | None:
+        """The events of a body, if all are plain and valid; None if a thread has to check it, or to
+        wait because too many events are under way."""
         if self._under_way >= MAX_UNDER_WAY:
             return None
         if is_batch:
@@ -109,12 +109,12 @@ class AsyncPublisher:
         self._under_way += len(requests)
         return Publish(requests, is_batch)
 
-    def publish(self, several: Sequence[Publish]) -> None:
-        """Publish the events of several, together. One of which nothing is pending afterwards needs
-        a thread: nothing has happened to its events."""
+    def keep(self, several: Sequence[Publish]) -> None:
+        """Have the log keep the events of several publishes, together. If nothing of a publish is
+        pending afterwards, it needs a thread: nothing has happened to its events."""
         try:
             groups = [publish.requests for publish in several]
-            pending_of = self._runtime.producer.publish_async(groups)
+            pending_of = self._runtime.producer.keep_all(groups)
             for publish, pending in zip(several, pending_of, strict=True):
                 publish.pending = pending
         finally:
