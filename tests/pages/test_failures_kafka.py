@@ -41,7 +41,7 @@ def test_refused_events_are_edited_or_redriven_and_processed_on_kafka(
     ids = [publish(service, user_id=user, metadata=wish) for user in ("ada", "bob")]
     wait_for(lambda: service.status()["deadLetters"] == 2, 40, service.tail)
     page = visit("/failures")
-    dead_letters = page.locator("table.dead_letters tbody tr")
+    dead_letters = page.locator("table.dead-letters tbody tr")
     expect(dead_letters).to_have_count(2)
 
     first = dead_letters.last.get_attribute("data-event")
