@@ -50,9 +50,9 @@ KEPT = (*OPERATIONAL, tables.attempts, tables.minutes, tables.service)
 
 
 @pytest.fixture
-def old_url(tmp_path: Path, database: dict[str, str]) -> str:
-    """A database that the version before migrations has left, on each kind."""
-    url = database.get("DATABASE_URL") or f"sqlite:///{tmp_path / 'read.db'}"
+def old_url(new_url: Callable[[], str]) -> str:
+    """A database that the version before migrations has left, of each kind."""
+    url = new_url()
     load_dump(url)
     return url
 
