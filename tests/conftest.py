@@ -85,6 +85,19 @@ def _locked(item: pytest.Item) -> Iterator[None]:
             fcntl.flock(running, fcntl.LOCK_UN)  # a child that a test forked keeps the file open
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """End the services of a test whose setup fails: they would disturb the tests after it, which
+    share its Kafka."""
+    before = len(Service.launched)
+    try:
+        return (yield)
+    except BaseException:
+        for service in Service.launched[before:]:
+            service.kill()
+        raise
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """With CI=true a skipped test of Kafka, the browser, PostgreSQL or nginx fails: it proves

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 30.0
@@ -34,6 +34,8 @@ class Answer:
 
 class Service:
     """`python app.py` (or another `program`) on a free port of loopback, its files in `folder`."""
+
+    launched: ClassVar[list[Service]] = []  # by any test, in this process
 
     def __init__(self, folder: Path, program: Path = ROOT / "app.py", **settings: str) -> None:
         self.folder = folder
@@ -63,6 +65,7 @@ class Service:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.launched.append(self)
         wait_for(lambda: self._address() or self._ended(), START_SECONDS, self.tail)
         self.url = self._address()
         assert self.url, self.tail()

@@ -38,8 +38,10 @@ def service(kafka_as_it_comes: str, tmp_path: Path) -> Iterator[Service]:
 
 def reads_everything(service: Service) -> Callable[[], bool]:
     def found() -> bool:
-        status, topics = service.status(), service.get("/api/kafka/topics").json["data"]["topics"]
-        places = [part for topic in topics for part in topic["partitions"]]
+        status, topics = service.status(), service.get("/api/kafka/topics")
+        if topics.code != 200:
+            return False
+        places = [part for topic in topics.json["data"]["topics"] for part in topic["partitions"]]
         return status["state"] in HEALTHY and bool(places) and all(one["process"] for one in places)
 
     return found

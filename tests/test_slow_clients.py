@@ -167,6 +167,7 @@ def test_more_kept_alive_clients_than_threads_are_all_answered(alone: Service) -
 BODY_TO_COME = spelled(b"", b"Content-Length: 60000")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("say", "drip", "answer"),

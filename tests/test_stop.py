@@ -92,6 +92,7 @@ def register(consumer):
 """
 
 
+@pytest.mark.alone
 def test_a_handler_that_hangs_does_not_keep_it_from_ending(
     stopped_service: Service, tmp_path: Path
 ) -> None:
