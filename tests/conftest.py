@@ -24,7 +24,7 @@ from tests.logs import delete_topics
 from tests.service import Service, wait_for
 
 _MUST_RUN = ("kafka", "browser", "postgres", "nginx")
-_WORKERS_PER_CORE = 2  # tests wait more than they compute
+_MORE_WORKERS = 1  # than cores: tests wait as much as they compute
 
 
 # --- the quick ones ---
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers for `-n auto`, which is in pyproject.toml: none if a test or a file is named."""
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return _WORKERS_PER_CORE * (os.cpu_count() or 1) if is_whole else 0
+    return (os.cpu_count() or 1) + _MORE_WORKERS if is_whole else 0
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
