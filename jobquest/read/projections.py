@@ -2,7 +2,8 @@
 
 To add one, copy a section of this file (a table, a fold per event type, a `Projection`), name it in
 `PROJECTIONS`, and add a migration, see `schema.py`. `projection.py` says what folds return. With a
-`UserList`, the rows are served as JSON and shown on the user's page; nothing else has to be edited.
+`UserList`, the rows are served as JSON and shown on the user's page. docs/projections.md has all
+steps.
 """
 
 from __future__ import annotations

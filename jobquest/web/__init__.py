@@ -2,7 +2,8 @@
 defaults.
 
 Nothing here decides about events: views read a request, call the runtime's parts, shape an answer.
-To add a page or a route, write a blueprint in a new file and add a line to `register`.
+To add a route of the API, write a blueprint in a new file and name it in `register`. Pages are in
+`pages`, guards in `security.py`.
 """
 
 from __future__ import annotations
