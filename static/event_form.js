@@ -1,17 +1,23 @@
 // The form for one event (templates/_event_form.html), for the pages that publish and edit.
 //
-// readEvent(form)                  the event as it is typed: { eventType or type, userId, data, … }
-// showErrors(form, errors, rest)   `errors` (path → lines, as the API answers) at their fields,
-// those of no field and the line `rest` on top; {} clears them firstWrong(form)                 the
-// first input that is wrong, uncovered, to focus it; null inputOf(form, path)              a
-// field's input, "userId", "data.xpEarned"; undefined type(input, text)                has an input
-// say something, as if it were typed checkAsTyped(form, check, told)  calls check(event), which
-// answers what ask() does, once now and a moment after each change; shows the errors of a 400,
-// clears them where it is ok, and calls told(answer, event); an older answer never comes after a
-// newer one. Gives back a function that checks at once.
+// readEvent(form): the event as it is typed, { eventType or type, userId, data, … }.
 //
-// `form` is any element around the fields. Empty optional fields are left out; what is not what
-// its field wants is kept as it was typed, so that the service says what is wrong. Paths may begin
+// showErrors(form, errors, rest): shows `errors` (path → lines, as the API answers) at their
+// fields, and on top those that belong to no field and the line `rest`. {} clears them.
+//
+// firstWrong(form): the first input that is wrong, uncovered, to focus it; or null.
+//
+// inputOf(form, path): the input of a field ("userId", "data.xpEarned"); or undefined.
+//
+// type(input, text): sets an input's text, as if it were typed.
+//
+// checkAsTyped(form, check, checked): calls check(event), which answers what ask() does, once now
+// and a moment after each change. Shows the errors of a 400, clears them if the answer is ok, and
+// calls checked(answer, event); an older answer never comes after a newer one. Returns a function
+// that checks at once.
+//
+// `form` is any element around the fields. Empty optional fields are left out; a value that does not
+// fit its field is kept as it was typed, so that the service says what is wrong. Paths may begin
 // with "value.", as those of a dead letter's edited value do.
 
 import { announce, element, isLocal, many, part, setOrRemove, setText } from "./common.js";
@@ -131,7 +137,7 @@ export function firstWrong(form) {
   return found;
 }
 
-// Told where the number changes, not at each key.
+// Announced if the number changes, not at each key.
 function count(form, errors) {
   const before = Number(form.dataset.errors ?? 0);
   form.dataset.errors = String(errors);
@@ -140,7 +146,7 @@ function count(form, errors) {
 
 // --- checking while it is typed ---
 
-export function checkAsTyped(form, check, told) {
+export function checkAsTyped(form, check, checked) {
   let timer = null;
   let asked = 0;
 
@@ -153,7 +159,7 @@ export function checkAsTyped(form, check, told) {
     if (mine !== asked) return;
     if (answer.ok) showErrors(form, {});
     else if (answer.code === 400) showErrors(form, answer.errors ?? {}, restOf(answer));
-    told(answer, event);
+    checked(answer, event);
   }
 
   // On the document, after common.js has read the times.
