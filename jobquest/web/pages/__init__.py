@@ -1,9 +1,9 @@
 """The dashboard's pages, one module each: they read what the API reads and render it.
 
-To add a page: a module with a blueprint `page`, a line in `_PAGES`, and, for a link in the
-navigation, one in `ENTRANCES`. The page's scripts belong in its template's block `scripts`:
-`static/start.js` loads them after the first paint. Filters are in the query string, so that every
-view can be shared.
+To add a page, see docs/pages.md: a module with a blueprint `page`, its line in `_PAGES`, and, for
+a link in the navigation, one in `NAVIGATION`. The page's scripts belong in its template's block
+`scripts`: `static/start.js` loads them after the first paint. Filters are in the query string, so
+that every view can be shared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PAGES = (
     catalogue.page,
 )
 # The links of the navigation: endpoint, word.
-ENTRANCES = (
+NAVIGATION = (
     ("pages.live.show", "Live"),
     ("pages.users.search", "Users"),
     ("pages.topics.show", "Topics"),
@@ -61,7 +61,7 @@ def _for_every_page() -> dict[str, Any]:
     personal = personal_shown()
     hidden = [] if personal else sorted(PERSONAL_FIELDS)
     return {
-        "entrances": ENTRANCES,
+        "navigation": NAVIGATION,
         "here": here,
         "page_now": now_ms(),  # so that ages are right even if the browser's clock is wrong
         "personal_shown": personal,
