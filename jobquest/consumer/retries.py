@@ -40,38 +40,38 @@ class CircuitBreaker:
     handlers call or a bug in a projection.
 
     It counts events, not tries, because one event that fails again and again harms only itself.
-    Events that are already known to fail or to wait are not counted either. A row of failures ends
-    with a success of the same part (a handler, a projection) for the same type of event: other
-    successes may have nothing to do with the cause. Two more rows are counted: the failures of all
-    handlers together, and those of a projection for all types.
+    Events that are already known to fail or to wait are not counted either. A streak of failures
+    ends with a success of the same part (a handler, a projection) for the same type of event: other
+    successes may have nothing to do with the cause. Two more streaks are counted: the failures of
+    all handlers together, and those of a projection for all types.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._failing: dict[_Row, set[str]] = {}  # the ids of events
+        self._failing: dict[_Streak, set[str]] = {}  # the ids of events
         self._last = ""
 
     def handler_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
         """An event's handlers failed for the first time."""
-        self._add(event_id, failure, _HANDLERS, _Row(failure.part or "", event_type))
+        self._add(event_id, failure, _HANDLERS, _Streak(failure.part or "", event_type))
 
     def handlers_succeeded(self, event_type: str, parts: Iterable[str]) -> None:
         """An event's handlers succeeded."""
         if self._failing:
-            for row in (_HANDLERS, *(_Row(part, event_type) for part in parts)):
-                self._failing.pop(row, None)
+            for streak in (_HANDLERS, *(_Streak(part, event_type) for part in parts)):
+                self._failing.pop(streak, None)
 
     def write_failed(self, event_id: str, event_type: str, failure: Failure) -> None:
         """An event could not be written because of `failure.part`, or it waits behind an event that
         could not."""
         part = failure.part or "read side"
-        self._add(event_id, failure, _Row(part, ""), _Row(part, event_type))
+        self._add(event_id, failure, _Streak(part, ""), _Streak(part, event_type))
 
     def written(self, event_type: str, concerned: Callable[[str], bool]) -> None:
         """An event was written; `concerned(part)` says whether the event needs a part."""
-        for row in [one for one in self._failing if not one.part.startswith("handler")]:
-            if row.event_type in ("", event_type) and concerned(row.part):
-                del self._failing[row]
+        for streak in [one for one in self._failing if not one.part.startswith("handler")]:
+            if streak.event_type in ("", event_type) and concerned(streak.part):
+                del self._failing[streak]
 
     def reset(self) -> None:
         """Forget all failures."""
@@ -80,19 +80,19 @@ class CircuitBreaker:
     @property
     def open_reason(self) -> str | None:
         """Why the consumer should pause; None if it should not."""
-        for row, events in self._failing.items():
+        for streak, events in self._failing.items():
             if len(events) >= self._limit:
-                return f"{row.describe(len(events))}, the last with {self._last}. {_ADVICE}"
+                return f"{streak.describe(len(events))}, the last with {self._last}. {_ADVICE}"
         return None
 
-    def _add(self, event_id: str, failure: Failure, *rows: _Row) -> None:
-        for row in rows:
-            self._failing.setdefault(row, set()).add(event_id)
+    def _add(self, event_id: str, failure: Failure, *streaks: _Streak) -> None:
+        for streak in streaks:
+            self._failing.setdefault(streak, set()).add(event_id)
         self._last = failure.error[:300]
 
 
-class _Row(NamedTuple):
-    """Failures in a row of one part; an empty `event_type` means all types."""
+class _Streak(NamedTuple):
+    """Failures of one part, one after another; an empty `event_type` means all types."""
 
     part: str
     event_type: str
@@ -106,7 +106,7 @@ class _Row(NamedTuple):
         return f"The {self.part} could not write {count} events in a row{types}"
 
 
-_HANDLERS = _Row("handlers", "")  # all handlers together
+_HANDLERS = _Streak("handlers", "")  # all handlers together
 _ADVICE = "Fix the cause, then start the consumer."
 
 
