@@ -1,12 +1,13 @@
 """The outbox: keeps records durably while Kafka accepts none, and delivers them in order later.
 
-It is between the producer and the log, in Kafka mode only. While the circuit is closed, records go
-straight to the log. The first record that the log does not confirm opens the circuit: all records
-that are unconfirmed are written to a file in the order of their append, new records go behind them,
-and a forwarder tries the log until the file is empty. Only then the circuit closes, so that no
-record overtakes another. Under load the file would never be empty: so while the last few records
-are delivered, new ones are held in memory. If the log does not accept records of one topic, all
-this happens for that topic only.
+It is between the producer and the log, in Kafka mode only, and has a circuit of two states (which
+is not the consumer's circuit breaker). While it is closed, records go straight to the log. The
+first record that the log does not confirm opens it: all records that are unconfirmed are written to
+a file in the order of their append, new records go behind them, and a forwarder tries the log until
+the file is empty. Only then does the circuit close, so that no record overtakes another. Under load
+the file would never be empty: so while the last few records are delivered, new ones are held in
+memory. If the log does not accept records of one topic, all this happens for that topic only.
+
 "Not confirmed" is not "not written": second copies are harmless, the consumer drops them by id.
 The outbox knows records and futures, no events.
 """
@@ -67,10 +68,10 @@ class Outbox:
         self._folder = folder
         self._max_events = max_events
         self._refused = refused
-        self._lock = threading.Lock()  # over the next eleven
+        self._lock = threading.Lock()  # over what follows, down to `_logged`
         self._spool_file: SpoolFile | None = None
-        self._open = False  # for every topic
-        self._shut: set[str] = set()  # topics for which it is open, too
+        self._open = False  # the circuit, for every topic
+        self._open_topics: set[str] = set()  # for these it is open, too
         self._barred: dict[str, _Bar] = {}  # of these, those of which the log accepts nothing
         self._holding = False  # only while open for some topic
         self._hold_at, self._hold_until = 0.0, 0.0
@@ -106,7 +107,7 @@ class Outbox:
         entries = list(zip(futures, records, strict=True))
         with self._lock:
             self._begin()
-            if self._open or self._shut or self._closed:
+            if self._open or self._open_topics or self._closed:
                 entries = self._divert(entries)
             self._unconfirmed.update(entries)
         if entries:
@@ -165,7 +166,7 @@ class Outbox:
         if self._spool_file is None:
             try:
                 self._spool_file = claim(self._folder, with_records=self._adopts)
-                self._shut = self._spool_file.topics  # nothing may overtake what is in it
+                self._open_topics = self._spool_file.topics  # nothing may overtake what is in it
             except LogUnavailable as error:
                 if self._why != str(error):
                     logger.error("There is no outbox: %s", error)
@@ -184,7 +185,7 @@ class Outbox:
             topic = entry[1].topic
             if self._closed or topic in self._barred:
                 kept.append(entry)
-            elif not (self._open or topic in self._shut):
+            elif not (self._open or topic in self._open_topics):
                 straight.append(entry)
             else:
                 (held if self._holding else kept).append(entry)
@@ -223,7 +224,7 @@ class Outbox:
                     "Events of topic %s wait in %s: %s", topic, self._spool_file.path, error
                 )
             self._logged[topic] = line
-            self._shut.add(topic)
+            self._open_topics.add(topic)
             self._barred[topic] = _Bar(line, time.monotonic() + TRY_SECONDS)
         self._keep(self._pop_unconfirmed(topic))
         self._woken.set()
@@ -333,7 +334,7 @@ class Outbox:
         """Hold new records while the last few here are delivered. Not if the log is slow: every
         request would then wait in vain."""
         with self._lock:
-            is_open = self._open or self._shut - self._barred.keys()
+            is_open = self._open or self._open_topics - self._barred.keys()
             if is_open and spool_file is self._spool_file and self._is_fast and not self._holding:
                 few = spool_file.deliverable(self._barred) <= HOLD_RECORDS
                 if few and time.monotonic() > self._hold_at:
@@ -357,14 +358,15 @@ class Outbox:
                 held, self._held = self._held, []
                 if not held:
                     self._holding = self._open = False
-                    self._shut = set(self._barred)
+                    self._open_topics = set(self._barred)
                     for topic in self._logged.keys() - self._barred:
                         del self._logged[topic]
                     break
             self._send(held)
-        if self._shut:
+        if self._open_topics:
             logger.info(
-                "Kafka accepts events again, but for topic %s.", ", ".join(sorted(self._shut))
+                "Kafka accepts events again, but for topic %s.",
+                ", ".join(sorted(self._open_topics)),
             )
         else:
             logger.info("Kafka accepts events again; the outbox is empty.")
