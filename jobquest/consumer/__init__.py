@@ -53,11 +53,11 @@ JOINING_SECONDS = 10.0  # a subscription without partitions after that is a stan
 REBALANCE_SECONDS = 5.0  # without partitions for less than that, the state stays as it was
 STOP_SECONDS = 10.0
 RETRY_SECONDS = 0.5  # of retries, after which a step continues with new records
-LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))
+LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))  # of an event
 NEVER = float("inf")
 PROGRESS_SECONDS = 1.0
 STANDBY = "Other processes read every partition; this one takes over when one of them ends."
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0  # after an error of the thread's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Consumer:
     def run(self, stop: threading.Event) -> None:
         """Step until `stop` is set or the circuit breaker opens. Any other error is reported in the
         snapshot, and the thread continues."""
-        wait = FIRST_WAIT_SECONDS
+        wait = FIRST_PAUSE_SECONDS
         while not stop.is_set():
             began = time.monotonic()
             try:
@@ -214,10 +214,10 @@ class Consumer:
                 self._enter("crashed", f"{type(error).__name__}: {error}")
             finally:
                 self._leave()
-            if time.monotonic() - began > LONGEST_WAIT_SECONDS * 2:
-                wait = FIRST_WAIT_SECONDS
+            if time.monotonic() - began > LONGEST_PAUSE_SECONDS * 2:
+                wait = FIRST_PAUSE_SECONDS
             stop.wait(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+            wait = min(wait * 2, LONGEST_PAUSE_SECONDS)
         self._enter("stopped")
 
     def _consume(self, stop: threading.Event) -> None:

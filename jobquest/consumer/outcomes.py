@@ -19,6 +19,9 @@ class Outcome(NamedTuple):
     """One record and its outcome. `attempts` counts its tries; `done` names the handlers that have
     succeeded.
 
+    `verdict`: applied (the event counts: `processed` in the tables and the API), parked (it waits:
+    `retrying`), dead (a dead letter), known (a duplicate, which is dropped).
+
     `parked_row` is its row in the table of parked events, if it was parked. `polled` is true if the
     record was just read from the log, so that its partition's position moves.
     """
