@@ -179,7 +179,7 @@ class PublishMethods(ABC):
         source: str | None = None,
         **options: Unpack[Options],
     ) -> Published:
-        """XP of its own, beside that of missions and achievements. Publishes `xp.earned`."""
+        """XP from anything but a mission, an achievement or a challenge. Publishes `xp.earned`."""
         return self._publish(
             "xp.earned", user_id, options, xpAmount=xp_amount, totalXp=total_xp, source=source
         )
@@ -275,7 +275,7 @@ class PublishMethods(ABC):
         message: str,
         **options: Unpack[Options],
     ) -> Published:
-        """The user was told something. Publishes `notification.sent`."""
+        """The user got a notification. Publishes `notification.sent`."""
         return self._publish(
             "notification.sent",
             user_id,

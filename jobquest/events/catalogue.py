@@ -141,7 +141,7 @@ _TYPES = (
     _type(
         "xp.earned",
         "achievements",
-        "XP of its own, beside that of missions and achievements.",
+        "XP from anything but a mission, an achievement or a challenge.",
         "xpAmount totalXp",
         "source",
         xp="xpAmount",
@@ -170,7 +170,7 @@ _TYPES = (
     _type(
         "notification.sent",
         "notifications",
-        "The user was told something.",
+        "The user got a notification.",
         "notificationId notificationType title message",
     ),
     _type(

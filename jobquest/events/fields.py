@@ -98,8 +98,8 @@ class LongText(Text):
 
 
 class UserId(Text):
-    """1 to 128 characters, none of them a control character or a line break. The door refuses more
-    (`unseen_in`); a record from a topic is processed."""
+    """1 to 128 characters, none of them a control character or a line break. A request with other
+    invisible characters is refused (`unseen_in`), a record that has them is processed."""
 
     longest = MAX_USER_ID
     fast = Annotated[str, Meta(min_length=1, max_length=longest)]
@@ -177,8 +177,8 @@ class Tags(Kind):
             return f"More than {MAX_TAGS} entries."
         wrong = ((at, Text.wrong_with(tag)) for at, tag in enumerate(value))
         # A few errors are enough: a batch may have a thousand such lists.
-        told = islice((pair for pair in wrong if pair[1]), MAX_TAG_ERRORS)
-        return {at: [why] for at, why in told if why}
+        shown = islice((pair for pair in wrong if pair[1]), MAX_TAG_ERRORS)
+        return {at: [why] for at, why in shown if why}
 
 
 class DataField(NamedTuple):

@@ -20,10 +20,10 @@ from jobquest.events.event import Event
 
 DEMO_USER = "demo-user"
 MAX_BATCH_EVENTS = 1_000
-# A batch's answer has so many bytes of errors; the rest of the invalid events are only named. An
-# answer must not be much larger than its request: a thousand events fit into three kilobytes.
-MAX_TOLD_BYTES, LEAST_TOLD_BYTES = 65_536, 8_192
-UNTOLD = "Not valid; see earlier ones."
+# A batch's answer has at most so many bytes of errors; after that, invalid events are only named.
+# An answer must not be much larger than its request: a thousand events fit into three kilobytes.
+MAX_ERROR_BYTES, LEAST_ERROR_BYTES = 65_536, 8_192
+NO_ROOM = "Not valid; see the errors of earlier events."
 _MEMBERS = ("eventType", "data", "userId", "metadata", "id", "timestamp")
 
 
@@ -63,9 +63,9 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
     if not 1 <= len(parts) <= MAX_BATCH_EVENTS:
         if not parts:
             strict_json.loads(body)  # its message may be more exact
-        line = f"Must be a list of 1 to {MAX_BATCH_EVENTS} events, and stand alone."
+        line = f"Must be a list of 1 to {MAX_BATCH_EVENTS} events, and the body's only member."
         raise InvalidEvent("The batch is not valid.", {"events": [line]})
-    room = min(MAX_TOLD_BYTES, LEAST_TOLD_BYTES + 4 * len(body))
+    room = min(MAX_ERROR_BYTES, LEAST_ERROR_BYTES + 4 * len(body))
     found: list[Request | InvalidEvent] = []
     for part in parts:
         try:
@@ -73,8 +73,8 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
         except InvalidEvent as error:
             room -= _length(error)
             # A new exception: the first one's traceback keeps everything in memory.
-            told = InvalidEvent(error.args[0], error.errors) if room >= 0 else InvalidEvent(UNTOLD)
-            found.append(told)
+            text, errors = (error.args[0], error.errors) if room >= 0 else (NO_ROOM, None)
+            found.append(InvalidEvent(text, errors))
     return found
 
 

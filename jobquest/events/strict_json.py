@@ -142,7 +142,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise InvalidEvent(f"The key {twice[:100]!r} stands twice in one object.")
+        raise InvalidEvent(f"The key {twice[:100]!r} occurs twice in one object.")
     return members
 
 

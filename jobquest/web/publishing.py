@@ -91,7 +91,8 @@ class AsyncPublisher:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether events with an id need no thread either: clients send one with most of them."""
+        """Whether enough publishes need no thread. Most events have an id, and only a read side in
+        a file can be asked about ids without waiting."""
         return self._runtime.database.is_file
 
     def check(self, body: bytes, *, is_batch: bool) -> Publish | None:
@@ -167,7 +168,7 @@ def _batch_answer(
     ids = [one.event.id if isinstance(one, Request) else None for one in requests]
     results = [_result(one, id, firsts) for one, id in zip(outcomes, ids, strict=True)]
     refused = [one["result"] for one in results if one["result"] in ("rejected", "retry")]
-    message = f"{len(results) - len(refused)} of {len(results)} events taken"
+    message = f"{len(results) - len(refused)} of {len(results)} events accepted"
     data = {"results": results}
     if not refused:
         return _success(200 if isinstance(outcomes[0], Event) else 201, message, data)

@@ -18,7 +18,7 @@ from jobquest.events.fields import FIELDS, UserId
 from jobquest.web.pages.words import visible, visible_lines
 
 _MISSING = object()
-_JSON = "JSON, else taken as a text"
+_JSON = "JSON; anything else is a text"
 _TIME = re.compile(r"[\d-]{10}T[\d:]{8}\.\d{3}Z")  # what a browser's input for it can hold
 
 
