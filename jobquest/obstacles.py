@@ -1,5 +1,5 @@
 """Why a working consumer does not process everything: missing rights, foreign clients in our group,
-partitions that nobody reads. Called by the supervisor; changes nothing.
+partitions that nobody reads. Called by the runtime's reporter; changes nothing.
 """
 
 from __future__ import annotations

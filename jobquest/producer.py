@@ -93,10 +93,10 @@ class Producer(PublishMethods):
         return [known or next(rest) for known in looked_up]
 
     def keep_all(self, groups: Sequence[Sequence[Request]]) -> list[Sequence[Pending[Any]]]:
-        """Have the log keep groups of events, all together, without waiting for anything. What is
-        pending of each event; `outcome` reads it once it is settled. Nothing is pending of a group
-        that needs `publish_all`: one of its ids is known, or there is something to wait for. Called
-        by one thread."""
+        """Have the log keep groups of events, all together, without waiting for anything. Returns
+        for each group what is pending of its events; `outcome` reads that once it is settled. It is
+        empty for a group that needs `publish_all`: one of its ids is known, or publishing it would
+        have to wait. Called by one thread."""
         if not (self._outbox or self._log).is_ready:
             return [()] * len(groups)
         ids = [one.event.id for group in groups for one in group if one.has_id]

@@ -44,8 +44,8 @@ _COUNTED_BYTES = 4_096  # a shorter request is not counted
 _TICK_SECONDS = 0.5  # how exactly deadlines are kept
 # How long the log lines of publishes may wait: each write wakes a thread, and requests wait for it.
 _LOG_SECONDS = 0.05
-_EVENTS = 512
-_ACCEPTED = 64  # in one go
+_EVENTS = 512  # of epoll, handled in one turn of the loop
+_ACCEPTED = 64  # new connections, in one turn
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ANY = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET

@@ -35,7 +35,7 @@ def outcome(service: Service, id: str) -> str | None:
 
 def test_each_type_goes_from_a_post_to_the_live_view(service: Service) -> None:
     def greet() -> bool:
-        """A group may have to join anew at any time: then the greeting says `starting`."""
+        """A group may have to join again at any time: then the greeting says `starting`."""
         nonlocal viewer
         viewer.close()
         viewer = websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")

@@ -33,7 +33,7 @@ LIVE: Into = {table: table for table in DERIVED}
 _ID = ("id",)
 _CONTENT = ("id", "body")
 _COUNTED = "outcome = 'processed'"
-_TAKEN = "outcome IN ('processed', 'retrying')"
+_COUNTED_OR_PARKED = "outcome IN ('processed', 'retrying')"
 
 
 class EventRow(NamedTuple):
@@ -62,7 +62,7 @@ def contents(
         [(id,) for id in ids],
         key=_ID,
         columns=_CONTENT,
-        where=_TAKEN if parked else _COUNTED,
+        where=_COUNTED_OR_PARKED if parked else _COUNTED,
     )
     return _as_contents(found)
 

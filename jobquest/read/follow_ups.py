@@ -14,7 +14,8 @@ from jobquest.events import OUR_PREFIX, Event
 
 
 class LevelChange(NamedTuple):
-    """An event that may have follow-ups, and its user's statistics before and after it."""
+    """An event that may have follow-ups (it changed the level, or causes a notification), and its
+    user's statistics before and after it."""
 
     event: Event
     level_before: int

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):
-    """A value whose place in the row depends on what the row has; see the classes below."""
+    """A value for a column that depends on what the row has already; see the classes below."""
 
     value: Any
 
@@ -102,8 +102,8 @@ def adds_one(column: str) -> Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """How the user's page shows one row of a list. Members name columns, save `title` (of the
-    section), `unnamed` (the name of a row that has none) and the words."""
+    """How the user's page shows one row of a list. Members name columns, except `title` (the
+    section's), `unnamed` (shown for a row without a name) and the words of `badge` and `times`."""
 
     title: str
     name: str
@@ -121,7 +121,8 @@ class UserList:
     """A user's rows as a list: `GET /api/users/<user>/<table>`, and a section of the user's page.
 
     `newest` is the column with the time that sorts the list. `flags` are more members of each item:
-    whether a column has a value. Without a `section`, `user.html` has one for this list alone.
+    whether a column has a value. Without a `section`, the template `user.html` has its own for this
+    list.
     """
 
     newest: str

@@ -94,7 +94,7 @@ class Entrance:
             answer = self._wait_to_read(environ)
         if answer is not None:
             return self.send(answer, environ, start_response)
-        # Whoever else has a say decides before the body is read.
+        # The body is read when a view asks for it: hooks of others may refuse the request first.
         environ["wsgi.input"] = io.BufferedReader(_Body(environ))
         try:
             return self._views(environ, self._completed(environ, start_response))
@@ -104,8 +104,8 @@ class Entrance:
 
     def receive(self, environ: Environ) -> Publish | None:
         """The valid events of a request that the worker's loop can answer. This neither waits nor
-        takes long. None if a thread has to answer: the request is refused, no publish or not plain,
-        or somebody but us has a say in it."""
+        takes long. None if a thread has to answer: a guard refuses the request, it is no plain
+        publish, or somebody has added a layer, guard or hook that may refuse it."""
         has_other_layers = self._app.wsgi_app is not self or self.guards != self._own_guards
         if has_other_layers or self._refusal(environ) or not self._is_ours_alone(environ):
             return None
@@ -167,7 +167,7 @@ class Entrance:
             return answer_to(error)
 
     def _is_ours_alone(self, environ: Environ) -> bool:
-        """Whether it is a plain publish, and nobody but us has a say in its answer."""
+        """Whether it is a plain publish, and nobody has added a hook that may change its answer."""
         return (
             environ["PATH_INFO"] in _PUBLISHES
             and environ["REQUEST_METHOD"] == "POST"

@@ -236,7 +236,7 @@ def test_an_event_that_waits_is_one_row_until_it_goes_through_and_the_breaker_sa
 
 
 def say(page: Page, service: Service, frames: list[dict[str, Any]]) -> None:
-    """Load the page anew with a live connection that says only this, later than the page."""
+    """Load the page again with a live connection that says only this, later than the page."""
     later = format_time(now_ms() + 60_000)
     epoch = page.locator("#dashboard").get_attribute("data-epoch")
     hello = {"kind": "hello", "seq": 0, "epoch": epoch, "status": service.status()}
