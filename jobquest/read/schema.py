@@ -2,7 +2,7 @@
 
 Called by `database.py` before the first use, and by `flask db`. To change a table, edit it in
 `tables.py` or `projections.py`, and add a file to `migrations/versions`. A migration keeps
-operational rows. Before that, `python -m tests.dump_tables` keeps the tables of the last revision.
+operational rows. docs/projections.md has all steps.
 """
 
 from __future__ import annotations
