@@ -331,7 +331,7 @@ def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed
     assert again.ids(1) == ["d"]
 
 
-def test_a_read_side_made_anew_is_noticed_though_nobody_watches(
+def test_a_read_side_created_again_is_noticed_though_nobody_watches(
     runtime: Runtime, feed: Feed
 ) -> None:
     publish(runtime, "a")

@@ -249,7 +249,7 @@ def test_a_table_that_may_not_be_read_is_named(
     runtime.stop()
 
 
-def test_a_database_that_was_made_anew_gets_its_tables_again(
+def test_a_database_that_was_created_again_gets_its_tables_again(
     postgres_server: Postgres, settings: dict[str, str]
 ) -> None:
     url = postgres_server.new_database()

@@ -283,7 +283,9 @@ def test_too_large_a_record_is_refused_and_the_next_is_taken(
     assert taken.result(10).offset == 0
 
 
-def test_a_topic_made_anew_is_read_from_its_start(log: EventLog, place: Embedded | OnKafka) -> None:
+def test_a_topic_created_again_is_read_from_its_start(
+    log: EventLog, place: Embedded | OnKafka
+) -> None:
     append(log, *numbered(place.topics[0], 0, 1, 2))
     positions: dict[Origin, int] = {}
 

@@ -505,7 +505,7 @@ def test_the_producer_s_thread_rests_while_a_request_is_in_flight(own_broker: Ka
     assert busy < 0.2, f"{busy:.2f} s of 0.5 s"
 
 
-def test_a_topic_that_is_deleted_while_it_runs_is_made_anew(place: OnKafka) -> None:
+def test_a_topic_that_is_deleted_while_it_runs_is_created_again(place: OnKafka) -> None:
     make_topic(place)
     with closing(place.open()) as log:
         append(log, place.topics[0], b"before")

@@ -373,7 +373,7 @@ def lose(runtime: Runtime) -> Runtime:
     return Runtime(runtime.config)
 
 
-def test_a_lost_read_side_is_made_anew_and_no_handler_runs_for_the_past(
+def test_a_lost_read_side_is_created_again_and_no_handler_runs_for_the_past(
     runtime: Runtime, small_batches: None
 ) -> None:
     live_a_life(runtime)

@@ -127,7 +127,7 @@ def test_poison_on_a_topic_dies_alone(service: Service) -> None:
 
 
 @pytest.mark.kafka
-def test_a_topic_deleted_and_made_anew_is_consumed_from_its_start(
+def test_a_topic_deleted_and_created_again_is_consumed_from_its_start(
     empty_kafka: str, tmp_path: Path
 ) -> None:
     service = Service(tmp_path, KAFKA_BROKER=empty_kafka, JOBQUEST_WORKERS="1").start()

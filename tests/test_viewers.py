@@ -311,7 +311,7 @@ def test_a_hostile_viewer_is_cut_with_bounded_memory(
     watcher.close()
 
 
-def test_a_pong_never_stands_within_a_frame(alone: Service) -> None:
+def test_a_pong_is_never_within_a_frame(alone: Service) -> None:
     """A viewer that takes nothing for a while, and pings: what it then reads are whole frames."""
     viewer = Upgrade(alone.url, receive_buffer=4096)
     assert viewer.message()["kind"] == "hello"
