@@ -23,7 +23,7 @@ MAX_BATCH_EVENTS = 1_000
 # A batch's answer has at most so many bytes of errors; after that, invalid events are only named.
 # An answer must not be much larger than its request: a thousand events fit into three kilobytes.
 MAX_ERROR_BYTES, LEAST_ERROR_BYTES = 65_536, 8_192
-NO_ROOM = "Not valid; see the errors of earlier events."
+NO_ROOM = "Not valid; see earlier errors."
 _MEMBERS = ("eventType", "data", "userId", "metadata", "id", "timestamp")
 
 
