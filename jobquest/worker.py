@@ -53,7 +53,7 @@ _ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Worker(BaseWorker):  # type: ignore[misc]
-    """Its methods run on the main thread, except those at the end."""
+    """Its methods run on the main thread, except those below `# --- on a thread ---`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

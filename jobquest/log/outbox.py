@@ -72,7 +72,7 @@ class Outbox:
         self._spool_file: SpoolFile | None = None
         self._open = False  # the circuit, for every topic
         self._open_topics: set[str] = set()  # for these it is open, too
-        self._barred: dict[str, _Bar] = {}  # of these, those of which the log accepts nothing
+        self._barred: dict[str, _Bar] = {}  # topics for which the log accepts nothing now
         self._holding = False  # only while open for some topic
         self._hold_at, self._hold_until = 0.0, 0.0
         self._held: list[_Entry] = []  # unconfirmed, and not sent to the log yet
