@@ -18,6 +18,7 @@ from kafka.admin import (
 )
 
 from tests.kafka_broker import KafkaBroker, free_port
+from tests.service import wait_for
 
 USER, PASSWORD = "jobquest", "jobquest-secret"
 _PRINCIPAL = f"User:{USER}"
@@ -44,6 +45,7 @@ class GuardedBroker(KafkaBroker):
             ),
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",
+            "group.initial.rebalance.delay.ms": "0",  # as for the session's broker
         }
 
     @property
@@ -83,10 +85,8 @@ class GuardedBroker(KafkaBroker):
             admin.create_topics(dict.fromkeys(topics, settings), wait_for_metadata=True)
 
     def grant(self, topics: Sequence[str], *operations: str) -> None:
-        """Let `USER` do this with these topics, such as READ."""
-        with self._admin() as admin:
-            acls = [_topic_acl(topic, one) for topic in topics for one in operations]
-            admin.create_acls(acls)
+        """Let `USER` do this with these topics, such as READ; returns when it may."""
+        self._create([_topic_acl(topic, one) for topic in topics for one in operations])
 
     def withdraw(self, topics: Sequence[str], *operations: str) -> None:
         """Undo `grant`."""
@@ -107,8 +107,13 @@ class GuardedBroker(KafkaBroker):
 
     def grant_group(self, group: str) -> None:
         """Let `USER` take a subscription in the group."""
+        self._create([_acl(ResourcePattern(ResourceType.GROUP, group), "READ")])
+
+    def _create(self, acls: Sequence[ACL]) -> None:
+        """Create the ACLs. The controller answers before the broker's authorizer knows them."""
         with self._admin() as admin:
-            admin.create_acls([_acl(ResourcePattern(ResourceType.GROUP, group), "READ")])
+            admin.create_acls(acls)
+            wait_for(lambda: all(acl in admin.describe_acls(acl)[0] for acl in acls), 10)
 
     def _admin(self) -> KafkaAdminClient:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap, api_version=(4, 0))

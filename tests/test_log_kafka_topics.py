@@ -123,5 +123,5 @@ def test_a_deleted_topic_is_made_by_who_appends_and_by_no_question(
             again = [NewRecord(topic, b"k", b"again")]
             wait_for(lambda: log.append(again)[0].exception(3) is None, 20)
             assert settings_of(bootstrap)[topic] == (KAFKA_PARTITIONS, OURS)
-            # A rebalance that the library forgets is begun again after 30 s.
-            wait_for(lambda: b"again" in {one.value for one in subscription.poll(0.2, 10)}, 60)
+            # A rebalance that the library forgets is begun again after REJOIN_SECONDS.
+            wait_for(lambda: b"again" in {one.value for one in subscription.poll(0.2, 10)}, 30)

@@ -155,7 +155,7 @@ def test_a_topic_that_may_not_be_read_keeps_nothing_else_from_being_read(
 ) -> None:
     if granted:
         broker.grant(topics[1:], *granted)
-    patience = 60  # a rebalance that the library forgets is begun again after 30 s
+    patience = 30  # above REJOIN_SECONDS
     found: list[Record] = []
 
     def positions(origins: Sequence[Origin]) -> dict[Origin, int]:

@@ -35,11 +35,12 @@ CLOSE_MS = 3_000
 COMMIT_SECONDS = 1.0
 CLOSE_COMMIT_MS = 500
 PAUSE_SECONDS = 0.1  # after a failed poll
-# A leader that rejoins because of new metadata (kafka-python 3.0.12: more partitions, or a topic
-# that has become visible) loses that join if a poll ends first: it then has no partitions and no
-# heartbeat. The fast path notices that at once. Otherwise, a rebalance that takes this long is
-# started again. It may only be waiting for a busy member; then that does no harm.
-REJOIN_SECONDS = 30.0
+# A leader that rejoins because of new metadata (kafka-python 3.0.12: more partitions) loses that
+# join if a poll ends first: it then has no partitions and no heartbeat. The fast path notices that
+# at once. Otherwise, a rebalance that takes longer than the session timeout is started again: by
+# then the broker has expelled such a member. Others may only be waiting for a busy member; then
+# that does no harm.
+REJOIN_SECONDS = 12.0
 _SETTINGS = {
     "enable_auto_commit": False,
     "auto_offset_reset": "none",  # out of range is an incident, it must not be skipped silently
@@ -230,6 +231,10 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         if revoked is None or time.monotonic() - revoked < REJOIN_SECONDS:
             return
         logger.warning("A rebalance has not ended after %.0f s: joining again.", REJOIN_SECONDS)
+        self._rejoin()
+
+    def _rejoin(self) -> None:
+        """Join as a new member."""
         self._leave()
         with self._lock:
             self._revoked = None
@@ -291,12 +296,19 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         return ids
 
     def _subscribe(self) -> None:
-        """Subscribe to the topics that are visible to us. Raises LogUnavailable if none is."""
+        """Subscribe to the topics that are visible to us. Raises LogUnavailable if none is.
+
+        If others become visible, a new member joins. The reason is that kafka-python 3.0.12 may
+        never assign a topic that was hidden for a while: it forgets the topic's partitions, but
+        compares later metadata with what it knew before.
+        """
         hidden = self._cluster.hidden()
         topics = [topic for topic in self._topics if topic not in hidden]
         if not topics:
             raise LogUnavailable(missing_right("DESCRIBE", self._topics[0]))
-        if topics != self._subscribed:
+        if self._subscribed and topics != self._subscribed:
+            self._rejoin()
+        elif topics != self._subscribed:
             self._consumer.subscribe(topics, listener=self)
             self._subscribed = topics
 
