@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marked = any(item.get_closest_marker(name) for name in _MUST_RUN)
         if not (is_slow or marked or _SLOW_FIXTURES.intersection(asked)):
             item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected out of the collector's sight: a look at all of it takes
+    longer than most tests."""
+    gc.collect()
+    gc.freeze()
 
 
 # --- several tests at once: pytest-xdist's workers ---
@@ -113,18 +121,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, str]:
     """Settings of a service whose files go away, and whose consumer nobody starts."""
-    return {"JOBQUEST_DATA_DIR": str(tmp_path), "JOBQUEST_CONSUMER_AUTOSTART": "false"}
+    return _settings_of(tmp_path)
+
+
+def _settings_of(folder: Path) -> dict[str, str]:
+    return {"JOBQUEST_DATA_DIR": str(folder), "JOBQUEST_CONSUMER_AUTOSTART": "false"}
+
+
+def _read_side_of(settings: dict[str, str]) -> Path:
+    return Path(load(settings).read_side_url.removeprefix("sqlite:///"))
 
 
 @pytest.fixture(scope="session")
 def new_read_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A read side's file with its tables and nothing in them, to be copied: making the tables takes
     longer than most tests."""
-    url = load({"JOBQUEST_DATA_DIR": str(tmp_path_factory.mktemp("new"))}).read_side_url
-    database = Database(url)
+    settings = _settings_of(tmp_path_factory.mktemp("new"))
+    database = Database(load(settings).read_side_url)
     database.upgrade()
     database.close()
-    return Path(url.removeprefix("sqlite:///"))
+    return _read_side_of(settings)
 
 
 @pytest.fixture(scope="session")
@@ -140,7 +156,7 @@ def new_postgres(postgres_server: postgres.Postgres) -> str:
 @pytest.fixture
 def made_read_side(settings: dict[str, str], new_read_side: Path) -> None:
     """The service of `settings` finds its read side's tables."""
-    shutil.copy(new_read_side, load(settings).read_side_url.removeprefix("sqlite:///"))
+    shutil.copy(new_read_side, _read_side_of(settings))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -176,6 +192,19 @@ def runtime(settings: dict[str, str], database: dict[str, str]) -> Iterator[Runt
 @pytest.fixture
 def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
     """Flask's test client over a whole application."""
+    app = create_app(settings)
+    yield app.test_client()
+    app.extensions["jobquest"].stop()
+
+
+@pytest.fixture(scope="module")
+def shared_client(
+    tmp_path_factory: pytest.TempPathFactory, new_read_side: Path
+) -> Iterator[FlaskClient]:
+    """The same, for those tests of a module that do not mind what the others publish: making an
+    application takes longer than what most of them do."""
+    settings = _settings_of(tmp_path_factory.mktemp("shared"))
+    shutil.copy(new_read_side, _read_side_of(settings))
     app = create_app(settings)
     yield app.test_client()
     app.extensions["jobquest"].stop()

@@ -105,9 +105,9 @@ def test_one_bad_event_never_sinks_the_rest(client: FlaskClient, bad: bytes) -> 
 
 
 def test_where_all_are_bad_the_answer_is_an_error_that_says_why_for_each(
-    client: FlaskClient,
+    shared_client: FlaskClient,
 ) -> None:
-    response = post(client, b"null", event("xp.earned", data={"xpAmount": -1}))
+    response = post(shared_client, b"null", event("xp.earned", data={"xpAmount": -1}))
     error_of(response, 400)
     assert kinds(response) == ["rejected", "rejected"]
     assert results_of(response)[1]["errors"].keys() == {"data.xpAmount", "data.totalXp"}
@@ -135,9 +135,9 @@ def test_where_all_are_bad_the_answer_is_an_error_that_says_why_for_each(
     ],
     ids=lambda body: body[:30].decode("latin-1") + f" {len(body)}",
 )
-def test_a_body_that_is_no_batch_is_refused_whole(client: FlaskClient, body: bytes) -> None:
-    error_of(client.post(BATCH, data=body, content_type="application/json"), 400)
-    assert all(info.next == 0 for info in runtime_of(client).log.describe(["system-events"]))
+def test_a_body_that_is_no_batch_is_refused_whole(shared_client: FlaskClient, body: bytes) -> None:
+    error_of(shared_client.post(BATCH, data=body, content_type="application/json"), 400)
+    assert all(info.next == 0 for info in runtime_of(shared_client).log.describe(["system-events"]))
 
 
 def test_a_batch_may_be_larger_than_one_event_may_but_not_than_1_mib(client: FlaskClient) -> None:

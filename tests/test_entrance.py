@@ -54,10 +54,10 @@ def shape_of(response: TestResponse) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def viewed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def viewed(shared_client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The paths of the requests that Flask's views were asked to answer."""
     paths: list[str] = []
-    entrance: Any = client.application.extensions["jobquest.entrance"]
+    entrance: Any = shared_client.application.extensions["jobquest.entrance"]
     views = entrance._views
 
     def note(environ: dict[str, Any], start_response: Any) -> Any:
@@ -71,15 +71,15 @@ def viewed(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize("path", [EVENTS, BATCH])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: f"{body[:30]!r} {len(body)}")
 def test_entrance_and_views_answer_alike(
-    client: FlaskClient, viewed: list[str], path: str, body: bytes
+    shared_client: FlaskClient, viewed: list[str], path: str, body: bytes
 ) -> None:
-    client.post(EVENTS, data=xp(1, id="known"), content_type=JSON)
-    consume(client)
+    shared_client.post(EVENTS, data=xp(1, id="known"), content_type=JSON)
+    consume(shared_client)
     if path == BATCH:
         body = b'{"events": [%s, %s]}' % (GOOD, body)
-    short = client.post(path, data=body, content_type=JSON)
+    short = shared_client.post(path, data=body, content_type=JSON)
     assert viewed == []
-    views = client.post(path, data=body, **BY_THE_VIEWS)
+    views = shared_client.post(path, data=body, **BY_THE_VIEWS)
     assert viewed == [path]
     assert shape_of(short) == shape_of(views)
 
@@ -149,21 +149,26 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.parametrize("refuse", REFUSALS)
-def test_what_refuses_once_refuses_every_route(
-    settings: dict[str, str], refuse: Callable[[Flask], None], form: str
-) -> None:
-    app = create_app(settings)
-    refuse(app)
-    client = app.test_client()
-    for method, address in addresses(app):
-        asked = {"data": GOOD, "content_type": JSON} | FORMS[form]
-        answer = client.open(address, method=method, **asked)
-        assert answer.status_code == 401, (method, address, answer.text)
+@pytest.fixture(scope="module", params=REFUSALS)
+def refusing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Flask]:
+    """An application that refuses everything."""
+    app = create_app({"JOBQUEST_DATA_DIR": str(tmp_path_factory.mktemp("refusing"))})
+    request.param(app)
+    yield app
     app.extensions["jobquest"].stop()
     if "refuse" in app.extensions:
         flask.request_started.disconnect(app.extensions["refuse"], app)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_what_refuses_once_refuses_every_route(refusing: Flask, form: str) -> None:
+    client = refusing.test_client()
+    for method, address in addresses(refusing):
+        asked = {"data": GOOD, "content_type": JSON} | FORMS[form]
+        answer = client.open(address, method=method, **asked)
+        assert answer.status_code == 401, (method, address, answer.text)
 
 
 def test_a_hook_of_a_blueprint_is_asked(settings: dict[str, str]) -> None:
@@ -320,17 +325,17 @@ def test_a_middleware_does_not_end_the_worker(serving: Callable[[str], Service])
         "/api/kafka%1fevents",
     ],
 )
-def test_a_route_has_one_spelling(client: FlaskClient, spelled: str) -> None:
+def test_a_route_has_one_spelling(shared_client: FlaskClient, spelled: str) -> None:
     path = unquote(spelled.partition("#")[0])
     target = {"RAW_URI": spelled, "REQUEST_URI": spelled, "PATH_INFO": path}
-    answer = client.post(EVENTS, data=GOOD, content_type=JSON, environ_overrides=target)
+    answer = shared_client.post(EVENTS, data=GOOD, content_type=JSON, environ_overrides=target)
     assert error_of(answer, 404)["message"] == "There is nothing here."
 
 
-def test_a_target_that_names_its_host_is_the_same_address(client: FlaskClient) -> None:
+def test_a_target_that_names_its_host_is_the_same_address(shared_client: FlaskClient) -> None:
     def ask(host: str) -> TestResponse:
         target = {"RAW_URI": f"http://{host}{EVENTS}?dryRun=1"}
-        return client.post(EVENTS, data=GOOD, content_type=JSON, environ_overrides=target)
+        return shared_client.post(EVENTS, data=GOOD, content_type=JSON, environ_overrides=target)
 
     assert ask("localhost").status_code == 201
     error_of(ask("evil.example"), 400)
@@ -339,26 +344,26 @@ def test_a_target_that_names_its_host_is_the_same_address(client: FlaskClient) -
 @pytest.mark.parametrize(
     "id", ["a/b", "a//b", "bob/events", "/", "ä/ö", "a b", "50%", "a?b#c", "…"]
 )
-def test_an_id_is_one_segment_whatever_is_in_it(client: FlaskClient, id: str) -> None:
+def test_an_id_is_one_segment_whatever_is_in_it(shared_client: FlaskClient, id: str) -> None:
     login = {"eventType": "user.login", "data": {}, "userId": id}
-    data_of(client.post(EVENTS, json=login), 201)
-    consume(client)
+    data_of(shared_client.post(EVENTS, json=login), 201)
+    consume(shared_client)
     spelled = quote(id, safe="")
-    assert data_of(client.get(f"/api/users/{spelled}"))["userId"] == id
-    found = data_of(client.get(f"/api/users/{spelled}/events"))["events"]
+    assert data_of(shared_client.get(f"/api/users/{spelled}"))["userId"] == id
+    found = data_of(shared_client.get(f"/api/users/{spelled}/events"))["events"]
     assert [item["event"]["userId"] for item in found] == [id]
-    assert client.get(f"/users/{spelled}").status_code == 200
-    with client.application.test_request_context():
+    assert shared_client.get(f"/users/{spelled}").status_code == 200
+    with shared_client.application.test_request_context():
         assert flask.url_for("reads.user", user_id=id) == f"/api/users/{spelled}"
 
 
-def test_a_slash_between_segments_is_no_part_of_an_id(client: FlaskClient) -> None:
-    login = {"eventType": "user.login", "data": {}, "userId": "bob"}
-    data_of(client.post(EVENTS, json=login), 201)
-    consume(client)
-    assert "events" in data_of(client.get("/api/users/bob/events"))
-    error_of(client.get("/api/users/bob%2Fevents"), 404)
-    error_of(client.get("/api/users/bob//events"), 404)
+def test_a_slash_between_segments_is_no_part_of_an_id(shared_client: FlaskClient) -> None:
+    login = {"eventType": "user.login", "data": {}, "userId": "eve"}
+    data_of(shared_client.post(EVENTS, json=login), 201)
+    consume(shared_client)
+    assert "events" in data_of(shared_client.get("/api/users/eve/events"))
+    error_of(shared_client.get("/api/users/eve%2Fevents"), 404)
+    error_of(shared_client.get("/api/users/eve//events"), 404)
 
 
 # --- hosts ---
@@ -370,15 +375,15 @@ def test_a_slash_between_segments_is_no_part_of_an_id(client: FlaskClient) -> No
     ["evil.example", "localhost:99999999", "localhost:x", "[::1", "a@localhost", "[::1]x", ""],
 )
 def test_a_host_that_is_not_ours_is_refused_in_the_one_shape(
-    client: FlaskClient, host: str, kind: str
+    shared_client: FlaskClient, host: str, kind: str
 ) -> None:
     for path in ("/", "/nope", EVENTS):
-        error_of(client.get(path, headers={"Host": host, "Accept": kind}), 400)
+        error_of(shared_client.get(path, headers={"Host": host, "Accept": kind}), 400)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:80", "[::1]:5000", "LOCALHOST:1"])
-def test_the_hosts_of_this_machine_are_ours(client: FlaskClient, host: str) -> None:
-    assert client.get("/healthz", headers={"Host": host}).status_code == 200
+def test_the_hosts_of_this_machine_are_ours(shared_client: FlaskClient, host: str) -> None:
+    assert shared_client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 # --- bodies ---
@@ -411,32 +416,26 @@ def test_a_class_of_somebody_s_own_is_asked(settings: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("body", [b" " * 70_000, b" " * 2_000_000], ids=len)
-@pytest.mark.parametrize("refuse", REFUSALS)
-def test_who_refuses_does_so_before_the_body_is_looked_at(
-    settings: dict[str, str], refuse: Callable[[Flask], None], body: bytes
-) -> None:
-    app = create_app(settings)
-    refuse(app)
+def test_who_refuses_does_so_before_the_body_is_looked_at(refusing: Flask, body: bytes) -> None:
     for headers in ({}, {"Content-Encoding": "gzip"}):
-        answer = app.test_client().post(EVENTS, data=body, content_type=JSON, headers=headers)
+        answer = refusing.test_client().post(EVENTS, data=body, content_type=JSON, headers=headers)
         assert answer.status_code == 401
-    app.extensions["jobquest"].stop()
-    if "refuse" in app.extensions:
-        flask.request_started.disconnect(app.extensions["refuse"], app)
 
 
 @pytest.mark.parametrize("path", [EVENTS, BATCH, "/api/kafka/status"])
 @pytest.mark.parametrize("coding", ["gzip", "br", "x-unknown"])
-def test_a_compressed_body_is_refused_by_name(client: FlaskClient, path: str, coding: str) -> None:
+def test_a_compressed_body_is_refused_by_name(
+    shared_client: FlaskClient, path: str, coding: str
+) -> None:
     coded = {"Content-Encoding": coding}
-    answer = client.post(path, data=b"\x1f\x8b", content_type=JSON, headers=coded)
+    answer = shared_client.post(path, data=b"\x1f\x8b", content_type=JSON, headers=coded)
     assert "Content-Encoding" in error_of(answer, 415)["message"]
     assert answer.headers["Accept-Encoding"] == "identity"
 
 
-def test_a_body_that_breaks_off_is_refused(client: FlaskClient) -> None:
+def test_a_body_that_breaks_off_is_refused(shared_client: FlaskClient) -> None:
     broken = {"data": GOOD, "content_type": JSON}
-    answer = client.post(EVENTS, **broken, environ_overrides={"CONTENT_LENGTH": "100"})
+    answer = shared_client.post(EVENTS, **broken, environ_overrides={"CONTENT_LENGTH": "100"})
     error_of(answer, 400)
 
 
@@ -450,9 +449,11 @@ def test_an_error_of_our_own_is_told_and_logged(
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/nope"), ("DELETE", EVENTS)])
-def test_flask_s_own_refusals_keep_their_codes(client: FlaskClient, method: str, path: str) -> None:
+def test_flask_s_own_refusals_keep_their_codes(
+    shared_client: FlaskClient, method: str, path: str
+) -> None:
     expected = NotFound.code if path == "/nope" else MethodNotAllowed.code
-    assert client.open(path, method=method).status_code == expected
+    assert shared_client.open(path, method=method).status_code == expected
 
 
 def test_answers_are_counted(client: FlaskClient) -> None:

@@ -74,21 +74,21 @@ def test_each_type_is_taken(client: FlaskClient, name: str) -> None:
     assert (taken["topic"], taken["offset"]) == (CATALOGUE[name].topic, 0)
 
 
-def test_the_catalogue_is_told_and_its_examples_pass(client: FlaskClient) -> None:
-    types = data_of(client.get(EVENTS))["eventTypes"]
+def test_the_catalogue_is_told_and_its_examples_pass(shared_client: FlaskClient) -> None:
+    types = data_of(shared_client.get(EVENTS))["eventTypes"]
     assert set(types) == set(TYPES)
     for name, row in types.items():
         assert set(row) == {"required", "optional", "topic", "description", "example"}
-        data_of(client.post(EVENTS, json={"eventType": name, "data": row["example"]}), 201)
+        data_of(shared_client.post(EVENTS, json={"eventType": name, "data": row["example"]}), 201)
 
 
-def test_without_a_user_it_is_the_demo_user(client: FlaskClient) -> None:
-    assert data_of(client.post(EVENTS, json=LOGIN), 201)["userId"] == "demo-user"
+def test_without_a_user_it_is_the_demo_user(shared_client: FlaskClient) -> None:
+    assert data_of(shared_client.post(EVENTS, json=LOGIN), 201)["userId"] == "demo-user"
 
 
-def test_an_invalid_event_is_told_all_its_errors(client: FlaskClient) -> None:
+def test_an_invalid_event_is_told_all_its_errors(shared_client: FlaskClient) -> None:
     body = {"eventType": "job.applied", "data": {"jobId": 1, "x": 1}, "userId": None, "extra": 1}
-    errors = error_of(client.post(EVENTS, json=body), 400)["errors"]
+    errors = error_of(shared_client.post(EVENTS, json=body), 400)["errors"]
     expected = {"userId", "extra", "data.jobId", "data.companyName", "data.position", "data.x"}
     assert set(errors) == expected
     assert all(isinstance(line, str) for lines in errors.values() for line in lines)
@@ -96,31 +96,31 @@ def test_an_invalid_event_is_told_all_its_errors(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_bodies_get_400_and_the_next_good_event_goes_through(
-    client: FlaskClient, body: bytes
+    shared_client: FlaskClient, body: bytes
 ) -> None:
     code = 413 if len(body) > 64 * 1024 else 400
-    error_of(client.post(EVENTS, data=body, content_type="application/json"), code)
+    error_of(shared_client.post(EVENTS, data=body, content_type="application/json"), code)
     inside = b'{"eventType": "user.login", "data": {}, "metadata": {"a": ' + body + b"}}"
-    error_of(client.post(EVENTS, data=inside, content_type="application/json"), code)
-    data_of(client.post(EVENTS, json=LOGIN), 201)
+    error_of(shared_client.post(EVENTS, data=inside, content_type="application/json"), code)
+    data_of(shared_client.post(EVENTS, json=LOGIN), 201)
 
 
 @pytest.mark.parametrize("document", [[], None, 1, "text", {}, {"eventType": []}, {"data": 1}])
-def test_json_that_is_no_event_gets_400(client: FlaskClient, document: Any) -> None:
+def test_json_that_is_no_event_gets_400(shared_client: FlaskClient, document: Any) -> None:
     body = json.dumps(document)
-    error_of(client.post(EVENTS, data=body, content_type="application/json"), 400)
+    error_of(shared_client.post(EVENTS, data=body, content_type="application/json"), 400)
 
 
-def test_too_large_a_body_gets_413(client: FlaskClient) -> None:
-    error_of(client.post(EVENTS, json={**LOGIN, "metadata": {"a": "x" * 70_000}}), 413)
-    data_of(client.post(EVENTS, json=LOGIN), 201)
+def test_too_large_a_body_gets_413(shared_client: FlaskClient) -> None:
+    error_of(shared_client.post(EVENTS, json={**LOGIN, "metadata": {"a": "x" * 70_000}}), 413)
+    data_of(shared_client.post(EVENTS, json=LOGIN), 201)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
-def test_what_is_not_declared_json_gets_415(client: FlaskClient, kind: str) -> None:
+def test_what_is_not_declared_json_gets_415(shared_client: FlaskClient, kind: str) -> None:
     """A page of another site can send these without asking first."""
     for path in (EVENTS, "/api/kafka/status"):
-        error_of(client.post(path, data=json.dumps(LOGIN), content_type=kind), 415)
+        error_of(shared_client.post(path, data=json.dumps(LOGIN), content_type=kind), 415)
 
 
 def test_an_id_that_is_processed_is_a_duplicate_and_other_content_a_conflict(
@@ -152,10 +152,10 @@ def test_fifty_clients_with_one_id_make_one_effect(client: FlaskClient) -> None:
     assert data_of(client.get("/api/users/u"))["xp"] == 100
 
 
-def test_unknown_paths_and_methods_get_the_one_shape(client: FlaskClient) -> None:
-    error_of(client.get("/nope"), 404)
-    error_of(client.get("/static/nope.css"), 404)
-    answer = client.delete(EVENTS)
+def test_unknown_paths_and_methods_get_the_one_shape(shared_client: FlaskClient) -> None:
+    error_of(shared_client.get("/nope"), 404)
+    error_of(shared_client.get("/static/nope.css"), 404)
+    answer = shared_client.delete(EVENTS)
     error_of(answer, 405)
     assert "POST" in answer.headers["Allow"]
 
@@ -206,8 +206,8 @@ def test_events_are_listed_newest_first_by_filter_and_page(client: FlaskClient) 
         "notOutcome=lost",
     ],
 )
-def test_a_wrong_parameter_gets_400_by_name(client: FlaskClient, query: str) -> None:
-    errors = error_of(client.get(f"/api/events?{query}"), 400)["errors"]
+def test_a_wrong_parameter_gets_400_by_name(shared_client: FlaskClient, query: str) -> None:
+    errors = error_of(shared_client.get(f"/api/events?{query}"), 400)["errors"]
     assert list(errors) == [query.split("=")[0]]
 
 
@@ -296,8 +296,8 @@ def test_analytics_tell_of_users_applications_and_learning(client: FlaskClient) 
     assert found["learning"] == [{"resourceType": "course", "started": 1, "completed": 1}]
 
 
-def test_too_many_windows_are_refused(client: FlaskClient) -> None:
-    error_of(client.get("/api/analytics?from=2000-01-01T00:00:00Z"), 400)
+def test_too_many_windows_are_refused(shared_client: FlaskClient) -> None:
+    error_of(shared_client.get("/api/analytics?from=2000-01-01T00:00:00Z"), 400)
 
 
 def test_the_consumer_is_started_and_stopped_by_the_api(client: FlaskClient) -> None:
@@ -335,18 +335,19 @@ def test_health_readiness_and_metrics(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "file://"])
-def test_pages_of_other_origins_may_not_post(client: FlaskClient, origin: str) -> None:
+def test_pages_of_other_origins_may_not_post(shared_client: FlaskClient, origin: str) -> None:
     for path in (EVENTS, "/api/kafka/status"):
-        error_of(client.post(path, json=LOGIN, headers={"Origin": origin}), 403)
+        error_of(shared_client.post(path, json=LOGIN, headers={"Origin": origin}), 403)
     upgrade = {"Origin": origin, "Connection": "Upgrade", "Upgrade": "websocket"}
-    error_of(client.get("/ws/events", headers=upgrade), 403)
+    error_of(shared_client.get("/ws/events", headers=upgrade), 403)
     assert (
-        "Access-Control-Allow-Origin" not in client.get(EVENTS, headers={"Origin": origin}).headers
+        "Access-Control-Allow-Origin"
+        not in shared_client.get(EVENTS, headers={"Origin": origin}).headers
     )
 
 
-def test_our_own_page_may_post(client: FlaskClient) -> None:
-    data_of(client.post(EVENTS, json=LOGIN, headers={"Origin": "http://localhost"}), 201)
+def test_our_own_page_may_post(shared_client: FlaskClient) -> None:
+    data_of(shared_client.post(EVENTS, json=LOGIN, headers={"Origin": "http://localhost"}), 201)
 
 
 def test_the_front_end_that_is_let_in_may_ask_and_post(settings: dict[str, str]) -> None:
@@ -366,21 +367,21 @@ def test_the_front_end_that_is_let_in_may_ask_and_post(settings: dict[str, str])
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil"])
-def test_other_hosts_are_refused(client: FlaskClient, host: str) -> None:
+def test_other_hosts_are_refused(shared_client: FlaskClient, host: str) -> None:
     """Else a page of a name that resolves to loopback could read everything (DNS rebinding)."""
-    error_of(client.get("/api/events", headers={"Host": host}), 400)
+    error_of(shared_client.get("/api/events", headers={"Host": host}), 400)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/events", "/nope", "/healthz", "/static/app.css"])
-def test_every_answer_has_the_safe_headers(client: FlaskClient, path: str) -> None:
-    headers = client.get(path).headers
+def test_every_answer_has_the_safe_headers(shared_client: FlaskClient, path: str) -> None:
+    headers = shared_client.get(path).headers
     assert "default-src 'self'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_websocket_route_says_what_it_is_to_others(client: FlaskClient) -> None:
-    error_of(client.get("/ws/events"), 400)
+def test_the_websocket_route_says_what_it_is_to_others(shared_client: FlaskClient) -> None:
+    error_of(shared_client.get("/ws/events"), 400)
 
 
 def test_what_neither_log_nor_outbox_takes_gets_503_with_retry_after(

@@ -26,7 +26,7 @@ TAKEN = ["ada", "é", "名前", "😀", "a b", "שלום", "e\u0301", "a/b", "..
 
 @pytest.mark.parametrize("character", REFUSED, ids=ascii)
 def test_a_user_id_with_what_cannot_be_seen_is_refused_by_name(
-    client: FlaskClient, character: str
+    shared_client: FlaskClient, character: str
 ) -> None:
     name = f"U+{ord(character):04X}"
     with pytest.raises(InvalidEvent) as refused:
@@ -36,13 +36,17 @@ def test_a_user_id_with_what_cannot_be_seen_is_refused_by_name(
     is_no_json = unicodedata.category(character) == "Cs" or character == "\x00"
     for user in (f"a{character}b", character + "a", "a" + character):
         body = json.dumps({**LOGIN, "userId": user})
-        answer = error_of(client.post(EVENTS, data=body, content_type="application/json"), 400)
+        answer = error_of(
+            shared_client.post(EVENTS, data=body, content_type="application/json"), 400
+        )
         assert is_no_json or answer["errors"]["userId"] == [says]
 
 
 @pytest.mark.parametrize("user", TAKEN, ids=ascii)
-def test_a_user_id_that_can_be_seen_is_taken(client: FlaskClient, user: str) -> None:
-    assert data_of(client.post(EVENTS, json={**LOGIN, "userId": user}), 201)["userId"] == user
+def test_a_user_id_that_can_be_seen_is_taken(shared_client: FlaskClient, user: str) -> None:
+    assert (
+        data_of(shared_client.post(EVENTS, json={**LOGIN, "userId": user}), 201)["userId"] == user
+    )
 
 
 @pytest.mark.parametrize("category", ["Cf", "Cn"])
