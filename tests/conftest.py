@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -30,8 +31,10 @@ _MORE_WORKERS = 1  # than cores: tests wait as much as they compute
 
 # --- the quick ones ---
 
-# What is started for a test that has one of these takes seconds.
+# Whoever asks for one of these has a process started.
 _SLOW_FIXTURES = {
+    "alone",
+    "alone_on_each_log",
     "browser",
     "default_broker",
     "kafka_broker",
@@ -39,18 +42,39 @@ _SLOW_FIXTURES = {
     "playwright",
     "postgres_server",
     "service",
+    "serving",
     "stopped_service",
 }
+_PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no process, unless it is marked `slow`."""
+    """Mark as `quick` what starts no process and is not marked `slow`."""
     for item in items:
         asked: list[str] = getattr(item, "fixturenames", [])
         is_slow = item.get_closest_marker("slow") or item.get_closest_marker("alone")
         marked = any(item.get_closest_marker(name) for name in _MUST_RUN)
         if not (is_slow or marked or _SLOW_FIXTURES.intersection(asked)):
             item.add_marker(pytest.mark.quick)
+
+
+_quick_test: list[str] = []  # the one that runs
+
+
+@contextmanager
+def _no_process_in(item: pytest.Item) -> Iterator[None]:
+    """A quick test that starts a process fails there."""
+    _quick_test.extend([item.name] if item.get_closest_marker("quick") else [])
+    yield
+    _quick_test.clear()
+
+
+def _see(event: str, _arguments: tuple[object, ...]) -> None:
+    if _quick_test and event in _PROCESS_STARTS:
+        pytest.fail("A test that starts a process needs the mark `slow`.")
+
+
+sys.addaudithook(_see)
 
 
 def pytest_collection_finish() -> None:
@@ -64,15 +88,20 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Workers for `-n auto`, which is in pyproject.toml: none if a test or a file is named."""
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return (os.cpu_count() or 1) + _MORE_WORKERS if is_whole else 0
+    """Workers for `-n auto`, which is in pyproject.toml: none if a test or a file is named. Quick
+    tests do not wait."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    more = 0 if config.option.markexpr == "quick" else _MORE_WORKERS
+    return (os.cpu_count() or 1) + more
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a test that is marked `alone` while no other worker runs any."""
-    with _locked(item) if hasattr(item.config, "workerinput") else nullcontext():
+    """Run a test that is marked `alone` while no other worker runs any, a quick one without
+    processes."""
+    is_one_of_several = hasattr(item.config, "workerinput")
+    with _locked(item) if is_one_of_several else nullcontext(), _no_process_in(item):
         return (yield)
 
 

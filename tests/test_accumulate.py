@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
@@ -47,6 +48,7 @@ class Told:
         raise AssertionError(error)
 
 
+@pytest.mark.slow
 @given(st.lists(_RECORDS, min_size=1, max_size=5), st.integers(0, 5))
 def test_the_library_reads_what_was_written_and_finds_room_for_as_much(
     records: list[NewRecord], several: int

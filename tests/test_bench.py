@@ -246,6 +246,7 @@ def test_each_event_of_a_realistic_batch_has_a_place_for_an_id_of_its_own() -> N
         assert all(isinstance(one, Request) and one.has_id for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("wrk"), reason="no wrk on this machine")
 def test_wrk_sends_every_request_with_new_ids(recorder: Recorder) -> None:
     run = http_load.post(recorder.url, workload.realistic(), connections=2, seconds=1)

@@ -106,6 +106,7 @@ def test_without_docker_the_containers_commands_say_what_to_install(
         assert len(result.output.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_without_docker_s_engine_a_traceback_of_compose_is_one_line_of_ours(
     cli: FlaskCliRunner,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,6 +136,7 @@ def test_every_command_has_help(cli: FlaskCliRunner) -> None:
         assert all(len(line.split(maxsplit=1)) == 2 for line in commands), listed
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_ends_the_command_line_with_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flask", "events", "types"],

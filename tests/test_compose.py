@@ -22,6 +22,7 @@ def listeners(name: str) -> dict[str, str]:
     return dict(pairs)
 
 
+@pytest.mark.slow
 def test_the_file_fits_the_compose_schema() -> None:
     compose = next(
         (

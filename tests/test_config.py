@@ -188,6 +188,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_line() -> None:
         folder.rmdir()
 
 
+@pytest.mark.slow
 def test_a_certificate_of_ours_that_openssl_reads_is_taken(tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         pytest.skip("no openssl on this machine")

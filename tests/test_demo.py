@@ -66,6 +66,7 @@ def test_the_same_seed_brings_the_same_traffic_and_the_share_of_failures_holds()
     assert 300 < failing < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [["--rate", "0"], ["--failures", "2"], ["--count", "0"]])
 def test_wrong_options_are_refused_with_one_line(tmp_path: Path, wrong: list[str]) -> None:
     done = run(tmp_path, "--count", "1", *wrong)
@@ -99,6 +100,7 @@ def test_the_command_fills_an_empty_install(tmp_path: Path) -> None:
         service.kill()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_failures_need(tmp_path: Path) -> None:
     done = run(tmp_path, "--count", "1", "--failures", "0.1")
     assert done.returncode == 0

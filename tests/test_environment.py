@@ -109,6 +109,7 @@ PROCESSES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PROCESSES)
 def test_a_broken_environment_ends_the_start_with_one_line(tmp_path: Path, what: str) -> None:
     environment, names, says = BROKEN[what]
@@ -117,6 +118,7 @@ def test_a_broken_environment_ends_the_start_with_one_line(tmp_path: Path, what:
     assert says in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["port of the database", "file as a folder", "unknown"])
 def test_a_broken_environment_ends_a_command_with_one_line(tmp_path: Path, what: str) -> None:
     environment, names, says = BROKEN[what]
@@ -125,6 +127,7 @@ def test_a_broken_environment_ends_a_command_with_one_line(tmp_path: Path, what:
     assert says in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -145,6 +148,7 @@ def test_a_broken_settings_file_ends_the_start_with_one_line(
     assert line.startswith(f"error: {says}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -168,6 +172,7 @@ def test_a_broken_module_of_handlers_ends_the_start_with_one_line(
     assert says in line
 
 
+@pytest.mark.slow
 def test_a_service_starts_beside_what_orchestrators_and_servers_read(tmp_path: Path) -> None:
     """Kubernetes' names for services named jobquest and kafka, and gunicorn's own variables."""
     injected = {
@@ -191,6 +196,7 @@ def test_a_service_starts_beside_what_orchestrators_and_servers_read(tmp_path: P
         service.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0:0:0:0:0:0:1", "localhost", "127.0.0.2"])
 def test_the_printed_address_answers_on_each_loopback_address(tmp_path: Path, host: str) -> None:
     """As a page there would: with its own Host and Origin."""
@@ -207,6 +213,7 @@ def test_the_printed_address_answers_on_each_loopback_address(tmp_path: Path, ho
         service.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "place"),
     [

@@ -118,6 +118,7 @@ def test_no_number_in_a_path_makes_any_route_fail(stocked: FlaskClient) -> None:
             ask(stocked, path.format(number))
 
 
+@pytest.mark.slow
 def test_a_place_beyond_the_last_change_costs_nothing(tmp_path: Path) -> None:
     """It took one variable of SQL and some memory for each 100,000 numbers in between."""
     service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -80,40 +81,61 @@ _METADATA = st.one_of(
     st.recursive(_ODD, lambda below: st.dictionaries(st.text(max_size=3), below), max_leaves=5),
     st.sampled_from([{"a": "x" * 8192}, {"a": 10**20}, {"a": 1.5}, {"é": "é"}]),
 )
+_MEMBERS = {
+    "id": _IDS,
+    "timestamp": st.sampled_from(_TIMES),
+    "userId": _USERS,
+    "metadata": _METADATA,
+    "version": st.sampled_from([1, "2", None]),
+    "extra": _ODD,
+    "data": _ODD,
+    "eventType": _ODD,
+    "type": _ODD,
+}
+# Strategies are made once: to make one takes longer than to draw from it.
+_KINDS = st.sampled_from(TYPES)
+_CHANGED = st.sets(st.sampled_from(list(_MEMBERS)), max_size=2)
+_SPACES = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")])
+_EITHER = st.booleans()
+_PLACES = st.integers(0, 2**20)
+_BYTES, _CUTS = st.binary(max_size=2), st.integers(0, 2)
+
+
+@cache
+def _some_of(names: tuple[str, ...], most: int) -> st.SearchStrategy[set[str]]:
+    return st.sets(st.sampled_from(names), max_size=most)
+
+
+@cache
+def _orders(count: int) -> st.SearchStrategy[list[int]]:
+    return st.permutations(range(count))
 
 
 @st.composite
 def _bodies(draw: Callable[..., Any], make: Callable[..., dict[str, Any]]) -> bytes:
     """A good event, a few of its members changed, spelled in some way, a few bytes changed."""
-    kind = draw(st.sampled_from(TYPES))
+    kind = draw(_KINDS)
     data = dict(SAMPLES[kind])
-    for name in draw(st.sets(st.sampled_from([*data, "more"]), max_size=2)) if data else ():
+    for name in draw(_some_of((*data, "more"), 2)) if data else ():
         data[name] = draw(_ODD)
-    for name in draw(st.sets(st.sampled_from([*data, "more"]), max_size=1)):
+    for name in draw(_some_of((*data, "more"), 1)):
         data.pop(name, None)
     document = make(kind, data=data)
-    members = {
-        "id": _IDS,
-        "timestamp": st.sampled_from(_TIMES),
-        "userId": _USERS,
-        "metadata": _METADATA,
-    }
-    members |= {"version": st.sampled_from([1, "2", None])}
-    members |= {"extra": _ODD, "data": _ODD, "eventType": _ODD, "type": _ODD}
-    for name in draw(st.sets(st.sampled_from(list(members)), max_size=2)):
-        document[name] = draw(members[name])
-    for name in draw(st.sets(st.sampled_from(list(document)), max_size=1)):
+    for name in draw(_CHANGED):
+        document[name] = draw(_MEMBERS[name])
+    for name in draw(_some_of(tuple(document), 1)):
         del document[name]
-    document = dict(draw(st.permutations(list(document.items()))))
-    spaces = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:")]))
-    text = json.dumps(document, ensure_ascii=draw(st.booleans()), separators=spaces)
+    members = list(document.items())
+    document = dict(members[n] for n in draw(_orders(len(members))))
+    spaces = draw(_SPACES)
+    text = json.dumps(document, ensure_ascii=draw(_EITHER), separators=spaces)
     body = text.encode("utf-8", "surrogatepass")
-    if draw(st.booleans()):
-        body = _twice(body, draw(st.sampled_from(sorted({*document, *data}))))
-    if draw(st.booleans()):
-        at = draw(st.integers(0, len(body)))
-        cut = draw(st.integers(0, 2))
-        body = body[:at] + draw(st.binary(max_size=2)) + body[at + cut :]
+    if draw(_EITHER):
+        names = sorted({*document, *data})
+        body = _twice(body, names[draw(_PLACES) % len(names)])
+    if draw(_EITHER):
+        at = draw(_PLACES) % (len(body) + 1)
+        body = body[:at] + draw(_BYTES) + body[at + draw(_CUTS) :]
     return body
 
 

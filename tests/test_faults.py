@@ -84,6 +84,7 @@ def test_a_consumer_that_slept_through_its_session_counts_nothing_twice(
         other.kill()
 
 
+@pytest.mark.slow
 def test_a_client_that_vanishes_in_the_middle_leaves_no_event(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
     try:
@@ -123,6 +124,7 @@ def test_files_that_run_out_cost_no_answered_event(tmp_path: Path) -> None:
         service.kill()
 
 
+@pytest.mark.slow
 def test_it_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> None:
     """A thousand idle connections and 256 viewers are more than the usual 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -139,6 +141,7 @@ def test_it_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> Non
         service.kill()
 
 
+@pytest.mark.slow
 def test_under_the_reloader_one_process_consumes(tmp_path: Path) -> None:
     """`flask --debug run` imports the application twice; only the one that serves has a thread."""
     port = free_port()
@@ -164,6 +167,7 @@ def test_under_the_reloader_one_process_consumes(tmp_path: Path) -> None:
         process.wait(10)
 
 
+@pytest.mark.slow
 def test_what_an_event_says_can_not_pass_for_a_line_of_the_log(tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(
         "def shout(event):\n"

@@ -36,6 +36,7 @@ def cuts(data: bytes) -> list[int]:
     return [*ends] if len(data) < 1_000 else [*ends[:300], *ends[-300:]]
 
 
+@pytest.mark.slow
 def test_a_request_counts_as_whole_when_the_parser_has_all_of_it_and_never_before() -> None:
     seen = {"whole": 0, "part": 0, "refused": 0}
     for request in requests(200, seed=1):

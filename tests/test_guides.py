@@ -96,6 +96,7 @@ def prove(project: Path, touched: set[str], *tests: str) -> None:
     assert re.search(r"^\d+ passed", told, re.M), told
 
 
+@pytest.mark.slow
 def test_the_guide_to_handlers(project: Path, tmp_path: Path) -> None:
     touched = follow("handlers.md", project)
     assert touched == {"chat.py", "audit.py", "tests/test_chat.py"}
@@ -119,6 +120,7 @@ def test_the_guide_to_handlers(project: Path, tmp_path: Path) -> None:
         service.kill()
 
 
+@pytest.mark.slow
 def test_the_guide_to_pages(project: Path) -> None:
     touched = follow("pages.md", project)
     assert touched == {
@@ -132,6 +134,7 @@ def test_the_guide_to_pages(project: Path) -> None:
     prove(project, touched, "tests/test_leaders.py", routes)
 
 
+@pytest.mark.slow
 def test_the_guide_to_event_types_settings_and_guards(project: Path) -> None:
     touched = follow("extending.md", project)
     assert {path for path in touched if path.startswith("jobquest/")} == {
@@ -152,6 +155,7 @@ def test_the_guide_to_event_types_settings_and_guards(project: Path) -> None:
 ENTRY = {"entryId": "e0", "title": "Before", "tags": [], "wordCount": 10}
 
 
+@pytest.mark.slow
 def test_the_guide_to_projections(project: Path, settings: dict[str, str]) -> None:
     runtime = create_app(settings).extensions["jobquest"]
     runtime.producer.publish("notebook.entry.created", "ada", ENTRY)

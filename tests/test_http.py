@@ -36,9 +36,10 @@ def consume(client: FlaskClient) -> None:
 
 def data_of(response: TestResponse, code: int = 200) -> Any:
     assert response.status_code == code, response.text
-    assert response.json is not None
-    assert response.json["status"] == "success"
-    return response.json["data"]
+    body = response.json  # it is read again by each use of the name
+    assert body is not None
+    assert body["status"] == "success"
+    return body["data"]
 
 
 def error_of(response: TestResponse, code: int) -> dict[str, Any]:

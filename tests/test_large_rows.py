@@ -84,6 +84,7 @@ def test_events_of_a_megabyte_that_wait_are_listed_and_tried_again_within_bounds
     assert all(item["truncated"] for item in found)
 
 
+@pytest.mark.slow
 def test_dead_letters_of_a_megabyte_are_listed_and_relayed_within_bounds(runtime: Runtime) -> None:
     for n in range(COUNT):
         append(runtime.log, TOPIC, [b"%d no event " % n + b"x" * MEGABYTE], b"k" * 300_000)

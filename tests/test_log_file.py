@@ -72,6 +72,7 @@ def integrity(path: Path) -> str:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "taken", "file"),
     [({}, 201, "log.db"), ({"KAFKA_BROKER": "127.0.0.1:1"}, 202, "outbox-0.db")],

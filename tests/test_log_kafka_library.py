@@ -15,7 +15,7 @@ import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def test_what_is_required_was_tried() -> None:
     assert UNTRIED not in TRIED
 
 
+@pytest.mark.slow
 def test_the_log_decides_by_the_version_that_is_installed() -> None:
     """On another one it does not import a module that may have moved."""
     script = """
@@ -133,9 +134,12 @@ KAFKA_DOCUMENTS = {"kafka", "kafka.admin", "kafka.errors"}
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_serialize", "_deserialize", "_exit"}
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted([*(ROOT / "jobquest").rglob("*.py"), ROOT / "app.py"]):
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    return [
+        (str(path.relative_to(ROOT)), ast.parse(path.read_text()))
+        for path in sorted([*(ROOT / "jobquest").rglob("*.py"), ROOT / "app.py"])
+    ]
 
 
 def is_private(name: str) -> bool:
@@ -222,6 +226,7 @@ def names_of_self(node: ast.AST) -> set[str]:
     return found
 
 
+@cache
 def names_of_class(found: Any) -> set[str]:
     try:
         source = inspect.getsource(found)

@@ -136,6 +136,7 @@ def test_a_reader_that_has_stopped_costs_no_caller_and_no_memory() -> None:
         listener.handlers[0].stream.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_lines_of_a_service_that_is_told_to_end_are_all_there(tmp_path: Path) -> None:
     service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
     event = {"eventType": "user.login", "data": {}}

@@ -179,6 +179,7 @@ def test_who_follows_next_gets_every_item_once(
         assert all(len(portion) <= 83 for portion in small)
 
 
+@pytest.mark.slow
 def test_every_list_of_the_api_says_where_it_goes_on(stocked: FlaskClient) -> None:
     """A list without an end is found here: its answer has neither `next` nor a reason."""
     walks = {address.split("?")[0] for address, *_ in LISTS}
@@ -204,6 +205,7 @@ def test_every_list_of_the_api_says_where_it_goes_on(stocked: FlaskClient) -> No
         assert len(stocked.get(address).data) < MAX_BYTES
 
 
+@pytest.mark.slow
 def test_pages_of_lists_are_bounded_too(stocked: FlaskClient) -> None:
     for page in (
         "/",
@@ -217,6 +219,7 @@ def test_pages_of_lists_are_bounded_too(stocked: FlaskClient) -> None:
         assert len(stocked.get(page).data) < 2 * MAX_BYTES, page
 
 
+@pytest.mark.slow
 def test_a_place_that_no_answer_gave_is_refused(stocked: FlaskClient) -> None:
     user = data_of(stocked.get("/api/users?limit=1"))["next"]
     for after in ("x", "bnVsbA", "WzFd", "WyJhIiwxXQ", user, "%ff", "W3RydWUsImEiXQ", "é"):

@@ -67,6 +67,7 @@ def runtime(shared: dict[str, str]) -> Iterator[Runtime]:
     made.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [-30, 30])
 def test_a_process_whose_clock_is_wrong_is_not_silent_and_calls_nobody_silent(
     runtime: Runtime, shared: dict[str, str], skew: int
@@ -92,6 +93,7 @@ def test_a_process_that_says_nothing_is_silent_after_seconds_whatever_its_clock(
         wait_for(lambda: runtime.report.status()["state"] == "stalled", 10)
 
 
+@pytest.mark.slow
 def test_what_a_process_with_a_clock_that_is_ahead_has_left_is_relayed_by_another(
     settings: dict[str, str], database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

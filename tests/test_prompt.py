@@ -429,6 +429,7 @@ def test_requests_of_one_turn_share_an_append_and_a_lookup(app: Flask) -> None:
     assert list(calls) == ["lookup", "append"]
 
 
+@pytest.mark.slow
 def test_threads_and_the_loop_serve_one_connection_in_its_order(tmp_path: Path) -> None:
     service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
     talk = Talk(service)
@@ -442,6 +443,7 @@ def test_threads_and_the_loop_serve_one_connection_in_its_order(tmp_path: Path) 
     service.kill()
 
 
+@pytest.mark.slow
 def test_each_publish_has_its_line_also_at_the_end(tmp_path: Path) -> None:
     service = Service(tmp_path, JOBQUEST_CONSUMER_AUTOSTART="false").start()
     talk = Talk(service)

@@ -463,6 +463,7 @@ Runtime(load(settings)).rebuild.run(lambda done, total: done < int(sys.argv[1]) 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("records", "swaps"), [(1, 0), (40, 0), (10_000, 1), (10_000, 5)])
 def test_a_rebuild_that_is_killed_leaves_the_old_tables(
     runtime: Runtime,

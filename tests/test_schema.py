@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import psycopg
@@ -160,16 +161,23 @@ def test_postgresql_is_upgraded_by_a_command_alone_unless_a_setting_says_so(
 def test_processes_that_start_at_once_upgrade_once(old_url: str) -> None:
     program = (
         "import sys; from jobquest.read.database import Database\n"
+        "print(flush=True); sys.stdin.read(1)\n"
         "with Database(sys.argv[1], upgrades=True).reading(): pass"
     )
+    command = [sys.executable, "-c", program, old_url]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, old_url], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(6)
+        subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
+        for _ in range(3)
     ]
-    assert [one.communicate(timeout=60)[1] for one in started] == [""] * 6
-    assert [one.returncode for one in started] == [0] * 6
+    for one in started:  # to import everything takes longer than to upgrade
+        assert one.stdout
+        one.stdout.readline()
+    for one in started:
+        assert one.stdin
+        one.stdin.close()
+        one.stdin = None  # for `communicate`
+    assert [one.communicate(timeout=60)[1] for one in started] == [""] * 3
+    assert [one.returncode for one in started] == [0] * 3
     engine = create_engine(old_url)
     with engine.connect() as connection:
         assert schema.revision(connection) == schema.REVISION
@@ -368,6 +376,7 @@ def _rowid(metadata: MetaData) -> None:
     _table(metadata).dialect_options["sqlite"]["with_rowid"] = True
 
 
+@pytest.mark.slow
 def test_a_changed_table_without_a_migration_is_noticed(new_url: Callable[[], str]) -> None:
     migrated, url = upgraded_layout(new_url()), new_url()
     changes = [_new_table, _new_column, _type, _null, _key, _index, _condition, _unique]

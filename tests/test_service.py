@@ -180,6 +180,7 @@ def test_viewers_replay_what_they_missed_and_are_told_of_gaps(service: Service) 
     viewer.close()
 
 
+@pytest.mark.slow
 def test_a_second_server_on_a_taken_port_ends_with_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -191,6 +192,7 @@ def test_a_second_server_on_a_taken_port_ends_with_one_line(tmp_path: Path) -> N
     assert len(second.output) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [

@@ -248,6 +248,7 @@ def test_disconnected_while_kafka_is_away(settings: dict[str, str]) -> None:
     runtime_of(client).stop()
 
 
+@pytest.mark.slow
 def test_start_and_stop_from_fifty_threads_leave_one_consumer(client: FlaskClient) -> None:
     runtime = runtime_of(client)
     most, over = [0], threading.Event()

@@ -126,6 +126,7 @@ def test_a_locked_database_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     service.kill()
 
 
+@pytest.mark.slow
 def test_a_connection_that_says_nothing_does_not_keep_it_from_ending(
     tmp_path: Path,
 ) -> None:
@@ -192,6 +193,7 @@ def test_start_and_stop_hammered_never_make_a_second_consumer(
     runtime.stop()
 
 
+@pytest.mark.slow
 def test_the_second_process_on_a_folder_takes_over_when_the_first_dies(tmp_path: Path) -> None:
     first, second = Service(tmp_path).start(), None
     try:

@@ -218,6 +218,7 @@ def test_who_is_a_proxy_is_not_the_servers_to_say(alone: Service, talk: Talk) ->
     assert code == 201  # and not a contradiction
 
 
+@pytest.mark.slow
 def test_the_environment_does_not_move_paths(started: Starter) -> None:
     service = started(SCRIPT_NAME="/api", FORWARDED_ALLOW_IPS="*")
     assert service.post("user.login", {}).code == 201
@@ -289,6 +290,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_on_a_version_that_was_not_tried_gunicorns_own_worker_serves(
     started: Starter, tmp_path: Path
 ) -> None:
