@@ -227,7 +227,7 @@ def test_dead_letters_are_redriven_at_a_bounded_rate(
 
 
 @pytest.fixture
-def client(settings: dict[str, str]) -> Iterator[FlaskClient]:
+def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
     app = create_app(settings)
     yield app.test_client()
     runtime: Runtime = app.extensions["jobquest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -38,6 +39,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"a small disk can't be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _made_elsewhere(tmp_path: Path, new_read_side: Path) -> None:
+    shutil.copy(new_read_side, tmp_path / "elsewhere.db")
 
 
 def app_on(folder: Path, tmp_path: Path, **more: str) -> Any:

@@ -40,7 +40,7 @@ JSON = "application/json"
 
 
 @pytest.fixture
-def app(settings: dict[str, str]) -> Iterator[Flask]:
+def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
     """The application, whose log and database are ready."""
     made = create_app(settings)
     runtime = made.extensions["jobquest"]

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -237,10 +237,13 @@ class ReadSideMachine(RuleBasedStateMachine):
     The model is the log itself, read again and counted with a dict: see `_check`.
     """
 
+    new_read_side: ClassVar[Path]  # to be copied
+
     def __init__(self) -> None:
         super().__init__()
         logging.disable(logging.CRITICAL)
         self.folder = Path(tempfile.mkdtemp(prefix="read-"))
+        shutil.copy(self.new_read_side, self.folder / self.new_read_side.name)
         self.failing: set[str] = set()
         self.calls: list[tuple[str, bool]] = []  # id, and whether it went well
         self.waited: dict[tuple[str, int], set[str]] = {}  # position → what waited as it was read
@@ -562,8 +565,9 @@ def _said(event: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def sent_at_once(monkeypatch: pytest.MonkeyPatch, new_read_side: Path) -> None:
     """What a process that crashed has left for the log is relayed without waiting for it."""
+    ReadSideMachine.new_read_side = new_read_side
     monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)
 
 

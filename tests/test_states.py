@@ -58,7 +58,7 @@ def publish(client: FlaskClient, user: str = "ada", kind: str = "user.login") ->
 
 
 @pytest.fixture
-def client(settings: dict[str, str]) -> Iterator[FlaskClient]:
+def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
     app = create_app(settings)
     yield app.test_client()
     app.extensions["jobquest"].stop()
