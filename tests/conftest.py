@@ -77,11 +77,17 @@ def _see(event: str, _arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_see)
 
 
-def pytest_collection_finish() -> None:
-    """Take what is imported and collected out of the collector's sight: a look at all of it takes
-    longer than most tests."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests, and then garbage once. What was imported and collected stays out of the
+    collector's sight: a look at all of it takes longer than most tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 # --- several tests at once: pytest-xdist's workers ---
