@@ -154,7 +154,8 @@ def refusing(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Flask]:
     """An application that refuses everything."""
-    app = create_app({"JOBQUEST_DATA_DIR": str(tmp_path_factory.mktemp("refusing"))})
+    folder = tmp_path_factory.mktemp("refusing")
+    app = create_app({"JOBQUEST_DATA_DIR": str(folder), "JOBQUEST_CONSUMER_AUTOSTART": "false"})
     request.param(app)
     yield app
     app.extensions["jobquest"].stop()
