@@ -1,11 +1,14 @@
 """A real Apache Kafka for the tests: one KRaft node on free ports of loopback, ended by process id.
 
-Its jars come through Maven into a cache once. `python -m tests.kafka_broker` runs one by hand.
+Its jars come through Maven into a cache once. A first broker leaves its loaded classes there for
+all others, which start at half the cost. `python -m tests.kafka_broker` runs one by hand.
 """
 
 from __future__ import annotations
 
 import atexit
+import base64
+import fcntl
 import os
 import shutil
 import signal
@@ -13,12 +16,18 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VERSION = "4.3.1"
 START_SECONDS = 90.0  # 4 s as a rule; a log that was killed is checked first
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _JARS = CACHE / f"kafka-{VERSION}-jars"
+# What a first broker leaves: its loaded classes, and the file that `format` makes.
+_CLASSES, _CHECKPOINT = "classes.jsa", "bootstrap.checkpoint"
+_CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 <modelVersion>4.0.0</modelVersion>
@@ -42,29 +51,49 @@ def why_not() -> str | None:
 
 
 def _jars() -> Path:
-    """The folder of the broker's jars; fetched at first use, and only then put in its place."""
-    if not _JARS.exists():
-        _JARS.parent.mkdir(parents=True, exist_ok=True)
-        fetched = Path(tempfile.mkdtemp(dir=_JARS.parent))
-        (fetched / "pom.xml").write_text(_POM)
-        subprocess.run(
-            [
-                "mvn",
-                "-q",
-                "-B",
-                "dependency:copy-dependencies",
-                f"-DoutputDirectory={fetched}/jars",
-            ],
-            cwd=fetched,
-            check=True,
-            timeout=600,
-        )
-        try:
-            (fetched / "jars").rename(_JARS)
-        except OSError:  # another run was faster
-            assert _JARS.exists()
-        shutil.rmtree(fetched)
+    """The folder of the broker's jars; fetched at first use."""
+    with _made_once(_JARS) as folder:
+        if folder:
+            (folder / "pom.xml").write_text(_POM)
+            subprocess.run(
+                ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={folder}"],
+                cwd=folder,
+                check=True,
+                timeout=600,
+            )
     return _JARS
+
+
+def _first_start() -> Path:
+    """The folder of what a first broker leaves; made at first use, by each version of Java. A file
+    is missing in it if it could not be made."""
+    java = Path(shutil.which("java") or "").resolve()
+    made = CACHE / f"kafka-{VERSION}-first-start-{int(java.stat().st_mtime)}"
+    with _made_once(made) as folder:
+        if folder:
+            _FirstBroker(folder).start().leave()
+    return made
+
+
+@contextmanager
+def _made_once(folder: Path) -> Iterator[Path | None]:
+    """Where to make this folder, which comes to its place when it is complete; None: it exists.
+    Several workers may ask at once."""
+    if folder.exists():
+        yield None
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():  # another worker made it meanwhile
+            yield None
+            return
+        made = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            yield made
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -136,9 +165,9 @@ class KafkaBroker:
         config = self.folder / "server.properties"
         if not config.exists():
             config.write_text("".join(f"{k}={v}\n" for k, v in self._properties.items()))
-            self._run("kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c")
+            self._format()
         output = (self.folder / "output.log").open("ab")
-        command = [*self._java("kafka.Kafka"), str(config)]
+        command = [*_java("kafka.Kafka", *self._class_options()), str(config)]
         self._process = subprocess.Popen(
             command, stdout=output, stderr=output, cwd=self.folder, start_new_session=True
         )
@@ -192,16 +221,53 @@ class KafkaBroker:
         self.kill()
         raise AssertionError(f"Kafka did not start.\n{self.tail()}")
 
-    def _run(self, main: str, *arguments: str) -> None:
-        command = [*self._java(main), *arguments, str(self.folder / "server.properties")]
+    def _format(self) -> None:
+        """What `kafka-storage.sh format` does, without the second that it takes."""
+        checkpoint = _first_start() / _CHECKPOINT
+        data = Path(self._properties["log.dirs"])
+        data.mkdir()
+        shutil.copy(checkpoint, data)
+        number = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        (data / "meta.properties").write_text(
+            f"version=1\ncluster.id={_CLUSTER_ID}\n"
+            f"node.id={self._properties['node.id']}\ndirectory.id={number}\n"
+        )
+
+    def _class_options(self) -> list[str]:
+        return [f"-XX:SharedArchiveFile={_first_start() / _CLASSES}"]  # unused if it is missing
+
+
+class _FirstBroker(KafkaBroker):
+    """One that is formatted by Kafka's own tool and writes down which classes it has loaded."""
+
+    def __init__(self, leaves_in: Path) -> None:
+        super().__init__()
+        self._leaves_in = leaves_in
+
+    def leave(self) -> None:
+        """End it in order, so that it writes; drop its data."""
+        shutil.copy(Path(self._properties["log.dirs"]) / _CHECKPOINT, self._leaves_in)
+        self._signal(signal.SIGTERM)
+        assert self._process
+        self._process.wait(START_SECONDS)
+        self.remove()
+
+    def _format(self) -> None:
+        command = [*_java("kafka.tools.StorageTool"), "format", "-t", _CLUSTER_ID, "-c"]
+        command += [str(self.folder / "server.properties")]
         done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def _java(self, main: str) -> list[str]:
-        # Two cores, short runs: the first compiler is enough, and starts sooner.
-        options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-        options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return ["java", *options, "-cp", f"{_jars()}/*", main]
+    def _class_options(self) -> list[str]:
+        return [f"-XX:ArchiveClassesAtExit={self._leaves_in / _CLASSES}"]
+
+
+def _java(main: str, *more: str) -> list[str]:
+    # Two cores, short runs: the first compiler is enough, and starts sooner.
+    options = ["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *more]
+    options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+    jars = sorted(str(jar) for jar in _jars().glob("*.jar"))  # archived classes need one order
+    return ["java", *options, "-cp", ":".join(jars), main]
 
 
 class KafkaCluster:
