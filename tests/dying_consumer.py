@@ -1,15 +1,13 @@
 """A process that consumes and relays until nothing is left, and kills itself in the middle.
 
-`python -m tests.dying_consumer NUMBER` with a service's settings in the environment: it ends by
-SIGKILL, like the power, just before its NUMBER-th statement that writes or ends a transaction of
-the read side. Exit code 0: nothing was left before it came to that many.
+It ends by SIGKILL, like the power, just before its NUMBER-th statement that writes or ends a
+transaction of the read side. Exit code 0: nothing was left before it came to that many.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Any
 
 from sqlalchemy import event
@@ -60,13 +58,10 @@ def is_left(runtime: Runtime) -> bool:
     return bool(waiting or sum(topic["lag"] for topic in runtime.report.topics()))
 
 
-def main() -> None:
-    runtime = Runtime(load())
-    countdown = Countdown(int(sys.argv[1]))
+def consume_until(settings: dict[str, str], number: int) -> None:
+    """Consume with a service's settings until the statement with this number, or to the end."""
+    runtime = Runtime(load(settings))
+    countdown = Countdown(number)
     event.listen(runtime.database.engine, "before_cursor_execute", countdown.statement)
     event.listen(runtime.database.engine, "commit", countdown.count)
     consume_everything(runtime)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
+import multiprocessing
 import random
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,30 +14,29 @@ import pytest
 from jobquest.config import load
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
-from tests.dying_consumer import consume_everything
-from tests.service import ROOT
+from tests.dying_consumer import consume_everything, consume_until
 
 EVENTS = 30
 USERS = 3
 XP = 17
 KILLED = -9
 STRIDE = 4  # 1 for every single statement, which takes minutes
+# Processes of their own, forked from one without threads that has imported everything once.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.dying_consumer"])
 QUICK_RETRIES = {"JOBQUEST_RETRY_MAX_ATTEMPTS": "2", "JOBQUEST_RETRY_BASE_SECONDS": "0"}
 
 
 def run_dying(settings: dict[str, str], statement: int) -> int:
     """Consume until the statement with this number, or to the end; the exit code."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.dying_consumer", str(statement)],
-        cwd=ROOT,
-        env={**kept, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode in (0, KILLED), done.stderr[-3000:]
-    return done.returncode
+    dying = _FORKS.Process(target=consume_until, args=(settings, statement))
+    dying.start()
+    try:
+        dying.join(120)
+        assert dying.exitcode in (0, KILLED)
+        return dying.exitcode
+    finally:
+        dying.kill()
 
 
 def publish(runtime: Runtime) -> None:
