@@ -15,12 +15,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
+from jobquest.config import load
+from jobquest.read.database import Database
+
 ROOT = Path(__file__).parent.parent
+READ_SIDE = "read.db"
 START_SECONDS = 30.0
 HEAD_BYTES = 2_000  # of what it writes, in which its address stands
+LOOK_SECONDS = 0.02, 0.1  # between looks at a condition: at first, and when it takes long
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,27 @@ class Answer:
 
 
 class Service:
-    """`python app.py` (or another `program`) on a free port of loopback, its files in `folder`."""
+    """`python app.py` (or another `program`) on a free port of loopback, its files in `folder`.
+
+    At its first start it finds the tables of its SQLite file made, unless it is `fresh`: making
+    them costs a fifth of the start.
+    """
 
     launched: ClassVar[list[Service]] = []  # by any test, in this process
 
-    def __init__(self, folder: Path, program: Path = ROOT / "app.py", **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: Path = ROOT / "app.py",
+        *,
+        fresh: bool = False,
+        **settings: str,
+    ) -> None:
         self.folder = folder
         self._program = program
         self.settings = {"JOBQUEST_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": "0"}
         self.settings |= settings
+        self.fresh = fresh
         self.url = ""
         self.python_path = [str(ROOT)]
         self._written = _new_file()
@@ -57,6 +75,9 @@ class Service:
         """Start it and wait until it says where it listens."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("JOBQUEST_", "KAFKA_"))}
         self._written = _new_file()  # one that was killed may still write to the last one
+        if not self.fresh:
+            self._make_tables()
+        self.fresh = True  # a file that a test deletes is lost
         self._process = subprocess.Popen(
             [sys.executable, str(self._program)],
             cwd=self.folder,  # no .env of a developer's is found there
@@ -155,6 +176,11 @@ class Service:
         """The last lines it wrote."""
         return "".join(self.output[-40:])
 
+    def _make_tables(self) -> None:
+        file = self.folder / READ_SIDE
+        if "DATABASE_URL" not in self.settings and not file.exists():
+            file.write_bytes(new_read_side())
+
     def _is_caught_up(self) -> bool:
         status, topics = self.status(), self.get("/api/kafka/topics")
         return (
@@ -177,6 +203,16 @@ class Service:
         return self._process is None or self._process.poll() is not None
 
 
+@cache
+def new_read_side() -> bytes:
+    """A read side's file with its tables and nothing in them."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(load({"JOBQUEST_DATA_DIR": folder}).read_side_url)
+        database.upgrade()
+        database.close()
+        return (Path(folder) / READ_SIDE).read_bytes()
+
+
 def _new_file() -> IO[bytes]:
     return tempfile.TemporaryFile("ab+")  # not in the service's folder: that may be a full disk
 
@@ -184,12 +220,18 @@ def _new_file() -> IO[bytes]:
 def wait_for(
     condition: Callable[[], object], seconds: float, explain: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until `condition()` holds; fails after `seconds`, with what `explain()` says."""
-    deadline = time.monotonic() + seconds
+    """Wait until `condition()` holds; fails after `seconds`, with what `explain()` says.
+
+    A look costs CPU time, of the service too, which the condition may wait for: so the longer it
+    takes, the rarer are the looks.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"Not within {seconds:.0f} s.\n{explain()}")
-        time.sleep(0.02)  # between looks at a condition, never instead of one
+        first, last = LOOK_SECONDS
+        time.sleep(min(last, max(first, waited / 10)))  # between looks, never instead of one
 
 
 def _answer(code: int, body: bytes, headers: Any) -> Answer:

@@ -82,7 +82,7 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(
 ) -> None:
     gate = tmp_path / "open"
     (tmp_path / "gate.py").write_text(GATE.format(path=str(gate)))
-    service = Service(disk, JOBQUEST_HANDLERS="gate")
+    service = Service(disk, fresh=True, JOBQUEST_HANDLERS="gate")
     service.python_path.append(str(tmp_path))
     service.start()
     try:
