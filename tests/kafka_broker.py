@@ -193,6 +193,12 @@ class KafkaBroker:
         """Undo `freeze`."""
         self._signal(signal.SIGCONT)
 
+    def restore(self) -> None:
+        """Have it run, whatever a test has done to it."""
+        self.thaw()
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
     def remove(self) -> None:
         """End it and drop its data."""
         self.kill()
