@@ -17,6 +17,7 @@ from jobquest.log.sqlite import SqliteLog
 from tests.samples import SAMPLES, TYPES
 from tests.service import Service
 
+PAUSE_SECONDS = 0.01  # of each client between two posts: at full speed they take all the CPU
 HEAP_BYTES = 64 << 20
 
 
@@ -44,7 +45,7 @@ class Load:
             thread.join()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_SECONDS):
             number = next(self._numbers)
             id, user, xp = f"load-{number}", f"user_{number % 5}", number % 7 + 1
             self.asked[id] = (user, xp)

@@ -21,6 +21,7 @@ from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
 from jobquest.log.sqlite import SqliteLog
 from tests.kafka_broker import KafkaBroker, free_port, why_not
+from tests.load import PAUSE_SECONDS
 from tests.logs import OnKafka, everything
 from tests.proxy import Proxy
 from tests.service import Answer, Service, wait_for
@@ -382,7 +383,7 @@ class Publishers:
 
     def _run(self, user: str) -> None:
         for n in itertools.count():
-            if self._stop.is_set():
+            if self._stop.wait(PAUSE_SECONDS):
                 return
             answer, _ = login(self._service, n, user)
             if answer.code in (200, 201, 202):

@@ -49,7 +49,7 @@ def test_sigterm_ends_it_cleanly_with_50_viewers_and_load(service: Service) -> N
 def test_sigterm_at_any_moment_loses_nothing(service: Service) -> None:
     chance = random.Random(8)
     with Load(service) as load:
-        for _ in range(3 if "KAFKA_BROKER" in service.settings else 6):
+        for _ in range(2 if "KAFKA_BROKER" in service.settings else 4):
             goal = len(load.answered) + 30
             wait_for(lambda goal=goal: len(load.answered) > goal, 60, service.tail)  # type: ignore[misc]
             threading.Event().wait(chance.random() / 3)  # at any moment of whatever it does
