@@ -22,7 +22,7 @@ Make = Callable[..., Runtime]
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+def make(request: pytest.FixtureRequest, tmp_path: Path, made_read_side: None) -> Iterator[Make]:
     """Makes runtimes, one after the other, over one log and one folder."""
     settings = {
         "JOBQUEST_DATA_DIR": str(tmp_path),
