@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobquest import create_app
 from jobquest.config import load
 from jobquest.demo import MODULE, Traffic
 from jobquest.events import CATALOGUE, from_request
@@ -69,9 +70,12 @@ def test_the_same_seed_brings_the_same_traffic_and_the_share_of_failures_holds()
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", [["--rate", "0"], ["--failures", "2"], ["--count", "0"]])
 def test_wrong_options_are_refused_with_one_line(tmp_path: Path, wrong: list[str]) -> None:
-    done = run(tmp_path, "--count", "1", *wrong)
-    assert done.returncode != 0
-    assert done.stderr.strip().splitlines()[-1].startswith("Error: ")
+    app = create_app({"JOBQUEST_DATA_DIR": str(tmp_path)})
+    done = app.test_cli_runner().invoke(args=["events", "demo", "--count", "1", *wrong])
+    app.extensions["jobquest"].stop()
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code != 0
+    assert done.output.strip().splitlines()[-1].startswith("Error: ")
 
 
 def run(folder: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
