@@ -61,12 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _quick_test: list[str] = []  # the one that runs
 
 
-@contextmanager
-def _no_process_in(item: pytest.Item) -> Iterator[None]:
-    """A quick test that starts a process fails there."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A quick test that starts a process fails there. Fixtures of the session may end theirs after
+    it."""
     _quick_test.extend([item.name] if item.get_closest_marker("quick") else [])
-    yield
-    _quick_test.clear()
+    try:
+        return (yield)
+    finally:
+        _quick_test.clear()
 
 
 def _see(event: str, _arguments: tuple[object, ...]) -> None:
@@ -104,10 +107,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a test that is marked `alone` while no other worker runs any, a quick one without
-    processes."""
-    is_one_of_several = hasattr(item.config, "workerinput")
-    with _locked(item) if is_one_of_several else nullcontext(), _no_process_in(item):
+    """Run a test that is marked `alone` while no other worker runs any."""
+    with _locked(item) if hasattr(item.config, "workerinput") else nullcontext():
         return (yield)
 
 
