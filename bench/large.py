@@ -105,15 +105,17 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=EVENTS, help=f"stored ({EVENTS:,})")
     parser.add_argument("--folder", type=Path, help="keep the filled log and read side here")
     options = parser.parse_args()
-    if reason := kafka_broker.why_not() or chromium.why_not():
+    if reason := kafka_broker.why_not():
         sys.exit(f"error: {reason}")
     if not (headless := shutil.which(chromium.HEADLESS_SHELL)):
         sys.exit(f"error: no {chromium.HEADLESS_SHELL} on this machine")
+    if not (whole := chromium.whole_program()):
+        sys.exit("error: no whole Chromium on this machine")
     results = Results()
     with _folder(options.folder) as folder:
         stored = _fill(folder, options.events)
         _consume(folder, results)
-        _look(folder, {DASHBOARD: headless, WHOLE_BROWSER: chromium.program()}, results)
+        _look(folder, {DASHBOARD: headless, WHOLE_BROWSER: whole}, results)
     table = results.table(GOALS)
     print(f"\n{table}\n")
     if options.events == EVENTS:
@@ -162,7 +164,7 @@ def _consume(folder: Path, results: Results) -> None:
         results.note(CONSUME, OURS, **{RATE: figures["events"] / figures["seconds"]})
 
 
-def _look(folder: Path, browsers: dict[str, str | None], results: Results) -> None:
+def _look(folder: Path, browsers: dict[str, str], results: Results) -> None:
     first, last = _times(folder)
     times = {"time": _shown(first + (last - first) // 3), "later": _shown((first + last) // 2)}
     lists = {route: path.format(**times) for route, path in LISTS.items()}

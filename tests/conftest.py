@@ -43,6 +43,7 @@ _SLOW_FIXTURES = {
     "postgres_server",
     "service",
     "serving",
+    "shared_browser",
     "stopped_service",
 }
 _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
@@ -317,10 +318,17 @@ def playwright() -> Iterator[Playwright]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def shared_browser(playwright: Playwright) -> Iterator[chromium.SharedBrowser]:
+    """The browser that all tests share, one after the other."""
+    shared = chromium.SharedBrowser(playwright)
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    """A headless browser of this test's own. A page or context may hang when it is closed, a whole
-    browser is killed by Playwright after 30 s: so tests leave the closing to this."""
-    opened = chromium.launch(playwright)
-    yield opened
-    opened.close()
+def browser(shared_browser: chromium.SharedBrowser) -> Iterator[Browser]:
+    """A headless browser without any context. Tests leave it to this to close theirs: that may
+    hang."""
+    yield shared_browser.get()
+    shared_browser.close_contexts()

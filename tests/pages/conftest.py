@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests import failing_handler
+from tests.browser import SharedBrowser
 from tests.service import Service
 
 Visit = Callable[..., Page]
@@ -36,7 +37,7 @@ def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
 
 
 @pytest.fixture
-def visit(browser: Browser, service: Service) -> Iterator[Visit]:
+def visit(browser: Browser, service: Service, shared_browser: SharedBrowser) -> Iterator[Visit]:
     """Opens one of the service's pages: path, then the window's width (900 high) and a context's
     other options; where it may run scripts, they have come. Whatever the page's console complains
     of fails the test."""
@@ -58,5 +59,5 @@ def visit(browser: Browser, service: Service) -> Iterator[Visit]:
         return page
 
     yield open_it
-    browser.close()  # what the pages still have to say comes before that returns
+    shared_browser.close_contexts()  # what the pages still have to say comes before that returns
     assert complaints == []
