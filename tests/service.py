@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, Protocol
 
 from jobquest.config import load
 from jobquest.read.database import Database
@@ -27,6 +27,17 @@ READ_SIDE = "read.db"
 START_SECONDS = 30.0
 HEAD_BYTES = 2_000  # of what it writes, in which its address stands
 LOOK_SECONDS = 0.02, 0.1  # between looks at a condition: at first, and when it takes long
+
+
+class Process(Protocol):
+    """What a service needs to know of its process; `subprocess.Popen` knows more."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+    def send_signal(self, number: int) -> None: ...
+    def terminate(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class Service:
         self.url = ""
         self.python_path = [str(ROOT)]
         self._written = _new_file()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self) -> Service:
         """Start it and wait until it says where it listens, and answers there."""
@@ -78,14 +89,8 @@ class Service:
         if not self.fresh:
             self._make_tables()
         self.fresh = True  # a file that a test deletes is lost
-        self._process = subprocess.Popen(
-            [sys.executable, str(self._program)],
-            cwd=self.folder,  # no .env of a developer's is found there
-            env={**kept, **self.settings, "PYTHONPATH": os.pathsep.join(self.python_path)},
-            stdout=self._written,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        python_path = os.pathsep.join(self.python_path)
+        self._process = self._spawn({**kept, **self.settings, "PYTHONPATH": python_path})
         self.launched.append(self)
         wait_for(lambda: self._address() or self._ended(), START_SECONDS, self.tail)
         self.url = self._address()
@@ -180,6 +185,16 @@ class Service:
         file = self.folder / READ_SIDE
         if "DATABASE_URL" not in self.settings and not file.exists():
             file.write_bytes(new_read_side())
+
+    def _spawn(self, environment: dict[str, str]) -> Process:
+        return subprocess.Popen(
+            [sys.executable, str(self._program)],
+            cwd=self.folder,  # no .env of a developer's is found there
+            env=environment,
+            stdout=self._written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def _is_caught_up(self) -> bool:
         status, topics = self.status(), self.get("/api/kafka/topics")

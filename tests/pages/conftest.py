@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from tests import failing_handler
 from tests.browser import SharedBrowser
 from tests.service import Service
+from tests.template import ForkedService
 
 Visit = Callable[..., Page]
 
@@ -31,7 +32,7 @@ def handlers() -> str:
 @pytest.fixture
 def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
     """A running service of this test's own."""
-    made = Service(tmp_path, JOBQUEST_HANDLERS=handlers).start()
+    made = ForkedService(tmp_path, JOBQUEST_HANDLERS=handlers).start()
     yield made
     made.kill()
 

@@ -13,6 +13,7 @@ from jobquest.events import CATALOGUE
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow
 from tests.service import Service
+from tests.template import ForkedService
 
 pytestmark = pytest.mark.browser
 
@@ -87,7 +88,7 @@ def test_types_are_found_by_what_they_say(service: Service, visit: Visit) -> Non
 def test_types_are_shown_while_counts_cannot_be_read(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = Service(tmp_path, DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    service = ForkedService(tmp_path, DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/none")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)

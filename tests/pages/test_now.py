@@ -20,6 +20,7 @@ from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow, publish, switch_demo
 from tests.pages.test_every_page import PATHS, furnish, settle
 from tests.service import Service, wait_for
+from tests.template import ForkedService
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
@@ -115,7 +116,7 @@ def test_a_database_that_is_away_is_said_on_every_page(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
-    service = Service(tmp_path, DATABASE_URL=nowhere)
+    service = ForkedService(tmp_path, DATABASE_URL=nowhere)
     request.addfinalizer(service.kill)
     page = browser.new_page()
     service.start()

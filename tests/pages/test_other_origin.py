@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.service import Service, wait_for
+from tests.template import ForkedService
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -76,7 +77,7 @@ def service(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """It lists the front end at `front.localhost`, which is another site than its own address;
     written as people write it."""
     listed = f"HTTP://Front.localhost:{port}/"
-    made = Service(tmp_path_factory.mktemp("service"), JOBQUEST_CORS_ORIGINS=listed)
+    made = ForkedService(tmp_path_factory.mktemp("service"), JOBQUEST_CORS_ORIGINS=listed)
     yield made.start()
     made.kill()
 

@@ -20,6 +20,7 @@ from tests.pages.conftest import Visit
 from tests.pages.looks import HOSTILE, button, faults, overflow, publish
 from tests.samples import SAMPLES, TYPES
 from tests.service import Service, wait_for
+from tests.template import ForkedService
 
 pytestmark = pytest.mark.browser
 
@@ -318,7 +319,7 @@ def test_what_nobody_confirmed_is_published_again_and_counts_once(
 def test_an_event_that_waits_for_kafka_is_said_to(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = Service(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
+    service = ForkedService(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)

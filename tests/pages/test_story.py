@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.service import Service, wait_for
+from tests.service import wait_for
+from tests.template import ForkedService
 
 pytestmark = pytest.mark.browser
 
@@ -19,7 +20,7 @@ def page(request: pytest.FixtureRequest, tmp_path: Path, browser: Browser) -> It
     settings = {}
     if request.param == "kafka":
         settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
-    service = Service(tmp_path, **settings)
+    service = ForkedService(tmp_path, **settings)
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     try:
         service.settings["JOBQUEST_HANDLERS"] = "jobquest.demo"
