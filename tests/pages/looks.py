@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import product
+from typing import Any, Literal
 
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Page
 
 from jobquest.clock import now_ms
@@ -29,6 +31,12 @@ HOSTILE = [
     "😀" * 250,
     "Zażółć שלום العربية",
 ]
+
+
+ColorScheme = Literal["light", "dark"]
+SCHEMES: tuple[ColorScheme, ...] = ("light", "dark")
+# A chart draws itself again, for a window of another width, before the second frame.
+DRAWN = "new Promise((tell) => requestAnimationFrame(() => requestAnimationFrame(tell)))"
 
 
 def publish(service: Service, event_type: str = "streak.milestone", **more: Any) -> str:
@@ -88,9 +96,23 @@ def overflow(page: Page) -> int:
     return width
 
 
+def looks(
+    page: Page, widths: Iterable[int] = (390, 1440), schemes: Iterable[ColorScheme] = SCHEMES
+) -> Iterator[str]:
+    """Show the loaded page in windows of these widths, in light and dark; says which look it is.
+    That takes less time than to load it for each."""
+    for width, scheme in product(widths, schemes):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate(DRAWN)
+        yield f"{width} px, {scheme}"
+
+
 def faults(page: Page) -> list[str]:
     """What axe-core finds that is serious or worse: rule and element."""
-    found = Axe().run(page).response["violations"]
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     return [
         f"{rule['id']}: {node['html'][:200]}"
         for rule in found

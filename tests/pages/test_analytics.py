@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from jobquest.clock import now_ms
 from jobquest.events import format_time, parse_time
 from tests.pages.conftest import Visit
-from tests.pages.looks import button, faults, overflow, publish
+from tests.pages.looks import button, faults, looks, overflow, publish
 from tests.samples import SAMPLES
 from tests.service import Service
 
@@ -215,31 +215,35 @@ def labels_below(page: Page, number: int = 0) -> list[str]:
     return [" ".join(label.locator("tspan").all_text_contents()) for label in labels]
 
 
-@pytest.mark.parametrize(
-    ("query", "dated"),
-    [
-        ("window=minute&last=60", False),
-        ("window=minute&from=2026-03-05T23:30&to=2026-03-06T00:30", True),
-        ("window=minute&from=2026-03-05T10:00&to=2026-03-05T10:02", True),
-        ("window=minute&from=2026-03-01T10:00&to=2026-03-01T10:02", True),
-        ("window=hour&last=168", True),
-        ("window=hour&from=2026-03-05T00:00&to=2026-03-05T03:00", True),
-        ("window=day&from=2026-03-04T00:00&to=2026-03-06T00:00", True),
-        ("window=day&from=2025-12-20T00:00&to=2026-03-20T00:00", True),
-        ("window=day&from=2018-01-01T00:00&to=2026-03-20T00:00", True),
-    ],
-)
+PERIODS = {  # query → whether its labels need dates
+    "window=minute&last=60": False,
+    "window=minute&from=2026-03-05T23:30&to=2026-03-06T00:30": True,
+    "window=minute&from=2026-03-05T10:00&to=2026-03-05T10:02": True,
+    "window=minute&from=2026-03-01T10:00&to=2026-03-01T10:02": True,
+    "window=hour&last=168": True,
+    "window=hour&from=2026-03-05T00:00&to=2026-03-05T03:00": True,
+    "window=day&from=2026-03-04T00:00&to=2026-03-06T00:00": True,
+    "window=day&from=2025-12-20T00:00&to=2026-03-20T00:00": True,
+    "window=day&from=2018-01-01T00:00&to=2026-03-20T00:00": True,
+}
+
+
 def test_the_labels_of_times_say_the_date_where_it_is_needed_and_none_twice(
-    service: Service, visit: Visit, query: str, dated: bool
+    service: Service, visit: Visit
 ) -> None:
     times = ("03-01T10:01", "03-05T10:01", "03-05T23:45", "03-05T01:00")
     for time in times:
         publish(service, timestamp=f"2026-{time}:00.000Z")
     publish(service)
     service.wait_until_caught_up()
-    for width in (320, 768, 1440):
-        page = visit(f"/analytics?{query}", width)
-        found = labels_below(page)
-        assert found, width
-        assert len(set(found)) == len(found), (width, found)
-        assert bool(re.search(r"\d{4}(-|$)", found[0])) == dated, (width, found)
+    page = visit("/analytics")
+    widths = (320, 768, 1440)
+    for at_first, (query, dated) in enumerate(PERIODS.items()):
+        # A chart is drawn first in a window of another width each time.
+        page.set_viewport_size({"width": widths[at_first % 3], "height": 900})
+        page.goto(f"{service.url}/analytics?{query}")
+        for look in looks(page, [widths[(at_first + more) % 3] for more in range(3)], ["light"]):
+            found = labels_below(page)
+            assert found, (query, look)
+            assert len(set(found)) == len(found), (query, look, found)
+            assert bool(re.search(r"\d{4}(-|$)", found[0])) == dated, (query, look, found)
