@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ class Template:
     """The process itself, as the tests see it: it ends with them."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.template"],
             cwd=ROOT,
@@ -101,9 +103,10 @@ class Template:
     def _ask(self, question: Any) -> int:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        with self._lock:  # a test may start services from several threads
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
 
 
 @cache
