@@ -24,9 +24,10 @@ from tests import kafka_broker as kafka
 from tests import postgres
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
+from tests.template import ForkedService
 
 _MUST_RUN = ("kafka", "browser", "postgres", "nginx")
-_MORE_WORKERS = 1  # than cores: tests wait as much as they compute
+_MORE_WORKERS = 2  # than cores: tests wait as much as they compute
 
 
 # --- the quick ones ---
@@ -50,7 +51,9 @@ _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no process and is not marked `slow`."""
+    """Mark as `quick` what starts no process and is not marked `slow`. Tests that must be alone
+    come last: each waits for all that run, and lets no other begin."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
     for item in items:
         asked: list[str] = getattr(item, "fixturenames", [])
         is_slow = item.get_closest_marker("slow") or item.get_closest_marker("alone")
@@ -289,7 +292,7 @@ def stopped_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     settings = {}
     if request.param == "kafka":
         settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
-    made = Service(tmp_path, **settings)
+    made = ForkedService(tmp_path, **settings)
     yield made
     made.kill()
 
