@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -51,9 +49,7 @@ _PROCESS_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no process and is not marked `slow`. Tests that must be alone
-    come last: each waits for all that run, and lets no other begin."""
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    """Mark as `quick` what starts no process and is not marked `slow`."""
     for item in items:
         asked: list[str] = getattr(item, "fixturenames", [])
         is_slow = item.get_closest_marker("slow") or item.get_closest_marker("alone")
@@ -100,37 +96,23 @@ def pytest_collection() -> Iterator[None]:
 # --- several tests at once: pytest-xdist's workers ---
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out the tests that must be alone, unless they are asked for: by `-m`, or a name."""
+    if _is_whole(config) and not config.option.markexpr:
+        config.option.markexpr = "not alone"
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers for `-n auto`, which is in pyproject.toml: none if a test or a file is named. Quick
     tests do not wait."""
-    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    if not _is_whole(config) or config.option.markexpr == "alone":
         return 0
     more = 0 if config.option.markexpr == "quick" else _MORE_WORKERS
     return (os.cpu_count() or 1) + more
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a test that is marked `alone` while no other worker runs any."""
-    with _locked(item) if hasattr(item.config, "workerinput") else nullcontext():
-        return (yield)
-
-
-@contextmanager
-def _locked(item: pytest.Item) -> Iterator[None]:
-    """Locks that the workers share. A test that waits to be alone holds the door, so that no other
-    test begins meanwhile."""
-    assert item.config.cache
-    folder = item.config.cache.mkdir("alone")
-    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
-    with (folder / "door").open("w") as door, (folder / "running").open("w") as running:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(running, how)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(running, fcntl.LOCK_UN)  # a child that a test forked keeps the file open
+def _is_whole(config: pytest.Config) -> bool:
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS
 
 
 @pytest.hookimpl(wrapper=True)

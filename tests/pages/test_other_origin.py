@@ -159,7 +159,7 @@ def test_a_beacon_of_a_listed_page_arrives(service: Service, open_at: Open) -> N
 def test_a_beacon_that_a_page_sends_as_it_closes_arrives(service: Service, open_at: Open) -> None:
     page = open_at("front.localhost")
     page.evaluate(BEACON_AT_THE_END, [f"{service.url}/api/kafka/events", event("closed")])
-    page.close()
+    page.close(run_before_unload=True)  # as its user does; else it may be ended at once
     wait_for(lambda: has_arrived(service, "closed"), 30, service.tail)
     page = open_at("front.localhost")
     page.evaluate(BEACON_AT_THE_END, [f"{service.url}/api/kafka/events", event("left")])
