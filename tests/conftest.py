@@ -25,7 +25,7 @@ from tests.service import Service, wait_for
 from tests.template import ForkedService
 
 _MUST_RUN = ("kafka", "browser", "postgres", "nginx")
-_MORE_WORKERS = 3  # than cores: tests wait as much as they compute
+_MORE_WORKERS = 2  # than cores: tests wait as much as they compute
 
 
 # --- the quick ones ---

@@ -308,8 +308,10 @@ def assert_degraded(service: Service, right: str) -> None:
     wait_for(lambda: service.status()["state"] == "degraded", 10, lambda: str(service.status()))
     status, ready = service.status(), service.get("/readyz")
     assert status["consumerRunning"] is True
-    assert f"The right {right} on topic {FORBIDDEN} is missing." in status["reason"]
-    assert (ready.code, ready.json["data"]["reason"]) == (200, status["reason"])
+    assert ready.code == 200
+    # Either worker answers; one of them may have events of the topic in its outbox and says so.
+    for reason in (status["reason"], ready.json["data"]["reason"]):
+        assert f"The right {right} on topic {FORBIDDEN} is missing." in reason
     assert {place: service.get(place).code for place in PLACES} == dict.fromkeys(PLACES, 200)
 
 
