@@ -394,6 +394,17 @@ def test_a_library_whose_thread_has_ended_is_replaced(place: OnKafka) -> None:
         wait_for(lambda: log.append(again)[0].exception(3) is None, 10)
 
 
+def give_up_both(log: EventLog, topic: str) -> None:
+    """Append two records that the broker does not confirm, the second while the first waits: both
+    fail together."""
+    began = time.monotonic()
+    [first] = log.append([NewRecord(topic, b"k", b"first")], 30.0)
+    wait_for(lambda: time.monotonic() - began > 2, 5)
+    [second] = log.append([NewRecord(topic, b"k", b"second")], 30.0)
+    assert isinstance(first.exception(10), LogUnavailable)
+    assert isinstance(second.exception(0.5), LogUnavailable)
+
+
 def test_nothing_that_was_sent_behind_a_failed_record_overtakes_it(
     own_broker: KafkaBroker, own_place: OnKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,12 +415,7 @@ def test_nothing_that_was_sent_behind_a_failed_record_overtakes_it(
     with closing(own_place.open()) as log:
         append(log, topic, b"before")
         own_broker.freeze()
-        began = time.monotonic()
-        [first] = log.append([NewRecord(topic, b"k", b"first")], 30.0)
-        wait_for(lambda: time.monotonic() - began > 2, 5)
-        [second] = log.append([NewRecord(topic, b"k", b"second")], 30.0)
-        assert isinstance(first.exception(10), LogUnavailable)
-        assert isinstance(second.exception(0.5), LogUnavailable)
+        give_up_both(log, topic)
         own_broker.thaw()
 
 
@@ -427,11 +433,7 @@ def test_what_waits_behind_a_record_that_failed_is_never_sent_alone(
         wait_for(lambda: log.append(before)[0].exception(3) is None, 20)
         proxy.black_hole()
         began = time.monotonic()
-        [first] = log.append([NewRecord(topic, b"k", b"first")], 30.0)
-        wait_for(lambda: time.monotonic() - began > 2, 5)
-        [second] = log.append([NewRecord(topic, b"k", b"second")], 30.0)
-        assert isinstance(first.exception(10), LogUnavailable)
-        assert isinstance(second.exception(0.5), LogUnavailable)
+        give_up_both(log, topic)
         proxy.cut()
         proxy.pass_on()
         after = [NewRecord(topic, b"k", b"after")]
