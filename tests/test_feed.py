@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import text
 
 from jobquest.config import load
 from jobquest.feed import (
@@ -24,7 +24,7 @@ from jobquest.feed import (
     Feed,
     Viewer,
 )
-from jobquest.read import tables
+from jobquest.read import numbers
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import EVERY_EVENT
 from jobquest.runtime import Runtime
@@ -74,17 +74,17 @@ def publish(runtime: Runtime, *ids: str, user: str = "ada") -> None:
 
 def happen(runtime: Runtime, count: int, body: int = 300) -> None:
     """So many events of `body` bytes, all at once, as if another process had applied them."""
-    id = "'h' || (counter.seq + n)"
+    id = "'h' || (before.seq + n)"
     rows = f"""INSERT INTO events (seq, id, outcome, topic, partition, "offset", type, user_id,
                                   time_ms, received_ms, body)
               WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :count)
-              SELECT counter.seq + n, {id}, 'processed', 'notifications', 0, n,
+              SELECT before.seq + n, {id}, 'processed', 'notifications', 0, n,
                      'notification.sent', 'ada', 0, 0,
                      '{{"id": "' || {id} || '", "data": {{"message": "' || :text || '"}}}}'
-              FROM n, counter"""
+              FROM n, (SELECT coalesce(max(seq), 0) AS seq FROM events) AS before"""
     with runtime.database.writing() as connection:
         connection.execute(text(rows), {"count": count, "text": "x" * body})
-        connection.execute(update(tables.counter).values(seq=tables.counter.c.seq + count))
+        numbers.begin_after(connection, numbers.last(connection) + count)
 
 
 def test_a_viewer_is_greeted_and_then_sees_what_happens(runtime: Runtime, feed: Feed) -> None:
@@ -242,7 +242,7 @@ def test_viewers_and_other_processes_hear_from_one_whose_feed_waits_for_the_data
     with other.database.engine.connect() as connection, connection.begin():
         connection.execute(text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
         with runtime.database.writing() as beside:
-            beside.execute(update(tables.counter).values(seq=5))
+            numbers.begin_after(beside, 5)
         waiting = text("SELECT 1 FROM pg_locks WHERE NOT granted")
         wait_for(lambda: connection.execute(waiting).first(), 10)  # the feed reads now
         until = time.monotonic() + 4
@@ -319,13 +319,13 @@ def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed
     with runtime.database.writing() as connection:  # as a rebuild does, in one transaction
         connection.execute(text("DELETE FROM events WHERE id = 'a'"))
         connection.execute(text("UPDATE events SET seq = seq - 1"))
-        connection.execute(text("UPDATE counter SET seq = 2, epoch = 'another'"))
+        connection.execute(text("UPDATE epoch SET name = 'another'"))
     began = time.monotonic()
     assert screen.close_code() == 1012
     assert time.monotonic() - began < 1.5
     again = Screen(feed, since=1)
     hello = again.message()
-    assert (hello["epoch"], hello["seq"]) == ("another", 2)
+    assert (hello["epoch"], hello["seq"]) == ("another", runtime.queries.last_seq())
     assert again.ids(1) == ["c"]
     publish(runtime, "d")
     assert again.ids(1) == ["d"]
@@ -337,7 +337,7 @@ def test_a_read_side_created_again_is_noticed_though_nobody_watches(
     publish(runtime, "a")
     wait_for(lambda: feed.epoch, 10)
     with runtime.database.writing() as connection:
-        connection.execute(text("UPDATE counter SET epoch = 'another'"))
+        connection.execute(text("UPDATE epoch SET name = 'another'"))
     wait_for(lambda: feed.epoch == "another", 2)
 
 

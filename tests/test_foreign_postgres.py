@@ -133,10 +133,10 @@ def test_what_an_administrator_sets_for_people_changes_nothing_for_us(foreign: R
 
 
 OURS = {
-    "no such column": "SELECT nothing FROM counter",
+    "no such column": "SELECT nothing FROM epoch",
     "no such table": "SELECT 1 FROM nowhere",
     "wrong syntax": "SELEC 1",
-    "a value of another kind": "INSERT INTO counter (id, seq, epoch) VALUES (2, NULL, 'e')",
+    "a value of another kind": "INSERT INTO epoch (id, name) VALUES (2, NULL)",
 }
 OURS_ON_POSTGRES = {
     "an index row that is too large": (
@@ -144,14 +144,14 @@ OURS_ON_POSTGRES = {
         " SELECT string_agg(sha512(n::text::bytea), '') FROM generate_series(1, 70) n"
     ),
     "a division by zero": "SELECT 1 / 0",
-    "no right": "SET ROLE pg_monitor; SELECT * FROM counter",
+    "no right": "SET ROLE pg_monitor; SELECT * FROM epoch",
 }
 AWAY = {
     "canceled": "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)",
     "deadlock": "DO $$ BEGIN RAISE SQLSTATE '40P01'; END $$",
     "disk full": "DO $$ BEGIN RAISE SQLSTATE '53100'; END $$",
     "a file cannot be read": "DO $$ BEGIN RAISE SQLSTATE '58030'; END $$",
-    "a standby": "SET TRANSACTION READ ONLY; UPDATE counter SET seq = 1",
+    "a standby": "SET TRANSACTION READ ONLY; UPDATE epoch SET name = 'e'",
     "terminated": "SELECT pg_terminate_backend(pg_backend_pid())",
 }
 
@@ -207,7 +207,7 @@ def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]
     client, runtime = app.test_client(), app.extensions["jobquest"]
     with runtime.database.writing() as connection:
         connection.execute(text("ALTER TABLE events RENAME TO gone"))
-        connection.execute(text("ALTER TABLE counter RENAME COLUMN seq TO number"))
+        connection.execute(text("ALTER TABLE epoch RENAME COLUMN name TO word"))
         connection.execute(text("ALTER TABLE dead_letters RENAME TO no_dead_letters"))
     body = {"eventType": "user.login", "data": {}, "id": "mine"}
     assert client.post("/api/kafka/events", json=body).status_code == 201

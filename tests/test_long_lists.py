@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, text, update
+from sqlalchemy import Connection, event, insert, select, text
 
 from jobquest.events.levels import level_for_xp
-from jobquest.read import tables
+from jobquest.read import numbers, tables
 from jobquest.read.database import Database
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.event_rows import event_rows
@@ -72,7 +72,7 @@ def large(
             for n, xp in ((n, (n * 7919 % 1000) ** 2 // 100) for n in range(USERS))
         ]
         connection.execute(insert(user_stats), users)
-        connection.execute(update(tables.counter).values(seq=EVENTS))
+        numbers.begin_after(connection, EVENTS)
     if not made.is_file:
         with made.writing() as connection:
             connection.execute(text("ANALYZE"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table
 
 from jobquest.events import from_request
 from jobquest.read.projection import Change, Highest, IfMissing, Latest, Lowest, Projection
@@ -22,7 +23,21 @@ def test_a_fold_changes_columns_of_its_table_only(projection: Projection) -> Non
         assert change.adds or change.sets, event_type
         assert change.adds.keys() | change.sets.keys() <= columns - keys, event_type
         assert not change.adds.keys() & change.sets.keys(), event_type
-        assert len(projection.key(event)) == len(keys)
+        key = dict(
+            zip(projection.table.primary_key.columns.keys(), projection.key(event), strict=True)
+        )
+        if projection.of_user:
+            assert key["user_id"] == "ada", "only that user's rows are nobody else's to change"
+        else:
+            assert not change.sets, "several processes add to the row at once"
+
+
+def test_rows_of_several_users_have_numbers_only() -> None:
+    table = Table("last_of_day", MetaData(), Column("day", Integer, primary_key=True))
+    Projection(table, lambda event: (1,), {})
+    table.append_column(Column("last_user", String(128)))
+    with pytest.raises(ValueError, match="last_of_day belong to several users"):
+        Projection(table, lambda event: (1,), {})
 
 
 @pytest.mark.parametrize("projection", USER_LISTS.values(), ids=lambda one: one.name)

@@ -172,7 +172,7 @@ def test_a_rebuild_makes_the_same_rows_again(runtime: Runtime, small_batches: No
     )
     assert runtime.queries.epoch() != epoch
     numbers = [change[0] for change in runtime.queries.changes(0, 500)]
-    assert runtime.queries.last_seq() == max(numbers)
+    assert runtime.queries.last_seq() >= max(numbers)
     handler.users.clear()
     retry(runtime, "waits")
     publish(runtime, "new", "bob")
@@ -217,7 +217,7 @@ def test_on_postgresql_nobody_waits_for_an_index(
         done.append(" ".join(statement.split()))
 
     runtime.rebuild.run()
-    [locked] = [n for n, statement in enumerate(done) if "FOR UPDATE" in statement]
+    [locked] = [n for n, statement in enumerate(done) if "pg_advisory_xact_lock(%" in statement]
     built = [n for n, statement in enumerate(done) if statement.startswith("CREATE INDEX")]
     indexes = sum(len(table.indexes) for table in DERIVED)
     assert (len(built), max(built) < locked) == (indexes, True)

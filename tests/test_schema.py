@@ -216,7 +216,7 @@ def test_an_upgrade_that_fails_leaves_the_tables_as_they_were(
             "created by a newer version (revision abc",
         ),
         ("DROP TABLE alembic_version", "created by an old version (layout 1)"),
-        ("ALTER TABLE counter RENAME TO gone", "has lost its table counter"),
+        ("ALTER TABLE epoch RENAME TO gone", "has lost its table epoch"),
     ],
 )
 def test_tables_of_another_version_are_left_alone(

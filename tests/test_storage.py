@@ -158,13 +158,13 @@ def test_many_threads_that_write_at_once_all_get_their_turn(tmp_path: Path) -> N
     def write(_number: int) -> None:
         for _ in range(4):
             with database.writing() as connection:
-                connection.execute(text("UPDATE counter SET seq = seq + 1"))
+                connection.execute(text("UPDATE service SET generation = generation + 1"))
                 threading.Event().wait(0.025)  # a large batch
 
     with ThreadPoolExecutor(60) as pool:
         list(pool.map(write, range(60)))
     with database.reading() as connection:
-        assert connection.execute(text("SELECT seq FROM counter")).scalar() == 240
+        assert connection.execute(text("SELECT generation FROM service")).scalar() == 240
     database.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, select, update
 
@@ -19,14 +19,14 @@ from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
 from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, rescued_headers
-from jobquest.read import effects, history, parking, retry_topic, tables
+from jobquest.read import effects, history, numbers, parking, retry_topic, tables
 from jobquest.read.database import Database, padded
 from jobquest.read.dead_letters import Dead, DeadLetters
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
 from jobquest.read.parking import OrderingKey, Parked, Tries
-from jobquest.read.shared_clock import database_ms
-from jobquest.read.statements import add_rows, rows_by_key, write_rows
+from jobquest.read.shared_clock import NOW, database_ms, database_now
+from jobquest.read.statements import Statements, Values, add_rows, rows_by_key, statements
 
 __all__ = ["Applied", "Batch", "Dead", "OrderingKey", "Parked", "ReadSide", "Tries"]
 
@@ -57,6 +57,11 @@ class Batch:
     released: Sequence[Parked] = ()
     moves: Mapping[Origin, tuple[int | None, int]] = field(default_factory=dict)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has more than processed events."""
+        return bool(self.parked or self.released or self.dead)
+
 
 class ReadSide:
     """Writes the outcomes of events; `process_id` marks the records that this process relays."""
@@ -76,8 +81,8 @@ class ReadSide:
 
     def contents(self, ids: Iterable[str], *, parked: bool = False) -> dict[str, bytes]:
         """The JSON of those events that are processed (or parked, if `parked`), by id."""
-        with self._database.reading() as connection:
-            return effects.contents(connection, ids, parked=parked)
+        with self._database.asking() as connection, statements(connection) as run:
+            return effects.contents(run, list(ids), parked=parked)
 
     def processed(self, ids: Sequence[str]) -> dict[str, bytes]:
         """The JSON of those events that are processed, by id. Threads that call at the same time
@@ -94,7 +99,7 @@ class ReadSide:
         """The retries that are due in these partitions; see `parking.tries`."""
         if not partitions:
             return Tries([], None)
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return parking.tries(connection, partitions, most, longest_wait_ms)
 
     def waiting_in(self) -> set[Partition]:
@@ -104,7 +109,7 @@ class ReadSide:
 
     def busy(self, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
         """Those of the ordering keys that have waiting events."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return parking.busy(connection, keys)
 
     def waiting(self, key: OrderingKey, limit: int) -> list[Parked]:
@@ -128,40 +133,57 @@ class ReadSide:
 
     # --- a batch ---
 
-    def apply(self, batch: Batch) -> int:
+    def apply(self, batch: Batch) -> None:
         """Write a batch's effects, follow-ups, dead letters and positions: all or nothing.
 
-        Returns the new highest `seq`. Raises PositionMoved if another consumer was faster (nothing
-        was written: read the positions again), ReadSideUnavailable if the database could not accept
-        it, and any other error if an event of the batch is to blame.
+        On PostgreSQL that takes two round trips for a batch of processed events, and several
+        processes may do it at the same time.
+
+        Raises PositionMoved if another consumer was faster (nothing was written: read the positions
+        again), ReadSideUnavailable if the database could not accept it, and any other error if an
+        event of the batch is to blame.
         """
         with self._database.writing() as connection:
-            seq = lock_counter(connection)
-            _move(connection, batch.moves)
-            parking.move(connection, batch.released, batch.parked)
-            retry_rows = retry_topic.outgoing_rows(
-                connection, batch.parked, batch.released, self._dead_letters.group, self._process_id
-            )
-            add_rows(connection, tables.outgoing, retry_rows)
-            counted = [effects.event_row(*entry) for entry in batch.applied]
-            if effects.write_events(connection, counted, seq) != len(counted):
-                raise PositionMoved("Another consumer has applied some of these events.")
-            others = [effects.parked_row(one) for one in batch.parked]
-            others += [effects.dead_row(dead_letter) for dead_letter in batch.dead]
-            effects.write_events(connection, others, seq + len(counted))
-            seq += len(counted) + len(others)
-            # A batch without moves comes from retries.
-            again = [] if batch.moves else [dead_letter.origin for dead_letter in batch.dead]
-            self._dead_letters.dead_letter(connection, batch.dead, _positions(connection, again))
-            history.note_failures(connection, batch.parked, batch.dead)
-            history.count(connection, len(batch.applied), batch.parked, len(batch.dead))
-            level_changes = effects.project(connection, [entry.event for entry in batch.applied])
-            self._queue(
-                connection,
-                [caused for level_change in level_changes for caused in follow_ups(level_change)],
-            )
-            connection.execute(update(tables.counter).values(seq=seq))
-        return seq
+            retry_rows = self._note_failed(connection, batch)
+            # One event alone is not pipelined, so that an error names the projection that failed.
+            with statements(connection, pipelined=len(batch.applied) != 1) as run:
+                seq = numbers.mark(run)
+                moves = {} if batch.has_failed else batch.moves
+                moved = _move(run, moves)
+                add_rows(run, tables.outgoing, retry_rows)
+                counted = [effects.event_row(*entry) for entry in batch.applied]
+                written = effects.write_events(run, counted, seq) if counted else []
+                others = [effects.parked_row(one) for one in batch.parked]
+                others += [effects.dead_row(dead_letter) for dead_letter in batch.dead]
+                if others:
+                    after = None if seq is None else seq + len(counted)
+                    effects.write_events(run, others, after)
+                now = run.run(NOW[run.dialect])
+                level_changes = effects.project(run, [entry.event for entry in batch.applied])
+                _check_moved(moves, moved)
+                if sum(cursor.rowcount for cursor in written) != len(counted):
+                    raise PositionMoved("Another consumer has applied some of these events.")
+                caused = [event for change in level_changes for event in follow_ups(change)]
+                add_rows(run, tables.outgoing, self._outgoing_rows(caused, now.fetchone()[0]))
+                history.count(run, len(batch.applied), batch.parked, len(batch.dead))
+                run.commit()
+
+    def _note_failed(self, connection: Connection, batch: Batch) -> Sequence[Values]:
+        """Write what a batch has besides processed events, after its moves. Returns its records for
+        `retries`."""
+        if not batch.has_failed:
+            return []
+        with statements(connection) as run:
+            numbers.mark(run)
+            _check_moved(batch.moves, _move(run, batch.moves))
+        parking.move(connection, batch.released, batch.parked)
+        # A batch without moves comes from retries.
+        again = [] if batch.moves else [dead_letter.origin for dead_letter in batch.dead]
+        self._dead_letters.dead_letter(connection, batch.dead, _positions(connection, again))
+        history.note_failures(connection, batch.parked, batch.dead)
+        return retry_topic.outgoing_rows(
+            connection, batch.parked, batch.released, self._dead_letters.group, self._process_id
+        )
 
     def note_lag(self, messages: int, seconds: float) -> None:
         """Store the group's lag for this minute."""
@@ -170,15 +192,12 @@ class ReadSide:
 
     # --- our own records: kept here until the log has them ---
 
-    def _queue(self, connection: Connection, caused: Sequence[Event]) -> None:
-        if not caused:
-            return
-        now = database_ms(connection)
-        rows = [
+    def _outgoing_rows(self, caused: Sequence[Event], now_ms: int) -> list[Values]:
+        return [
             (
                 event.id,
                 self._process_id,
-                now,
+                now_ms,
                 event.topic,
                 event.user_id.encode(),
                 event.to_json(),
@@ -186,7 +205,6 @@ class ReadSide:
             )
             for event in {event.id: event for event in caused}.values()
         ]
-        add_rows(connection, tables.outgoing, rows)
 
     def outgoing(
         self, limit: int = 500, without: Collection[str] = ()
@@ -220,10 +238,10 @@ class ReadSide:
     def outgoing_since(self) -> tuple[int | None, int]:
         """Since when the oldest of our own records waits for the log (None: none waits), and now,
         in Unix milliseconds of the database's clock."""
-        oldest = select(func.min(tables.outgoing.c.created_ms))
-        with self._database.reading() as connection:
-            now = database_ms(connection)
-            return connection.execute(oldest).scalar_one(), now
+        oldest = select(func.min(tables.outgoing.c.created_ms)).scalar_subquery()
+        with self._database.asking() as connection:
+            oldest_ms, now = connection.execute(select(oldest, database_now(connection))).one()
+            return oldest_ms, now
 
     def sent(self, ids: Sequence[str]) -> None:
         """Delete outgoing records that the log has accepted."""
@@ -233,26 +251,38 @@ class ReadSide:
 
 
 def _positions(connection: Connection, origins: Collection[Origin]) -> dict[Origin, int]:
-    found = rows_by_key(
-        connection, tables.positions, origins, key=_ORIGIN, columns=(*_ORIGIN, "next")
-    )
-    return {Origin(*row[:3]): row[3] for row in found}
+    if not origins:
+        return {}
+    with statements(connection) as run:
+        found = rows_by_key(run, tables.positions, origins, key=_ORIGIN, columns=(*_ORIGIN, "next"))
+        return {Origin(*row[:3]): row[3] for row in found.fetchall()}
 
 
-def lock_counter(connection: Connection) -> int:
-    """Acquire the lock that lets one process apply at a time, and return the last `seq`.
-
-    The lock is held until the end of the transaction: rows that a projection reads can't change
-    meanwhile, and `seq` becomes visible in order.
-    """
-    seq: int = connection.execute(select(tables.counter.c.seq).with_for_update()).scalar_one()
-    return seq
+Moves = Mapping[Origin, tuple[int | None, int]]
 
 
-def _move(connection: Connection, moves: Mapping[Origin, tuple[int | None, int]]) -> None:
-    found = _positions(connection, moves)
-    for origin, (stored, _) in moves.items():
-        if found.get(origin) != stored:
+def _move(run: Statements, moves: Moves) -> list[Any]:
+    """Move the positions that are still the stored ones; the cursors say which were."""
+    mark = "?" if run.dialect == "sqlite" else "%s"
+    first, then = _FIRST_MOVE.replace("?", mark), _NEXT_MOVE.replace("?", mark)
+    return [
+        run.run(first, (*origin, following))
+        if stored is None
+        else run.run(then, (following, *origin, stored))
+        for origin, (stored, following) in sorted(moves.items())
+    ]
+
+
+_FIRST_MOVE = (
+    "INSERT INTO positions (topic, partition, identity, next) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING"
+)
+_NEXT_MOVE = (
+    "UPDATE positions SET next = ? WHERE topic = ? AND partition = ? AND identity = ? AND next = ?"
+)
+
+
+def _check_moved(moves: Moves, moved: Sequence[Any]) -> None:
+    for origin, cursor in zip(sorted(moves), moved, strict=True):
+        if cursor.rowcount != 1:
             raise PositionMoved(f"Another consumer reads partition {origin.topic}/{origin.number}.")
-    rows = [(o.identity, o.topic, o.number, following) for o, (_, following) in moves.items()]
-    write_rows(connection, tables.positions, rows)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Table, create_engine, text
 from sqlalchemy import event as engine_events
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -39,6 +40,8 @@ _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _T = TypeVar("_T")
 _UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers instead of names
 _KEPT = 8  # idle connections that a pool keeps open
+_PING_AFTER_SECONDS = 1.0  # without use: whether the server is still there
+_GIVEN_BACK = "given_back"
 
 
 class Database:
@@ -71,6 +74,17 @@ class Database:
         with self._unavailable():
             self._prepare()
             with self.engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """A connection for single SELECTs: on a server each costs one round trip, because none is
+        in a transaction. Raises ReadSideUnavailable."""
+        with self._unavailable():
+            self._prepare()
+            with self.engine.connect() as connection:
+                if not self.is_file:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
     @contextmanager
@@ -315,7 +329,7 @@ def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
         "tcp_user_timeout": _UNANSWERED_MS,
         "client_encoding": postgres.CLIENT_ENCODING,
     }
-    engine = create_engine(url, pool_pre_ping=True, connect_args=arguments, **bounds)
+    engine = create_engine(url, connect_args=arguments, **bounds)
 
     @engine_events.listens_for(engine, "do_connect")
     def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
@@ -323,7 +337,25 @@ def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
         postgres.open_session(connection)
         return connection
 
+    @engine_events.listens_for(engine, "checkin")
+    def _given_back(_connection: Any, record: Any) -> None:
+        record.info[_GIVEN_BACK] = time.monotonic()
+
+    @engine_events.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: Any, _proxy: Any) -> None:
+        # A ping is a round trip, and a connection that was just used is rarely lost.
+        idle = time.monotonic() - record.info.get(_GIVEN_BACK, float("inf"))
+        if idle > _PING_AFTER_SECONDS and not _answers(engine.dialect, connection):
+            raise DisconnectionError
+
     return engine
+
+
+def _answers(dialect: Any, connection: Any) -> bool:
+    try:
+        return bool(dialect.do_ping(connection))
+    except dialect.loaded_dbapi.Error:
+        return False
 
 
 def padded(values: Iterable[_T]) -> list[_T]:

@@ -6,16 +6,17 @@ rebuild writes other tables with the same columns (`Into`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Table
+from sqlalchemy import Table
 
 from jobquest.events import Event, from_record
 from jobquest.events.levels import level_for_xp
 from jobquest.log import Record
-from jobquest.read import tables
+from jobquest.read import numbers, tables
 from jobquest.read.database import Database
 from jobquest.read.dead_letters import Dead
 from jobquest.read.failures import failing_as
@@ -23,7 +24,15 @@ from jobquest.read.follow_ups import NOTICES, LevelChange
 from jobquest.read.parking import Parked
 from jobquest.read.projection import Projection, Row
 from jobquest.read.projections import DERIVED, PROJECTIONS
-from jobquest.read.statements import Values, rows_by_key, select_by_key, write_rows
+from jobquest.read.statements import (
+    Statements,
+    Values,
+    grow_rows,
+    lock_rows,
+    rows_by_key,
+    select_by_key,
+    write_rows,
+)
 from jobquest.read.user_stats import USER_STATS
 
 Into = Mapping[Table, Table]
@@ -53,18 +62,20 @@ class EventRow(NamedTuple):
 
 
 def contents(
-    connection: Connection, ids: Iterable[str], *, parked: bool = False, into: Into = LIVE
+    run: Statements, ids: Collection[str], *, parked: bool = False, into: Into = LIVE
 ) -> dict[str, bytes]:
     """The events as JSON whose ids are processed (or `parked`, on request)."""
+    if not ids:
+        return {}
     found = rows_by_key(
-        connection,
+        run,
         into[tables.events],
         [(id,) for id in ids],
         key=_ID,
         columns=_CONTENT,
         where=_COUNTED_OR_PARKED if parked else _COUNTED,
     )
-    return _as_contents(found)
+    return _as_contents(found.fetchall())
 
 
 def contents_directly(database: Database, ids: Sequence[str]) -> dict[str, bytes]:
@@ -91,34 +102,82 @@ def _as_contents(rows: Iterable[Sequence[Any]]) -> dict[str, bytes]:
 
 
 def write_events(
-    connection: Connection, rows: Sequence[EventRow], seq: int, into: Into = LIVE
-) -> int:
-    """Write events' rows as changes after `seq`, in their order. Returns how many were written: a
-    row of a dead event is overwritten, one of a processed event is not."""
-    numbered = [(number, *row) for number, row in enumerate(rows, seq + 1)]
-    return write_rows(connection, into[tables.events], numbered, key=_ID, unless=_COUNTED)
+    run: Statements, rows: Sequence[EventRow], seq: int | None = None, into: Into = LIVE
+) -> list[Any]:
+    """Write events' rows as changes after `seq`, in their order (None: the database numbers them).
+    Returns the cursors; their `rowcount`s add up to how many were written: a row of a dead event is
+    overwritten, one of a processed event is not."""
+    table, latest = into[tables.events], list({row.id: row for row in rows}.values())
+    if seq is None:
+        return write_rows(run, table, latest, key=_ID, unless=_COUNTED, number=numbers.NEXT)
+    numbered = [(number, *row) for number, row in enumerate(latest, seq + 1)]
+    return write_rows(run, table, numbered, key=_ID, unless=_COUNTED)
 
 
-def project(
-    connection: Connection, events: Sequence[Event], into: Into = LIVE
-) -> list[LevelChange]:
-    """Fold the events into every projection's rows. Returns those that may have follow-ups."""
+def project(run: Statements, events: Sequence[Event], into: Into = LIVE) -> list[LevelChange]:
+    """Fold the events into every projection's rows. Returns those that may have follow-ups.
+
+    Nobody else can change a user's rows meanwhile: on PostgreSQL, the row of `user_stats`, which
+    every event changes, is locked first. Rows of several users only grow, by SQL, and last: so
+    their locks are held for no round trip.
+    """
+    loaded = [_load(run, one, events, into) for one in PROJECTIONS]
+    run.flush()
     level_changes: list[LevelChange] = []
-    for projection in PROJECTIONS:
-        key, folds = projection.key, projection.folds
-        table = into[projection.table]
-        with failing_as(projection.part):
-            concerned = [(key(event), event) for event in events if event.type in folds]
-            if not concerned:
-                continue
-            rows = _load(connection, projection, table, {key for key, _ in concerned})
-            if projection is USER_STATS:
-                level_changes = _fold_users(rows, concerned)
+    for one in loaded:
+        with failing_as(one.projection.part):
+            rows = one.rows()
+            if one.projection is USER_STATS:
+                level_changes = _fold_users(rows, one.concerned)
             else:
-                for key_, event in concerned:
-                    folds[event.type](event).apply_to(rows[key_])
-            write_rows(connection, table, [tuple(row.values()) for row in rows.values()])
+                folds = one.projection.folds
+                for key, event in one.concerned:
+                    folds[event.type](event).apply_to(rows[key])
+            one.write(run, rows)
     return level_changes
+
+
+@dataclass
+class _Loaded:
+    """A projection's events with the keys of their rows, and the cursor with the rows' old state
+    (None: the rows only grow)."""
+
+    projection: Projection
+    table: Table
+    concerned: Sequence[tuple[Values, Event]]
+    found: Any
+
+    def rows(self) -> dict[Values, Row]:
+        """The rows in the order of their keys; new rows for keys that have none."""
+        names, key = self.table.columns.keys(), self.table.primary_key.columns.keys()
+        of_key = [names.index(name) for name in key]
+        found = {
+            tuple(row[n] for n in of_key): dict(zip(names, row, strict=True))
+            for row in (self.found.fetchall() if self.found else ())
+        }
+        keys = sorted({key for key, _ in self.concerned})
+        return {key: found.get(key) or self.projection.new_row(key) for key in keys}
+
+    def write(self, run: Statements, rows: Mapping[Values, Row]) -> None:
+        values = [tuple(row.values()) for row in rows.values()]
+        if self.found or not values:
+            if values:
+                write_rows(run, self.table, values)
+            return
+        grow_rows(run, self.table, values)
+
+
+def _load(run: Statements, projection: Projection, events: Sequence[Event], into: Into) -> _Loaded:
+    """Ask for the rows of a projection that the events change."""
+    table, found = into[projection.table], None
+    with failing_as(projection.part):
+        concerned = [(projection.key(e), e) for e in events if e.type in projection.folds]
+        keys = sorted({key for key, _ in concerned})
+        if keys and projection.of_user:
+            if projection is USER_STATS and table is projection.table:
+                lock_rows(run, table, [tuple(projection.new_row(key).values()) for key in keys])
+            found = rows_by_key(run, table, keys)
+    return _Loaded(projection, table, concerned, found)
 
 
 def concerns(event_type: str, part: str) -> bool:
@@ -187,16 +246,3 @@ def dead_row(dead_letter: Dead) -> EventRow:
         caused_by=None,
         body=orjson.dumps({**unread, "metadata": {}, "data": {}}).decode(),
     )
-
-
-def _load(
-    connection: Connection, projection: Projection, table: Table, keys: set[Values]
-) -> dict[Values, Row]:
-    """The rows of these keys, in the order of the keys; new rows for keys that have none."""
-    names = table.columns.keys()
-    of_key = [names.index(name) for name in table.primary_key.columns.keys()]  # noqa: SIM118
-    found = {
-        tuple(row[n] for n in of_key): dict(zip(names, row, strict=True))
-        for row in rows_by_key(connection, table, keys)
-    }
-    return {key: found.get(key) or projection.new_row(key) for key in sorted(keys)}

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Select, literal, or_, select, tuple_, union_a
 from jobquest.events import TOPICS
 from jobquest.read import listed, tables
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.numbers import last
 from jobquest.read.portions import Row, each
 
 MAX_BUCKETS = 512  # in one statement: each is one of its variables
@@ -32,8 +33,14 @@ def event_rows(
     after: int | None = None,
     since: int | None = None,
 ) -> Generator[Row]:
-    """The first `limit` rows below `after` and above `since`."""
+    """The first `limit` rows below `after` and above `since`.
+
+    With a `since`, no row above the last change: whoever continues after the newest row that is
+    found misses nothing.
+    """
     low, beyond = (since or 0) + 1, _BEYOND_ALL if after is None else after
+    if since is not None:
+        beyond = min(beyond, last(connection) + 1)
 
     def query(by: str = "") -> Select[Any]:
         within = (low <= _SEQ, beyond > _SEQ)
@@ -82,7 +89,7 @@ def _of_types(
 
 def _buckets(connection: Connection, wanted: EventFilter, low: int, beyond: int) -> Sequence[int]:
     """The buckets of changes that have an event of these topics and times, newest first."""
-    newest = min(_last(connection), beyond) // tables.PLACE_BUCKET
+    newest = min(last(connection), beyond) // tables.PLACE_BUCKET
     oldest = low // tables.PLACE_BUCKET
     numbers = select(literal(newest).label("number")).cte(recursive=True)
     number = numbers.c.number
@@ -123,7 +130,7 @@ def _of_users(
 ) -> Generator[Row]:
     """A user's rows are looked up bucket by bucket, newest first, and in more buckets at once while
     few are found. `beyond` is a client's number: buckets above the last change are skipped."""
-    bucket = min(beyond, _last(connection)) // tables.SEQ_BUCKET
+    bucket = min(beyond, last(connection)) // tables.SEQ_BUCKET
     count = 1
     while bucket >= low // tables.SEQ_BUCKET and limit:
         some = tables.SEQ_BUCKET_OF.in_(range(bucket, max(-1, bucket - count), -1))
@@ -131,8 +138,3 @@ def _of_users(
             limit -= 1
             yield row
         bucket, count = bucket - count, min(count * 2, MAX_BUCKETS)
-
-
-def _last(connection: Connection) -> int:
-    last: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
-    return last

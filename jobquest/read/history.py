@@ -8,7 +8,6 @@ a rebuild leaves both unchanged. `forget_old` bounds them, and the closed dead l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text
@@ -19,6 +18,7 @@ from jobquest.read.database import Database, inserting, padded
 from jobquest.read.dead_letters import Dead
 from jobquest.read.failures import COLUMNS, Failure
 from jobquest.read.parking import Parked
+from jobquest.read.statements import Statements, grow_rows
 
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
@@ -50,24 +50,14 @@ def _row(event_id: str, number: int, failure: Failure, outcome: str, now: int) -
     }
 
 
-def count(connection: Connection, processed: int, parked: Sequence[Parked], dead: int) -> None:
+def count(run: Statements, processed: int, parked: Sequence[Parked], dead: int) -> None:
     """Add a batch's outcomes to the counts of the current minute."""
     retrying = sum(1 for one in parked if one.failure)
     if processed or retrying or dead:
-        _add(connection, {"processed": processed, "retrying": retrying, "dead": dead})
-
-
-def _add(connection: Connection, counts: dict[str, int]) -> None:
-    minute = {"minute_ms": now_ms() // MINUTE_MS * MINUTE_MS}
-    connection.execute(_adding(connection.dialect.name, tuple(counts)), minute | counts)
-
-
-@cache  # built once, so compiled once: every batch runs it
-def _adding(dialect: str, names: tuple[str, ...]) -> Any:
-    table = tables.minutes
-    statement = inserting(dialect, table)
-    added = {name: table.c[name] + statement.excluded[name] for name in names}
-    return statement.on_conflict_do_update(index_elements=["minute_ms"], set_=added)
+        counts = {"processed": processed, "retrying": retrying, "dead": dead}
+        minute = {"minute_ms": now_ms() // MINUTE_MS * MINUTE_MS}
+        row = minute | {name: counts.get(name, 0) for name in tables.minutes.columns.keys()[1:]}
+        grow_rows(run, tables.minutes, [tuple(row.values())])
 
 
 def note_lag(connection: Connection, messages: int, seconds: float) -> None:

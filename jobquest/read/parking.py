@@ -34,7 +34,7 @@ from jobquest.read import tables
 from jobquest.read.database import padded
 from jobquest.read.failures import COLUMNS as FAILURE_COLUMNS
 from jobquest.read.failures import Failure
-from jobquest.read.statements import rows_by_key
+from jobquest.read.statements import rows_by_key, statements
 
 ROWS_AT_A_TIME = 10  # each may have a megabyte
 WAITING_BYTES = 8 * 1024 * 1024  # of records that are read in one call
@@ -125,15 +125,16 @@ def waiting_in(connection: Connection) -> set[Partition]:
 
 def busy(connection: Connection, keys: Iterable[OrderingKey]) -> set[OrderingKey]:
     """Those of the keys that have waiting events."""
-    found = rows_by_key(
-        connection,
-        tables.parked,
-        list(keys),
-        key=OrderingKey._fields,
-        columns=OrderingKey._fields,
-        where="found.next_ms IS NOT NULL",
-    )
-    return {OrderingKey(*row) for row in found}
+    with statements(connection) as run:
+        found = rows_by_key(
+            run,
+            tables.parked,
+            list(keys),
+            key=OrderingKey._fields,
+            columns=OrderingKey._fields,
+            where="found.next_ms IS NOT NULL",
+        )
+        return {OrderingKey(*row) for row in found.fetchall()}
 
 
 def waiting(connection: Connection, key: OrderingKey, limit: int) -> list[Parked]:

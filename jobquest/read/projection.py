@@ -13,11 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table
+from sqlalchemy import Float, Integer, Numeric, Table
 
 from jobquest.events import Event
 
 Row = dict[str, Any]
+_NUMBERS = (Integer, Float, Numeric)
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):
@@ -140,6 +141,14 @@ class Projection:
     folds: Mapping[str, Fold]
     listed: UserList | None = None
 
+    def __post_init__(self) -> None:
+        others = [column for column in self.table.columns if not column.primary_key]
+        if not (self.of_user or all(isinstance(one.type, _NUMBERS) for one in others)):
+            raise ValueError(
+                f"The rows of {self.table.name} belong to several users, so every column besides"
+                " the key must be a number that grows. Or add user_id to the key."
+            )
+
     @property
     def name(self) -> str:
         """The name of its table."""
@@ -149,6 +158,12 @@ class Projection:
     def part(self) -> str:
         """Its name in failures, for the circuit breaker."""
         return f"projection {self.name}"
+
+    @property
+    def of_user(self) -> bool:
+        """Whether each row belongs to one user. Rows of several users may only grow: their folds
+        return what they add, and set nothing."""
+        return "user_id" in self.table.primary_key.columns
 
     @cached_property
     def _defaults(self) -> Row:

@@ -11,11 +11,11 @@ from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, Table, bindparam, false, func, select
+from sqlalchemy import Connection, Select, Table, bindparam, false, func, select
 
 from jobquest.clock import now_ms
 from jobquest.events import format_time
-from jobquest.read import listed, tables
+from jobquest.read import listed, numbers, tables
 from jobquest.read.answers import (
     Answer,
     camel,
@@ -65,7 +65,7 @@ USERS = Order(
 _EVERY_TABLE = select(
     *(select(*table.columns).where(false()).exists() for table in tables.metadata.sorted_tables)
 )
-_LAST_CHANGE = select(tables.counter.c.epoch, tables.counter.c.seq)
+_EPOCH = select(tables.epoch.c.name)
 
 
 class Queries:
@@ -77,8 +77,7 @@ class Queries:
     def epoch(self) -> str:
         """Names this database's life: `seq` numbers of another epoch mean nothing here."""
         with self._database.reading() as connection:
-            epoch: str = connection.execute(select(tables.counter.c.epoch)).scalar_one()
-            return epoch
+            return _epoch(connection)
 
     def events(
         self,
@@ -111,8 +110,7 @@ class Queries:
     def last_change(self) -> tuple[str, int]:
         """This database's life and the number of its last change: `epoch` and `last_seq` in one."""
         with self._database.reading() as connection:
-            epoch, seq = connection.execute(_LAST_CHANGE).one()
-            return epoch, seq
+            return _epoch(connection), numbers.last(connection)
 
     def check_tables(self) -> None:
         """Raise what the database says if a table, a column, or the right to read one is missing;
@@ -123,8 +121,7 @@ class Queries:
     def last_seq(self) -> int:
         """The number of the last change."""
         with self._database.reading() as connection:
-            seq: int = connection.execute(select(tables.counter.c.seq)).scalar_one()
-            return seq
+            return numbers.last(connection)
 
     def event(self, id: str) -> Answer | None:
         """One event's life: its position, when it was received, and its outcome."""
@@ -352,3 +349,8 @@ def _seq(row: Row) -> int:
 def _id(row: Row) -> int:
     id: int = row["id"]
     return id
+
+
+def _epoch(connection: Connection) -> str:
+    found: str = connection.execute(_EPOCH).scalar_one()
+    return found

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
-from jobquest.read import lock_counter, retry_topic, tables
+from jobquest.read import numbers, retry_topic, tables
 from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
@@ -191,7 +191,7 @@ class _Run:
                 with self._connection.begin():
                     _index(self._connection)
         with self._connection.begin():
-            lock_counter(self._connection)
+            numbers.hold_writers(self._connection)
             ends = self._ends()
             for batch in self._batches(ends):
                 self._replay.fold(batch)
@@ -298,8 +298,8 @@ class _Run:
             ]
             self._connection.execute(insert(tables.positions), rows)
         # A new epoch tells viewers that the numbers now mean something else.
-        begun = {"seq": self._replay.seq, "epoch": str(uuid.uuid4())}
-        self._connection.execute(update(tables.counter).values(**begun))
+        self._connection.execute(update(tables.epoch).values(name=str(uuid.uuid4())))
+        numbers.begin_after(self._connection, self._replay.seq)
         for live, shadow in SHADOW.items():
             _swap(self._connection, live, shadow)
         return events, lost

@@ -33,7 +33,7 @@ from jobquest.read.effects import EventRow
 from jobquest.read.failures import Failure
 from jobquest.read.projection import Row
 from jobquest.read.projections import DERIVED
-from jobquest.read.statements import rows_by_key
+from jobquest.read.statements import rows_by_key, statements
 
 CHUNK_ROWS = 2_000
 
@@ -123,8 +123,9 @@ class Replay:
         try:
             with self._connection.begin_nested():
                 rows, applied = self._judge(entries)
-                effects.write_events(self._connection, rows, self.seq, SHADOW)
-                effects.project(self._connection, applied, SHADOW)
+                with statements(self._connection) as run:
+                    effects.write_events(run, rows, self.seq, SHADOW)
+                    effects.project(run, applied, SHADOW)
             self.seq += len(rows)
         except Exception as error:
             if is_infrastructure(error):
@@ -175,7 +176,8 @@ class Replay:
         """The events' rows, in the order of the records, and the events that count."""
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
-        known = effects.contents(self._connection, ids, into=SHADOW)
+        with statements(self._connection) as run:
+            known = effects.contents(run, ids, into=SHADOW)
         dead_letters = self._dead_letters(entries)
         rows: list[EventRow] = []
         applied: list[Event] = []
@@ -207,9 +209,11 @@ class Replay:
         return rows, applied
 
     def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
-        found = rows_by_key(
-            self._connection, _WAITING, [(id,) for id in ids], columns=("event_id", *Place._fields)
-        )
+        if not ids:
+            return {}
+        keys, columns = [(id,) for id in ids], ("event_id", *Place._fields)
+        with statements(self._connection) as run:
+            found = rows_by_key(run, _WAITING, keys, columns=columns).fetchall()
         return {row[0]: Place(*row[1:]) for row in found}
 
     def _dead_letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
@@ -235,7 +239,8 @@ class Replay:
         if self._connection.execute(select(table.c.event_id).limit(1)).first() is None:
             return []
         names = table.columns.keys()
-        rows = rows_by_key(self._connection, table, ids, key=("event_id",))
+        with statements(self._connection) as run:
+            rows = rows_by_key(run, table, ids, key=("event_id",)).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _dead_letter(self, entry: Entry, died: Dead) -> EventRow:
@@ -244,7 +249,8 @@ class Replay:
         return effects.dead_row(died)
 
     def _add(self, rows: Sequence[EventRow]) -> None:
-        effects.write_events(self._connection, rows, self.seq, SHADOW)
+        with statements(self._connection) as run:
+            effects.write_events(run, rows, self.seq, SHADOW)
         self.seq += len(rows)
 
     def _rows(self, query: Select[Any]) -> list[Row]:

@@ -30,11 +30,12 @@ def revision(connection: Connection) -> str | None:
     found: str | None = None
     if there.has_table("alembic_version"):
         found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    if not there.has_table("counter"):
+    first = "counter" if found and found < "0010" else "epoch"
+    if not there.has_table(first) and not (found is None and there.has_table("counter")):
         if there.has_table("events") or (found and not _BASE <= found <= REVISION):
             raise ReadSideUnavailable(
                 "The database has tables of another application, or the read side has lost its"
-                " table counter. Give the read side its own database or schema, and run"
+                f" table {first}. Give the read side its own database or schema, and run"
                 " `flask events rebuild`."
             )
         return None

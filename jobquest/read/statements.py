@@ -1,64 +1,197 @@
 """The write path's statements as text, run with plain tuples by the database's own driver.
 
 SQLAlchemy's handling of parameters and values costs several times what the database needs for a
-row. Each text is made once per dialect and table. A list of keys is one parameter, however long, so
-that connections keep few statements prepared. Called where batches are applied, and by the rebuild.
+row. Each text is made once per dialect and table. A list of keys or of rows is one parameter per
+column on PostgreSQL, however long, so that connections keep few statements prepared. Called where
+batches are applied, and by the rebuild.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import select
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Integer, Table
+import psycopg
+from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table
+from sqlalchemy.exc import DBAPIError
 
 Values = tuple[Any, ...]
 """A row's values, in the order of its table's columns."""
 
+_LARGE = ("body", "value")  # the columns that have an event
+_MAX_LENGTH = 2_000_000  # of their values in one statement
+
+
+class Statements:
+    """Runs statements in the transaction of a connection, in their order.
+
+    If they are pipelined, none is answered before `flush` or `commit`: all until then cost one
+    round trip to the database. Only PostgreSQL can do that.
+    """
+
+    def __init__(self, connection: Connection, pipeline: psycopg.Pipeline | None = None) -> None:
+        self.dialect = connection.dialect.name
+        self._driver: Any = connection.connection.driver_connection
+        self._pipeline = pipeline
+
+    def run(self, statement: str, parameters: Values = ()) -> Any:
+        """Run a statement. Returns the driver's cursor, for the rows and their number."""
+        return self._driver.cursor().execute(statement, parameters)
+
+    def run_many(self, statement: str, rows: Sequence[Values]) -> Any:
+        """Run a statement with each of the rows. Returns the driver's cursor."""
+        cursor = self._driver.cursor()
+        cursor.executemany(statement, rows)
+        return cursor
+
+    def flush(self) -> None:
+        """Wait until every statement is answered. Raises the first error."""
+        if self._pipeline:
+            self.send()
+            self._pipeline.sync()
+
+    def send(self) -> None:
+        """Hand everything to the network, and read what arrives meanwhile.
+
+        psycopg (3.3.9) waits for answers even if its library still holds a part of a large
+        statement, and the server waits for that part: for ever. So nothing may be left, and the
+        socket must have room for the few bytes that psycopg adds before it waits.
+        """
+        connection = self._driver.pgconn
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLIN | select.POLLOUT)
+        while True:
+            left = connection.flush()
+            [(_, ready)] = poll.poll()
+            if ready & ~select.POLLOUT:
+                connection.consume_input()
+            if ready & select.POLLOUT and not left:
+                return
+
+    def commit(self) -> None:
+        """Commit in the same round trip as the statements since the last `flush`."""
+        if self._pipeline:
+            self.send()
+        self._driver.commit()
+
+
+@contextmanager
+def statements(connection: Connection, *, pipelined: bool = False) -> Iterator[Statements]:
+    """Statements in the transaction of this connection. Raises SQLAlchemy's errors for those of the
+    driver."""
+    driver: Any = connection.connection.driver_connection
+    dialect = connection.dialect
+    pipelined = pipelined and dialect.name == "postgresql" and psycopg.Pipeline.is_supported()
+    try:
+        with ExitStack() as stack:
+            pipeline = stack.enter_context(driver.pipeline()) if pipelined else None
+            run = Statements(connection, pipeline)
+            if pipeline:  # whose end waits for answers, also if an error ends it
+                stack.callback(run.send)
+            yield run
+    except dialect.loaded_dbapi.Error as error:
+        is_lost = dialect.is_disconnect(error, driver, None)
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, dialect.loaded_dbapi.Error, connection_invalidated=is_lost
+        ) from error
+
 
 def write_rows(
-    connection: Connection,
+    run: Statements,
     table: Table,
     rows: Sequence[Values],
     *,
     key: tuple[str, ...] = (),
     unless: str = "",
-) -> int:
+    number: str = "",
+) -> list[Any]:
     """Insert rows, or overwrite those with the same `key` (the primary key, if left out). Rows that
-    fulfil `unless`, an SQL condition, stay unchanged. Returns how many rows were written."""
-    if not rows:
-        return 0
-    key = key or tuple(table.primary_key.columns.keys())
-    statement = _upsert(connection.dialect.name, table, key, unless)
-    return connection.exec_driver_sql(statement, list(rows)).rowcount
+    fulfil `unless`, an SQL condition, stay unchanged. Returns the cursors: their `rowcount`s add up
+    to how many rows were written. No two of the rows have the same key. With a `number`, an SQL
+    expression for the first column, they come without that column."""
+    statement = _upsert(run.dialect, table, key or _key(table), unless, number)
+    names = tuple(table.columns.keys())[bool(number) :]
+    return _write(run, statement, table, rows, names)
 
 
-def add_rows(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
+def add_rows(run: Statements, table: Table, rows: Sequence[Values]) -> None:
     """Insert rows; a row whose key exists already stays unchanged."""
     if rows:
-        insert = _insert(connection.dialect.name, table)
-        connection.exec_driver_sql(f"{insert} ON CONFLICT DO NOTHING", list(rows))
+        _write(run, f"{_insert(run.dialect, table)} ON CONFLICT DO NOTHING", table, rows)
+
+
+def grow_rows(run: Statements, table: Table, rows: Sequence[Values]) -> None:
+    """Insert rows, or add their values to those of the same primary key, which comes first."""
+    if rows:
+        _write(run, _growing(run.dialect, table), table, rows)
+
+
+def lock_rows(run: Statements, table: Table, new: Sequence[Values]) -> None:
+    """Lock the rows of the same keys until the end of the transaction; these are inserted first if
+    they are missing. They are sorted, so that nobody waits in a circle. SQLite has one writer."""
+    if run.dialect == "postgresql":
+        add_rows(run, table, new)
+        key = _key(table)
+        lock = _select(run.dialect, table, key, key, "true")
+        order = ", ".join(f'found."{name}"' for name in key)
+        keys = [row[: len(key)] for row in new]
+        run.run(f"{lock} ORDER BY {order} FOR UPDATE OF found", _list(run.dialect, keys))
+
+
+def _write(
+    run: Statements,
+    statement: str,
+    table: Table,
+    rows: Sequence[Values],
+    names: Sequence[str] = (),
+) -> list[Any]:
+    if run.dialect == "sqlite":
+        return [run.run_many(statement, rows)]
+    columns = [table.c[name] for name in names or table.columns.keys()]
+    return [run.run(statement, _lists(columns, portion)) for portion in _portions(columns, rows)]
+
+
+def _portions(columns: Sequence[Column[Any]], rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    """The rows of one statement each: its parameters are in memory several times."""
+    large = [n for n, column in enumerate(columns) if column.name in _LARGE]
+    first = size = 0
+    for n, row in enumerate(rows if large else ()):
+        size += len(row[large[0]] or "")
+        if size > _MAX_LENGTH:
+            yield rows[first : n + 1]
+            first, size = n + 1, 0
+    if rows[first:]:
+        yield rows[first:]
+
+
+def _lists(columns: Sequence[Column[Any]], rows: Sequence[Values]) -> tuple[list[Any], ...]:
+    lists = tuple(list(values) for values in zip(*rows, strict=True))
+    for column, values in zip(columns, lists, strict=True):
+        if isinstance(column.type, Float):  # a list has values of one type
+            values[:] = [None if value is None else float(value) for value in values]
+    return lists
 
 
 def rows_by_key(
-    connection: Connection,
+    run: Statements,
     table: Table,
     keys: Collection[Values],
     *,
     key: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
     where: str = "true",
-) -> Sequence[Sequence[Any]]:
+) -> Any:
     """The rows with these values of `key` (the primary key, if left out) that fulfil `where` (SQL);
-    all of their columns, or only `columns`."""
-    if not keys:
-        return []
-    key = key or tuple(table.primary_key.columns.keys())
+    all of their columns, or only `columns`. Returns the cursor, to fetch them from."""
+    key = key or _key(table)
     columns = columns or tuple(table.columns.keys())
-    query = select_by_key(connection.dialect.name, table, keys, key, columns, where)
-    return connection.exec_driver_sql(*query).fetchall()
+    return run.run(*select_by_key(run.dialect, table, keys, key, columns, where))
 
 
 def select_by_key(
@@ -77,20 +210,33 @@ def select_by_key(
 
 
 @cache
-def _insert(dialect: str, table: Table) -> str:
-    names = table.columns.keys()
-    marks = ", ".join(["?" if dialect == "sqlite" else "%s"] * len(names))
-    return f"INSERT INTO {table.name} AS there ({_quoted(names)}) VALUES ({marks})"  # noqa: S608
+def _insert(dialect: str, table: Table, names: tuple[str, ...] = (), number: str = "") -> str:
+    names = names or tuple(table.columns.keys())
+    into = f"INSERT INTO {table.name} AS there ({_quoted(names)})"
+    given = names[bool(number) :]
+    if dialect == "sqlite":
+        return f"{into} VALUES ({', '.join('?' * len(given))})"
+    lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in given)
+    return f"{into} SELECT {number and number + ', '}* FROM unnest({lists})"  # noqa: S608
 
 
 @cache
-def _upsert(dialect: str, table: Table, key: tuple[str, ...], unless: str) -> str:
+def _upsert(dialect: str, table: Table, key: tuple[str, ...], unless: str, number: str = "") -> str:
     names = table.columns.keys()
     others = [f'"{name}" = excluded."{name}"' for name in names if name not in key]
     return (
-        f"{_insert(dialect, table)} ON CONFLICT ({_quoted(key)}) DO UPDATE SET {', '.join(others)}"
-        + (f" WHERE NOT (there.{unless})" if unless else "")
+        f"{_insert(dialect, table, number=number)} ON CONFLICT ({_quoted(key)}) DO UPDATE SET"
+        f" {', '.join(others)}" + (f" WHERE NOT (there.{unless})" if unless else "")
     )
+
+
+@cache
+def _growing(dialect: str, table: Table) -> str:
+    key = _key(table)
+    others = [name for name in table.columns.keys() if name not in key]  # noqa: SIM118
+    more = [f'"{name}" = there."{name}" + excluded."{name}"' for name in others]
+    insert = _insert(dialect, table)
+    return f"{insert} ON CONFLICT ({_quoted(key)}) DO UPDATE SET {', '.join(more)}"
 
 
 @cache
@@ -122,8 +268,14 @@ def _list(dialect: str, keys: Collection[Values]) -> tuple[Any, ...]:
     return tuple(columns)
 
 
+def _key(table: Table) -> tuple[str, ...]:
+    return tuple(table.primary_key.columns.keys())
+
+
 def _kind(table: Table, name: str) -> str:
-    return "bigint" if isinstance(table.c[name].type, Integer) else "text"
+    kinds = {Integer: "bigint", Float: "double precision", LargeBinary: "bytea"}
+    of_type = table.c[name].type
+    return next((kind for base, kind in kinds.items() if isinstance(of_type, base)), "text")
 
 
 def _quoted(names: Sequence[str]) -> str:

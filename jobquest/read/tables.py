@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Sequence,
     String,
     Table,
     Text,
@@ -217,13 +218,14 @@ minutes = Table(  # what the consumer did in each minute of its own clock, see h
     Column("lag_seconds", Float, nullable=False, default=0.0),
 )
 
-counter = Table(  # one row; only the process that holds its lock applies batches
-    "counter",
+epoch = Table(  # one row
+    "epoch",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("seq", BigInteger, nullable=False),
-    Column("epoch", String(36), nullable=False),
+    # Another one after each rebuild: numbers of changes from before mean something else then.
+    Column("name", String(36), nullable=False),
 )
+Sequence("change_seq", metadata=metadata)  # on PostgreSQL, see numbers.py
 
 service = Table(  # one row: what the operator wants of the consumer
     "service",

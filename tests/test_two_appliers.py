@@ -1,0 +1,183 @@
+"""Several processes that apply batches to one PostgreSQL at the same time."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from jobquest.config import load
+from jobquest.errors import PositionMoved
+from jobquest.events import from_request
+from jobquest.log import Origin, Record
+from jobquest.read import Applied, Batch, tables
+from jobquest.read.projections import DERIVED
+from jobquest.read.statements import Statements
+from jobquest.runtime import Runtime
+from tests.postgres import Postgres
+from tests.samples import SAMPLES
+from tests.service import wait_for
+
+pytestmark = pytest.mark.postgres
+
+TYPES = ("xp.earned", "mission.completed", "job.applied", "notification.sent", "user.login")
+BLOCKED_SECONDS = 0.05  # a statement that takes longer waits for the other applier's lock
+
+
+@pytest.fixture
+def two(
+    settings: dict[str, str], postgres_server: Postgres, new_postgres: str
+) -> Iterator[tuple[Runtime, Runtime]]:
+    """Two processes' parts on one database."""
+    url = postgres_server.new_database(f"CREATE DATABASE name TEMPLATE {new_postgres}")
+    made = [Runtime(load(settings | {"DATABASE_URL": url})) for _ in range(2)]
+    yield made[0], made[1]
+    for one in made:
+        one.consumer.close()
+        one.stop()
+
+
+class Steps:
+    """Lets two threads run one statement at a time, in the order that chance decides. A thread
+    whose statement waits for a lock does not keep the other from its turn."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._turns = [threading.Semaphore(0), threading.Semaphore(0)]
+        self._arrived = [threading.Event(), threading.Event()]
+        self._number = threading.local()
+
+    def before_statement(self) -> None:
+        number = getattr(self._number, "value", None)
+        if number is not None:
+            self._arrived[number].set()
+            self._turns[number].acquire()
+
+    @contextmanager
+    def as_thread(self, number: int) -> Iterator[None]:
+        self._number.value = number
+        try:
+            self.before_statement()
+            yield
+        finally:
+            self._number.value = None
+
+    def drive(self, running: Sequence[Future[Any]]) -> None:
+        while not all(one.done() for one in running):
+            number = self._chance.randrange(2)
+            if not running[number].done() and self._arrived[number].is_set():
+                self._arrived[number].clear()
+                self._turns[number].release()
+                for _ in range(int(BLOCKED_SECONDS / 0.002)):
+                    if running[number].done() or self._arrived[number].wait(0.002):
+                        break
+
+
+def batch(number: int, count: int, first: int, user: str = "user") -> Batch:
+    """Events of four users, whom both appliers share if they give the same name."""
+    applied = []
+    for n in range(first, first + count):
+        kind = TYPES[(n + number) % len(TYPES)]
+        event = from_request(kind, f"{user}-{n % 4}", SAMPLES[kind], id=f"{number}-{n}")
+        record = Record(event.topic, number, n, b"k", event.to_json(), (), event.time_ms)
+        applied.append(Applied(event, record))
+    origin = Origin("all", number, "one-life")
+    return Batch(applied, moves={origin: (first or None, first + count)})
+
+
+def rows_of(runtime: Runtime) -> dict[str, set[tuple[Any, ...]]]:
+    """The derived rows, without the numbers of changes."""
+    found = {}
+    with runtime.database.reading() as connection:
+        for table in DERIVED:
+            columns = [column for column in table.columns if column is not tables.events.c.seq]
+            found[table.name] = {tuple(row) for row in connection.execute(select(*columns))}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_two_appliers_in_any_order_of_statements_come_to_the_rows_of_one(
+    two: tuple[Runtime, Runtime],
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    """They share users, minutes and days. A lost update would make a count too small."""
+    steps, run = Steps(seed), Statements.run
+
+    def stepped(self: Statements, statement: str, parameters: tuple[Any, ...] = ()) -> Any:
+        steps.before_statement()
+        return run(self, statement, parameters)
+
+    monkeypatch.setattr(Statements, "run", stepped)
+    monkeypatch.setattr("psycopg.Pipeline.is_supported", lambda: False)  # statement by statement
+    batches = [[batch(number, 10, first) for first in (0, 10, 20)] for number in (0, 1)]
+
+    def apply_all(number: int) -> None:
+        with steps.as_thread(number):
+            for one in batches[number]:
+                two[number].read_side.apply(one)
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(apply_all, number) for number in (0, 1)]
+        steps.drive(running)
+    for one in running:
+        one.result()
+    for one_batch in (*batches[0], *batches[1]):
+        runtime.read_side.apply(one_batch)
+    assert rows_of(two[0]) == rows_of(runtime)
+
+
+def test_of_two_that_read_the_same_partition_one_is_refused(two: tuple[Runtime, Runtime]) -> None:
+    barrier = threading.Barrier(2)
+
+    def apply(one: Runtime) -> bool:
+        barrier.wait(10)
+        try:
+            one.read_side.apply(batch(0, 500, 0))
+        except PositionMoved:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(apply, two)) == [False, True]
+    assert two[0].queries.user("user-0")["eventCount"] == 125  # type: ignore[index]
+
+
+def test_a_number_is_read_when_no_lower_one_can_appear(two: tuple[Runtime, Runtime]) -> None:
+    """One applier hangs after it has taken its numbers; the other commits higher ones."""
+    slow, fast = two
+    holds, may_end = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_apply_slowly, slow, batch(0, 3, 0), holds, may_end)
+        assert holds.wait(10)
+        fast.read_side.apply(batch(1, 3, 0, "another-user"))
+        assert fast.queries.last_seq() == 0
+        assert fast.queries.events(since=0)["events"] == []
+        may_end.set()
+        running.result(30)
+    wait_for(lambda: fast.queries.last_seq() == 6, 10)
+    assert len(fast.queries.changes(0, 100, 7)) == 6
+
+
+def _apply_slowly(
+    slow: Runtime, slow_batch: Batch, holds: threading.Event, may_end: threading.Event
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        flush = Statements.flush
+
+        def hang(self: Statements) -> None:
+            flush(self)
+            if threading.current_thread() is mine and not holds.is_set():
+                holds.set()
+                assert may_end.wait(30)
+
+        mine = threading.current_thread()
+        patch.setattr(Statements, "flush", hang)
+        slow.read_side.apply(slow_batch)
