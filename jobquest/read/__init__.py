@@ -143,12 +143,15 @@ class ReadSide:
         again), ReadSideUnavailable if the database could not accept it, and any other error if an
         event of the batch is to blame.
         """
-        with self._database.writing() as connection:
+        with self._database.applying() as connection:
             retry_rows = self._note_failed(connection, batch)
             # One event alone is not pipelined, so that an error names the projection that failed.
             with statements(connection, pipelined=len(batch.applied) != 1) as run:
+                moves: Moves = {}
+                if not batch.has_failed:
+                    run.begin()
+                    moves = batch.moves
                 seq = numbers.mark(run)
-                moves = {} if batch.has_failed else batch.moves
                 moved = _move(run, moves)
                 add_rows(run, tables.outgoing, retry_rows)
                 counted = [effects.event_row(*entry) for entry in batch.applied]
@@ -174,6 +177,7 @@ class ReadSide:
         if not batch.has_failed:
             return []
         with statements(connection) as run:
+            run.begin()
             numbers.mark(run)
             _check_moved(batch.moves, _move(run, batch.moves))
         parking.move(connection, batch.released, batch.parked)

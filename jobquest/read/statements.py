@@ -72,11 +72,16 @@ class Statements:
             if ready & select.POLLOUT and not left:
                 return
 
+    def begin(self) -> None:
+        """Begin the transaction of `Database.applying`."""
+        if self.dialect == "postgresql":
+            self.run("BEGIN")
+
     def commit(self) -> None:
-        """Commit in the same round trip as the statements since the last `flush`."""
-        if self._pipeline:
-            self.send()
-        self._driver.commit()
+        """Commit that transaction. In a pipeline that costs no round trip of its own: its end waits
+        for the answers since the last `flush`, and raises the first error."""
+        if self.dialect == "postgresql":
+            self.run("COMMIT")
 
 
 @contextmanager
