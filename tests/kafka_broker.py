@@ -145,19 +145,6 @@ class KafkaBroker:
             protocols = "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
             self._properties["listener.security.protocol.map"] = protocols
         self._properties |= properties
-        if self._properties["process.roles"] == "broker":  # a controller's listener is not its own
-            self._properties["listeners"] = f"PLAINTEXT://127.0.0.1:{self.port}"
-
-    def membership(self, number: int) -> dict[str, str]:
-        """The properties of a further broker, with this number, that follows this one."""
-        voters = self._properties["controller.quorum.voters"]
-        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
-        return {
-            "process.roles": "broker",
-            "node.id": str(number),
-            "controller.quorum.voters": voters,
-            "listener.security.protocol.map": protocols,
-        }
 
     @property
     def bootstrap(self) -> str:
@@ -278,41 +265,6 @@ def _java(main: str, *more: str) -> list[str]:
     options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
     jars = sorted(str(jar) for jar in _jars().glob("*.jar"))  # archived classes need one order
     return ["java", *options, "-cp", ":".join(jars), main]
-
-
-class KafkaCluster:
-    """Three brokers, the first of which alone is the controller, so that another may die."""
-
-    def __init__(self) -> None:
-        shared = {
-            name: str(copies)
-            for name, copies in {
-                "offsets.topic.replication.factor": 3,
-                "transaction.state.log.replication.factor": 3,
-                "transaction.state.log.min.isr": 2,
-                "share.coordinator.state.topic.replication.factor": 3,
-                "share.coordinator.state.topic.min.isr": 2,
-            }.items()
-        }
-        first = KafkaBroker(**shared)
-        others = [KafkaBroker(**shared, **first.membership(number)) for number in (2, 3)]
-        self.brokers = [first, *others]
-
-    @property
-    def bootstrap(self) -> str:
-        """Where clients connect: host:port, all of them."""
-        return ",".join(broker.bootstrap for broker in self.brokers)
-
-    def start(self) -> KafkaCluster:
-        """Start them and wait until each takes connections."""
-        for broker in self.brokers:
-            broker.start()
-        return self
-
-    def remove(self) -> None:
-        """End them and drop their data."""
-        for broker in self.brokers:
-            broker.remove()
 
 
 if __name__ == "__main__":

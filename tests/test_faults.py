@@ -20,36 +20,10 @@ import pytest
 from jobquest.config import load
 from jobquest.runtime import Runtime
 from jobquest.server import MAX_OPEN_FILES
-from tests.kafka_broker import KafkaCluster, free_port, why_not
+from tests.kafka_broker import free_port
 from tests.load import Load, children_of, worker_of
 from tests.service import ROOT, Service, wait_for
 from tests.test_service import outcome
-
-
-@pytest.mark.kafka
-def test_a_leader_that_dies_costs_no_event(tmp_path: Path) -> None:
-    """Three replicas, two in sync asked for: one broker may go, whatever it led."""
-    if reason := why_not():
-        pytest.skip(reason)
-    cluster = KafkaCluster().start()
-    settings = {"KAFKA_BROKER": cluster.bootstrap, "KAFKA_REPLICATION_FACTOR": "3"}
-    service = Service(tmp_path, **settings, JOBQUEST_WORKERS="1")
-    try:
-        service.start()
-        wait_for(lambda: service.status()["consumerRunning"], 60, service.tail)
-        with Load(service) as load:
-            wait_for(lambda: len(load.answered) > 100, 60, service.tail)
-            cluster.brokers[1].kill()
-            goal = len(load.answered) + 200
-            wait_for(lambda: len(load.answered) > goal, 60, service.tail)
-            cluster.brokers[1].start()
-            goal = len(load.answered) + 100
-            wait_for(lambda: len(load.answered) > goal, 60, service.tail)
-        service.wait_until_caught_up(60)
-        load.check()
-    finally:
-        service.kill()
-        cluster.remove()
 
 
 @pytest.mark.kafka

@@ -60,7 +60,8 @@ def explained(error: Exception, addresses: Sequence[str], *, advertised: bool = 
     """A connection error in words, with the setting to check. `addresses` (host:port) are the
     configured ones, or if `advertised`, those that the brokers have advertised."""
     cause = _text(error)
-    reason = f"Kafka does not answer at {', '.join(addresses)}: {cause.rstrip('.')}."
+    some = "one or more of " if len(addresses) > 1 else ""  # which ones, the library does not say
+    reason = f"Kafka does not answer at {some}{', '.join(addresses)}: {cause.rstrip('.')}."
     if advertised:
         return (
             f"{reason} Its brokers advertise that address, so this machine must be able to resolve"

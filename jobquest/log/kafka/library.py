@@ -14,6 +14,14 @@ from typing import Any, Protocol
 from jobquest.clock import now_ms
 from jobquest.log import NewRecord, Record
 
+# For a new connection to be usable: enough for a broker that takes two seconds for each answer.
+# Doubles with each failure. The library waits for ten seconds and more, and offers no setting: a
+# broker that hangs would keep the group away from its next coordinator for so long.
+_CONNECTING = {
+    "socket_connection_setup_timeout_ms": 5_000,
+    "socket_connection_setup_timeout_max_ms": 10_000,
+}
+
 
 class Entry(Protocol):
     """A record on its way; `encoded` is what `encode` makes of it."""
@@ -121,7 +129,7 @@ class Addresses:
             return {}
 
         def client(**settings: Any) -> Any:
-            made = make(**settings)
+            made = make(**settings, **_CONNECTING)
             cluster = getattr(made, "cluster", None)
             if cluster is not None:
                 cluster.config["allow_auto_create_topics"] = False

@@ -30,7 +30,10 @@ from jobquest.log.kafka.library import Library
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_SECONDS = 2.0  # within which a recreated topic, or an absent broker, is noticed
+IDENTITY_SECONDS = 2.0  # within which a recreated topic is noticed
+# A cluster needs 9 s to replace a broker that hangs. A member that leaves the group meanwhile comes
+# back much later than one that stays: the others have to wait for its session to end.
+ABSENCE_SECONDS = 11.0
 CLOSE_MS = 3_000
 COMMIT_SECONDS = 1.0
 CLOSE_COMMIT_MS = 500
@@ -76,7 +79,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._fresh: set[Any] = set()  # assigned, but not yet sought to where `start` says
         self._origins: dict[Any, Origin] = {}  # assigned and sought
         self._forbidden: frozenset[str] = frozenset()  # unreadable topics; for the owner's thread
-        self._checked = time.monotonic()
+        self._checked = self._answered = time.monotonic()
         self._uncommitted: dict[Any, OffsetAndMetadata] = {}
         self._committed = 0.0
         self._pause = threading.Event()  # never set
@@ -273,11 +276,19 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._consumer.resume(place)
 
     def _check_identities(self) -> None:
-        """Notice recreated topics. The library keeps its old offset, which then means nothing."""
+        """Notice recreated topics. The library keeps its old offset, which then means nothing.
+        Raises LogUnavailable if there has been no answer for ABSENCE_SECONDS."""
         if time.monotonic() - self._checked < IDENTITY_SECONDS:
             return
         self._checked = time.monotonic()
-        ids = self._identities()
+        try:
+            ids = self._identities()
+        except LogUnavailable as error:
+            if time.monotonic() - self._answered > ABSENCE_SECONDS:
+                raise
+            logger.debug("It is not known whether topics were recreated: %s", error)
+            return
+        self._answered = time.monotonic()
         with self._lock:
             self._hold([place for place in self._origins if place.topic in self._forbidden])
             recreated = [

@@ -25,6 +25,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 
 from jobquest.log.kafka.fast_path.producer import FastProducer
 from jobquest.log.kafka.fast_path.unpacked import FastReader
@@ -48,6 +49,11 @@ class FastLibrary:
     def admin(self, timeout_ms: int, **settings: Any) -> Any:
         """See `Library.admin`."""
         settings |= self.addresses.settings(KafkaAdminClient)
+        if len(settings["bootstrap_servers"]) > 1:
+            try:
+                return _Admin(**settings, bootstrap_timeout_ms=timeout_ms // 2)
+            except KafkaTimeoutError:
+                pass  # the library spends all its time on the first broker that hangs
         return _Admin(**settings, bootstrap_timeout_ms=timeout_ms)
 
     def close(self) -> None:
