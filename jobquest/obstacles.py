@@ -1,5 +1,6 @@
 """Why a working consumer does not process everything: missing rights, foreign clients in our group,
-partitions that nobody reads. Called by the runtime's reporter; changes nothing.
+partitions that nobody reads, an outbox that cannot deliver. Called by the runtime's reporter;
+changes nothing.
 """
 
 from __future__ import annotations
@@ -104,8 +105,12 @@ def _of_rights(missing: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def _of_outboxes(processes: Iterable[Mapping[str, Any]], missing: Collection[str]) -> Iterator[str]:
     barred: dict[str, str] = {}
+    stuck: set[str] = set()
     for process in processes:
-        barred |= process.get("outbox", {}).get("barred", {})
+        outbox = process.get("outbox", {})
+        barred |= outbox.get("barred", {})
+        stuck |= {outbox["stuck"]} if outbox.get("events") and outbox.get("stuck") else set()
+    yield from (f"Events wait in the outbox: {reason}" for reason in sorted(stuck))
     for topic, reason in sorted(barred.items()):
         if topic not in missing:
             yield f"Events of topic {topic} wait in the outbox: {reason}"

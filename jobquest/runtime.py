@@ -289,9 +289,10 @@ class Runtime:
     def _own_heartbeat(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
         barred = dict(self.outbox.barred) if self.outbox else {}
+        stuck = self.outbox.stuck if self.outbox else ""
         return {
             **asdict(self._snapshot()),
-            "outbox": {**waiting._asdict(), "barred": barred},
+            "outbox": {**waiting._asdict(), "barred": barred, "stuck": stuck},
             "obstacles": self._obstacle_lines,
         }
 

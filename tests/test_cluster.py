@@ -6,8 +6,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import NotEnoughReplicasError
 
 from tests.kafka_broker import why_not
 from tests.kafka_cluster import BROKERS, KafkaCluster
@@ -171,6 +174,34 @@ def test_with_two_brokers_gone_events_wait_in_the_outbox_and_the_status_says_so(
         wait_for(lambda: is_working(on_cluster), REPLACED_SECONDS, on_cluster.tail)
     on_cluster.wait_until_caught_up(60)
     clients.check()
+
+
+def test_a_cluster_that_can_be_read_but_not_written_is_no_healthy_one(
+    cluster: KafkaCluster, on_cluster: Service
+) -> None:
+    """Nothing is on its way when two brokers end, so the third can serve readers alone. But it
+    confirms nothing: what is published then waits, with nothing else to show for it."""
+    left = leave_one(cluster)
+    wait_for(lambda: is_alone(cluster, left), REPLACED_SECONDS)
+    with (
+        closing(
+            KafkaProducer(bootstrap_servers=cluster.brokers[left].bootstrap, acks="all", retries=0)
+        ) as producer,
+        pytest.raises(NotEnoughReplicasError),
+    ):
+        producer.send(TOPIC, b"no event").get(20)
+    wait_for(lambda: is_working(on_cluster), REPLACED_SECONDS, on_cluster.tail)
+    began = time.monotonic()
+    codes = Counter(on_cluster.post("user.login", {}, user_id="ada").code for _ in range(20))
+    assert codes == {202: 20}
+    assert time.monotonic() - began < ANSWER_SECONDS, "only the first waits for Kafka"
+    wait_for(lambda: on_cluster.status()["state"] == "degraded", REPLACED_SECONDS, on_cluster.tail)
+    assert "min.insync.replicas" in on_cluster.status()["reason"]
+    cluster.restore()
+    wait_for(lambda: is_working(on_cluster), REPLACED_SECONDS, on_cluster.tail)
+    on_cluster.wait_until_caught_up(60)
+    assert on_cluster.get("/api/users/ada").json["data"]["eventCount"] == 20
+    wait_for(lambda: on_cluster.post("user.login", {}, user_id="ada").code == 201, 10)
 
 
 def leave_one(cluster: KafkaCluster) -> int:

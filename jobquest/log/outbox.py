@@ -84,6 +84,7 @@ class Outbox:
         self._woken = threading.Event()
         self._stop = threading.Event()
         # The forwarder's own; others may read:
+        self.stuck = ""  # why the log accepted nothing at the last try; "" if it did
         self._adopted: list[SpoolFile] = []
         self._adopts = False
         self._looked = 0.0  # for orphans
@@ -286,12 +287,14 @@ class Outbox:
             try:
                 self._step()
             except LogUnavailable as error:
+                self.stuck = str(error)
                 logger.debug("The outbox waits: %s", error)
                 self._stop.wait(TRY_SECONDS)
             except Exception:
                 logger.exception("The outbox failed and goes on")
                 self._stop.wait(TRY_SECONDS)
             else:
+                self.stuck = ""
                 self._woken.wait(TRY_SECONDS)
                 self._woken.clear()
 
@@ -424,6 +427,7 @@ class Outbox:
             if not isinstance(error, TopicUnavailable):
                 raise error
             forbidden[error.topic] = error
+        self.stuck = ""
         with self._lock:
             for error in forbidden.values():
                 self._bar(error)

@@ -51,6 +51,10 @@ _REFUSALS = (
     InvalidRecordError,
 )
 _GONE = object()
+_NOT_CONFIRMED = (
+    "Kafka did not confirm in time. If it answers otherwise, too few replicas of a topic are in"
+    " sync (min.insync.replicas): start the brokers that are down."
+)
 _SETTINGS = {
     "acks": "all",
     # The idempotent producer stops for good after one refused or expired batch. Without it, one
@@ -284,7 +288,7 @@ class Sender:
             if oldest is None and self._closed.is_set():
                 return
             if oldest is not None and time.monotonic() > oldest:
-                self._discard(producer, "Kafka did not confirm in time.")
+                self._discard(producer, _NOT_CONFIRMED)
 
     # --- connecting: in its own thread, so that nobody has to wait for it ---
 
