@@ -24,8 +24,6 @@ DOCUMENTED = re.findall(
 )
 _FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 _FRAME = """\
-{user}
-daemon off;
 worker_processes 1;
 pid {folder}/pid;
 error_log {folder}/errors;
@@ -69,12 +67,14 @@ class Nginx:
         _write_files(self.folder)
 
     def start(self, servers: str) -> Nginx:
-        """Start it and wait until it listens."""
+        """Start it with these servers and wait until it listens."""
         temporary = "\n".join(f"    {name}_temp_path {self.folder}/{name};" for name in _FOLDERS)
-        user = "user root;" if os.geteuid() == 0 else ""
-        (self.folder / "nginx.conf").write_text(
-            _FRAME.format(user=user, folder=self.folder, temporary=temporary, servers=servers)
-        )
+        return self.run(_FRAME.format(folder=self.folder, temporary=temporary, servers=servers))
+
+    def run(self, configuration: str) -> Nginx:
+        """Start it with a whole configuration, in the foreground, and wait until it listens."""
+        user = "user root;\n" if os.geteuid() == 0 else ""
+        (self.folder / "nginx.conf").write_text(f"{user}daemon off;\n{configuration}")
         program = shutil.which(PROGRAM, path=_path())
         assert program
         self._process = subprocess.Popen(

@@ -22,18 +22,19 @@ def listeners(name: str) -> dict[str, str]:
     return dict(pairs)
 
 
+def compose_command() -> list[str] | None:
+    """How compose is called on this machine; None if it is not there."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            asked = subprocess.run([*command, "version"], capture_output=True)
+            if asked.returncode == 0:
+                return command
+    return None
+
+
 @pytest.mark.slow
 def test_the_file_fits_the_compose_schema() -> None:
-    compose = next(
-        (
-            command
-            for command in (["docker", "compose"], ["docker-compose"])
-            if shutil.which(command[0])
-            and subprocess.run([*command, "version"], capture_output=True).returncode == 0
-        ),
-        None,
-    )
-    if compose is None:
+    if (compose := compose_command()) is None:
         pytest.skip("no docker compose on this machine")
     done = subprocess.run(
         [*compose, "-f", str(COMPOSE_FILE), "config", "-q"], capture_output=True, text=True
