@@ -379,6 +379,7 @@ def _log(config: Config, member: str) -> EventLog:
         bootstrap=config.kafka_broker,
         client_id="jobquest",
         member_name=member,
+        folder=config.data_dir.absolute(),
         partitions=config.kafka_partitions,
         replication_factor=config.kafka_replication_factor,
         security=config.kafka_security(),

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.kafka_broker import free_port
@@ -55,6 +56,17 @@ def documented(server: str, service: str, port: int, folder: Path) -> str:
             "/etc/nginx/jobquest/": f"{folder}/",
         },
     )
+
+
+def of_instances(urls: Sequence[str], port: int) -> str:
+    """The configuration of the docs for several instances, without TLS and passwords."""
+    shared, server, _, upstream = DOCUMENTED
+    maps = shared[: shared.index("upstream")]
+    private = ("ssl_", "auth_")
+    plain = [line for line in server.splitlines() if not line.strip().startswith(private)]
+    places = {f"127.0.0.1:{5001 + n}": url.split("//")[1] for n, url in enumerate(urls)}
+    places["listen 443 ssl;"] = f"listen 127.0.0.1:{port};"
+    return _put(maps + upstream + "\n".join(plain), places)
 
 
 class Nginx:

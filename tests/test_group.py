@@ -4,7 +4,10 @@ that join."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +22,7 @@ from jobquest.config import load
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
+from tests.load import consumer_of
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
 from tests.test_retries import failing, life, publish
@@ -110,6 +114,31 @@ def test_partitions_that_come_at_run_time_are_read_soon(service: Service) -> Non
     assert set(seen) == {(200, 200)}
     assert not [line for line in service.output if "Traceback" in line]
     wait_for(reads_everything(service), 10, service.tail)
+
+
+def test_partitions_that_come_after_a_consumer_was_killed_are_read_soon(service: Service) -> None:
+    """Its successor has its name in the group, and has to become what it was: the group's leader,
+    which notices new partitions."""
+    killed = consumer_of(service)
+    os.kill(killed, signal.SIGKILL)
+
+    def is_followed() -> bool:
+        reading = {one["pid"] for one in service.status()["processes"] if one["assignment"]}
+        return reading != {killed} and reads_everything(service)()
+
+    began = time.monotonic()
+    wait_for(is_followed, 20, service.tail)
+    print(f"followed after {time.monotonic() - began:.1f} s")
+    broker = service.settings["KAFKA_BROKER"]
+    with KafkaAdminClient(bootstrap_servers=broker, api_version=(4, 0)) as admin:
+        admin.create_partitions({"system-events": 9})
+
+    def are_read() -> bool:
+        topics = service.get("/api/kafka/topics").json["data"]["topics"]
+        [found] = [one["partitions"] for one in topics if one["name"] == "system-events"]
+        return len(found) == 9 and all(one["process"] for one in found)
+
+    wait_for(are_read, 20, service.tail)
 
 
 def test_a_process_that_joins_changes_nothing_in_the_status(

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.instances import all_read, is_quiet, new_instances
 from tests.load import Load
 from tests.postgres import Postgres
-from tests.service import Service, wait_for
+from tests.service import wait_for
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(300)]
 
-PARTITIONS = 6
 HANDLERS = """
 def note(event):
     with open("handled", "a") as ledger:
@@ -40,22 +40,14 @@ def database() -> Iterator[Postgres]:
 def test_with_one_killed_one_frozen_and_the_database_crashed_everything_counts_once(
     tmp_path: Path, kafka_as_it_comes: str, database: Postgres
 ) -> None:
-    url, instances = database.new_database(), []
     wait = threading.Event().wait
-    for name in ("one", "two", "three"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "note_handlers.py").write_text(HANDLERS)
-        made = Service(
-            folder,
-            KAFKA_BROKER=kafka_as_it_comes,
-            KAFKA_PARTITIONS=str(PARTITIONS),
-            DATABASE_URL=url,
-            JOBQUEST_WORKERS="1",
-            JOBQUEST_HANDLERS="note_handlers",
-        )
-        made.python_path.append(str(folder))
-        instances.append(made.start())
+    instances = new_instances(
+        tmp_path, kafka_as_it_comes, database.new_database(), JOBQUEST_HANDLERS="note_handlers"
+    )
+    for made in instances:
+        (made.folder / "note_handlers.py").write_text(HANDLERS)
+        made.python_path.append(str(made.folder))
+        made.start()
     one, killed, frozen = instances
     try:
         wait_for(lambda: all_read(one, 3), 60, one.tail)
@@ -83,15 +75,3 @@ def test_with_one_killed_one_frozen_and_the_database_crashed_everything_counts_o
         os.killpg(frozen.pid, signal.SIGCONT)
         for instance in instances:
             instance.kill()
-
-
-def all_read(service: Service, processes: int) -> bool:
-    """Whether so many processes read, and together every partition of the events' topics."""
-    found = [len(one["assignment"]) for one in service.status()["processes"]]
-    return len([one for one in found if one]) == processes and sum(found) == 8 * PARTITIONS
-
-
-def is_quiet(service: Service) -> bool:
-    status = service.status()
-    waiting = status["retrying"] + status["outbox"]["events"] + status["followUpsWaiting"]
-    return waiting == 0 and status["lag"]["messages"] == 0

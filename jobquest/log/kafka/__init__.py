@@ -8,6 +8,7 @@ before a fork: a client that is used in both processes never answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +28,7 @@ from jobquest.log import (
     StartPositions,
 )
 from jobquest.log.kafka.cluster import Cluster
+from jobquest.log.kafka.membership import InstanceName
 from jobquest.log.kafka.sender import Sender
 from jobquest.log.kafka.subscription import KafkaSubscription
 from jobquest.log.kafka.version import library_of
@@ -44,6 +46,7 @@ class KafkaLog:
         bootstrap: Sequence[str],
         client_id: str,
         member_name: str | None = None,
+        folder: Path | None = None,
         partitions: int,
         replication_factor: int,
         security: Mapping[str, Any],
@@ -51,8 +54,9 @@ class KafkaLog:
         topic_configs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
         version: str = kafka.__version__,
     ) -> None:
-        """`member_name`: the `client_id` of a group's member, if it differs. `topic_configs`: topic
-        → additional configs for a topic that this log creates. `version`: kafka-python's, which
+        """`member_name`: the `client_id` of a group's member, if it differs. `folder`: where this
+        instance keeps its name in groups; without it, it has none. `topic_configs`: topic →
+        additional configs for a topic that this log creates. `version`: kafka-python's, which
         decides how the library is used (see `library_of`)."""
         self._common = {
             "bootstrap_servers": list(bootstrap),
@@ -61,6 +65,7 @@ class KafkaLog:
             **security,
         }
         self._member = self._common | {"client_id": member_name or client_id}
+        self._instance = InstanceName(folder) if folder else None
         self._library = library_of(version)
         self._cluster = Cluster(
             self._library, self._common, topics, partitions, replication_factor, topic_configs
@@ -88,7 +93,9 @@ class KafkaLog:
         """See `EventLog.subscribe`."""
         self._cluster.prepare()
         self._cluster.compare()  # here, because only one process consumes: one line per start
-        return KafkaSubscription(self._library, self._cluster, self._member, topics, group, start)
+        return KafkaSubscription(
+            self._library, self._cluster, self._member, topics, group, start, self._instance
+        )
 
     def describe(self, topics: Sequence[str]) -> list[PartitionInfo]:
         """See `EventLog.describe`."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka import TopicPartition
-from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
+from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, MemberToRemove
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
@@ -23,6 +23,8 @@ from kafka.errors import (
     KafkaTimeoutError,
     NotCoordinatorError,
     TopicAuthorizationFailedError,
+    UnknownMemberIdError,
+    UnsupportedVersionError,
 )
 
 from jobquest.errors import LogUnavailable, TopicUnavailable
@@ -44,6 +46,11 @@ MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read
 AWAY_SECONDS = 1.0  # for this long after a failure, calls fail at once
 RIGHTS_SECONDS = 1.0  # for this long, the answers about rights are reused
 _TOPIC_EXISTS = 36
+_NO_COORDINATOR = (
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    NotCoordinatorError,
+)
 _T = TypeVar("_T")
 
 
@@ -113,11 +120,9 @@ class Cluster:
         """See `EventLog.committed`."""
         self.prepare()
         ids = self.identities(topics)
-        deadline = time.monotonic() + COORDINATOR_SECONDS
-        while (found := self._call(lambda: self._group_offsets(group))) is None:
-            if time.monotonic() > deadline:
-                raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")
-            self._pause.wait(PAUSE_SECONDS)
+        found = self._of_coordinator(
+            group, lambda: self._administering().list_group_offsets([group])[group]
+        )
         return {
             Origin(place.topic, place.partition, ids[place.topic]): one.offset
             for place, one in found.items()
@@ -144,6 +149,23 @@ class Cluster:
             return [member_of(one) for one in found["members"]]
 
         return self._call(query)
+
+    def remove_member(self, group: str, name: str) -> bool:
+        """Remove the member with this `group.instance.id`, if the group has one: others get its
+        partitions at once. Returns whether the broker knows members with names. Raises
+        LogUnavailable."""
+
+        def query() -> bool:
+            try:
+                one = MemberToRemove(group_instance_id=name)
+                self._administering().remove_group_members(group, [one])
+            except UnknownMemberIdError:  # there is no such group
+                return True
+            except UnsupportedVersionError:
+                return False
+            return True
+
+        return self._of_coordinator(group, query)
 
     def unreadable(self) -> frozenset[str]:
         """The topics that may not be read, by the latest answer about each."""
@@ -207,6 +229,25 @@ class Cluster:
             with self._errors():
                 return query()
 
+    def _of_coordinator(self, group: str, query: Callable[[], _T]) -> _T:
+        """The answer of the group's coordinator, which a new cluster creates on demand. Raises
+        LogUnavailable."""
+
+        def attempt() -> tuple[_T] | None:
+            try:
+                return (query(),)
+            except _NO_COORDINATOR:
+                return None
+            except GroupAuthorizationFailedError as error:
+                raise LogUnavailable(f"The right READ on the group {group} is missing.") from error
+
+        deadline = time.monotonic() + COORDINATOR_SECONDS
+        while (found := self._call(attempt)) is None:
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")
+            self._pause.wait(PAUSE_SECONDS)
+        return found[0]
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         began = time.monotonic()
@@ -268,16 +309,6 @@ class Cluster:
                 allow_auto_create_topics=False,
             )
         return self._reader
-
-    def _group_offsets(self, group: str) -> dict[Any, Any] | None:
-        """None while there is no coordinator: a new cluster creates its first one on demand."""
-        try:
-            found: dict[Any, Any] = self._administering().list_group_offsets([group])[group]
-        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
-            return None
-        except GroupAuthorizationFailedError as error:
-            raise LogUnavailable(f"The right READ on the group {group} is missing.") from error
-        return found
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
         found = self._call(lambda: self._administering().describe_topics(list(topics)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from kafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 from kafka.errors import (
+    FencedInstanceIdError,
     GroupAuthorizationFailedError,
     KafkaError,
     OffsetOutOfRangeError,
@@ -27,6 +28,7 @@ from jobquest.errors import LogUnavailable
 from jobquest.log import Origin, Partition, Record, StartPositions, missing_right
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.library import Library
+from jobquest.log.kafka.membership import InstanceName
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ _SETTINGS = {
     "isolation_level": "read_committed",
     "max_poll_interval_ms": 300_000,
     "session_timeout_ms": 10_000,
-    "heartbeat_interval_ms": 2_000,
+    "heartbeat_interval_ms": 500,  # the answer tells a member that another one joins or leaves
     "request_timeout_ms": 12_000,  # above the session timeout, because a join waits that long
     "metadata_max_age_ms": 5_000,
     "allow_auto_create_topics": False,
@@ -69,8 +71,11 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         topics: Sequence[str],
         group: str,
         start: StartPositions,
+        instance: InstanceName | None = None,
     ) -> None:
         self._cluster = cluster
+        self._instance = instance
+        self._name: str | None = None  # in the group; only this member has it
         self._topics = topics
         self._group = group
         self._start = start
@@ -85,10 +90,18 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._pause = threading.Event()  # never set
         self._subscribed: list[str] = []
         self._new_reader = partial(library.reader, **common, **_SETTINGS, group_id=group)
-        self._join()
+        try:
+            self._name = instance.acquire() if instance else None
+            self._join()
+        except BaseException:
+            self._release_name()
+            raise
 
     def _join(self) -> None:
-        self._reader = self._new_reader()
+        """Join as a new member. One that has this member's name must have been killed."""
+        if self._name and not self._cluster.remove_member(self._group, self._name):
+            self._release_name()
+        self._reader = self._new_reader(group_instance_id=self._name)
         self._consumer = self._reader.consumer
         self._subscribed = []
         self._subscribe()
@@ -134,6 +147,9 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             except TopicAuthorizationFailedError as error:
                 self._forbid(error)
                 continue
+            except FencedInstanceIdError:
+                self._give_name_up()
+                continue
             except GroupAuthorizationFailedError as error:
                 line = f"The right READ on the group {self._group} is missing."
                 raise LogUnavailable(line) from error
@@ -165,6 +181,8 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
             self._forget(error)
         except TopicAuthorizationFailedError as error:
             self._forbid(error)
+        except FencedInstanceIdError:
+            self._give_name_up()
         except KafkaError as error:
             _raise_if_fatal(error)
         finally:
@@ -227,6 +245,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             logger.debug("The group's offsets could not be committed: %s", error)
         self._leave()
+        self._release_name()
 
     def _check_membership(self) -> None:
         """Join again if a rebalance does not end."""
@@ -246,10 +265,30 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         self._join()
 
     def _leave(self) -> None:
+        """Leave the group. The library sends nothing if the member has a name."""
+        try:
+            if self._name:
+                self._cluster.remove_member(self._group, self._name)
+        except LogUnavailable as error:
+            logger.debug("The group keeps this member until its session ends: %s", error)
         try:
             self._consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
         except Exception as error:
             logger.debug("A subscription did not close cleanly: %s", error)
+
+    def _release_name(self) -> None:
+        if self._instance and self._name:
+            self._instance.release()
+        self._name = None
+
+    def _give_name_up(self) -> None:
+        """Another process has joined with this member's name: its data folder is a copy of ours,
+        and its host's name is the same. Join without a name, or both would take turns."""
+        logger.warning(
+            "Another process is the group's member %s: joining without a name.", self._name
+        )
+        self._release_name()
+        self._rejoin()
 
     def _settle(self) -> None:
         """Seek new partitions to where `start` says, and start to fetch them."""
