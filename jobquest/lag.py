@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,13 +28,21 @@ class Progress:
     """`lag`: `messages`, the `seconds` since the oldest of them was appended, and `caughtUpIn`, the
     seconds until the group has caught up at this rate. `rate`: records per second that the log has
     accepted (`taken`) and the group has `processed`. `topics`: accepted records per second, by
-    topic. None: unknown.
+    topic. None: unknown. `left`: for each partition (`topic/number`) that is behind, how many of
+    its records are left, and when the first of them was appended (Unix milliseconds).
     """
 
     lag: dict[str, Any]
     rate: dict[str, float | None]
     topics: Mapping[str, float] = field(default_factory=dict)
+    left: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     error: Unavailable | None = None
+
+    def lag_of(self, partitions: Collection[str]) -> dict[str, Any]:
+        """The `messages` and `seconds` of some partitions; None if unknown."""
+        if self.lag["messages"] is None:
+            return {"messages": None, "seconds": None}
+        return _summed([self.left[place] for place in partitions if place in self.left])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +105,18 @@ class Lag:
     def _measure(self) -> Progress:
         offsets = self._offsets()
         left = left_of(self._log, offsets)
-        times = [since_ms for _, since_ms in left.values() if since_ms is not None]
-        age_ms = max(0, now_ms() - min(times)) if times else 0
-        messages = sum(count for count, _ in left.values())
+        behind = _summed(left.values())
+        messages = behind["messages"]
         accepted, processed, topics = self._rates()
         gain = (processed or 0.0) - (accepted or 0.0)
         return Progress(
             {
-                "messages": messages,
-                "seconds": round(age_ms / 1000, 3),
+                **behind,
                 "caughtUpIn": round(messages / gain, 1) if messages and gain > 0 else None,
             },
             {"taken": accepted, "processed": processed},
             topics,
+            {f"{one.topic}/{one.number}": found for one, found in left.items()},
         )
 
     def _offsets(self) -> Mapping[Origin, tuple[int, int]]:
@@ -164,6 +171,12 @@ def left_of(
             at = first.offset if first else head.next
             left[origin] = (end - at, first.timestamp_ms if first else None)
     return left
+
+
+def _summed(left: Collection[tuple[int, int | None]]) -> dict[str, Any]:
+    times = [since_ms for _, since_ms in left if since_ms is not None]
+    age_ms = max(0, now_ms() - min(times)) if times else 0
+    return {"messages": sum(count for count, _ in left), "seconds": round(age_ms / 1000, 3)}
 
 
 def _unknown(error: Unavailable | None) -> Progress:

@@ -91,7 +91,7 @@ class Report:
             "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,
-            "processes": processes,
+            "processes": [{**one, "lag": progress.lag_of(one["assignment"])} for one in processes],
             "timestamp": format_time(now_ms()),
         }
 
@@ -162,7 +162,8 @@ class Report:
         return problems
 
     def processes(self) -> list[dict[str, Any]]:
-        """Each process that is alive, from its last heartbeat. Raises ReadSideUnavailable."""
+        """Each process that is alive, from its last heartbeat, sorted by host and pid. Raises
+        ReadSideUnavailable."""
         processes = []
         for row in self._state.processes():
             consumer, silent_ms = row["consumer"], row["silent_ms"]
@@ -177,11 +178,12 @@ class Report:
                     "id": row["id"],
                     "host": row["host"],
                     "pid": row["pid"],
+                    "version": None,  # of a process of an older version, which does not say it
                     "heartbeat": format_time(row["heartbeat_ms"]),
                     **consumer,
                 }
             )
-        return processes
+        return sorted(processes, key=lambda one: (one["host"], one["pid"]))
 
 
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:

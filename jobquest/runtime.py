@@ -43,6 +43,7 @@ from jobquest.read.rebuild import Rebuild
 from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.service_state import ServiceState
 from jobquest.report import LOG_TOPICS, WORKING, Report
+from jobquest.version import version
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class Runtime:
         self._reporter = threading.Thread(target=self._report, name="reporter", daemon=True)
         self._shown: object = None
         self._last_seen: object = None  # the consumer, when it last woke the supervisor
+        self._version = version()
         self._wanted = "stopped"  # the operator's wish that was followed last
         self._generation: int | None = None  # the number of that wish
 
@@ -291,6 +293,7 @@ class Runtime:
         barred = dict(self.outbox.barred) if self.outbox else {}
         stuck = self.outbox.stuck if self.outbox else ""
         return {
+            "version": self._version,
             **asdict(self._snapshot()),
             "outbox": {**waiting._asdict(), "barred": barred, "stuck": stuck},
             "obstacles": self._obstacle_lines,

@@ -41,6 +41,11 @@ function showTopic(row, topic) {
   setNumber(row, "records", topic.partitions.reduce((sum, one) => sum + one.next - one.first, 0));
 }
 
+function processLag({ assignment, lag }) {
+  if (!assignment.length) return "–";
+  return lag.messages === null ? "unknown" : number(lag.messages);
+}
+
 function showProcess(row, process) {
   const badge = part(row, "state").firstElementChild;
   badge.dataset.word = process.state;
@@ -50,6 +55,7 @@ function showProcess(row, process) {
   part(row, "heartbeat").replaceChildren(
     timeElement(process.heartbeat), " ", element("span", ago, age(process.heartbeat)),
   );
+  setText(part(row, "lag"), processLag(process));
   setText(part(row, "assignment"), process.assignment.join(", ") || "nothing");
 }
 

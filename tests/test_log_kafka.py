@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import kafka
@@ -131,10 +132,10 @@ def test_records_that_are_too_many_for_one_batch_are_taken_in_several(place: OnK
 
 
 def test_what_cannot_be_unpacked_is_told_by_offset_and_the_next_is_read(
-    place: OnKafka, monkeypatch: pytest.MonkeyPatch
+    place: OnKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_topic(place)
-    with closing(place.open()) as log:
+    with closing(place.open(folder=tmp_path)) as log:
         for n in range(3):  # one batch each
             append(log, place.topics[0], b"%d" % n)
         sound = DefaultRecordBatch.validate_crc

@@ -12,14 +12,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 
+import orjson
 import pytest
 from sqlalchemy import text
 
 from jobquest.config import load
-from jobquest.read.service_state import FORGET_AFTER_MS
+from jobquest.consumer import Snapshot
+from jobquest.lag import Progress
+from jobquest.read.service_state import FORGET_AFTER_MS, ServiceState
 from jobquest.runtime import Runtime
+from jobquest.version import version
 from tests.service import ROOT, wait_for
 
 WORKING = {"starting", "running", "idle"}
@@ -172,3 +177,28 @@ def test_heartbeats_go_on_while_kafka_takes_connections_and_answers_nothing(
     longest = max(after - before for before, after in pairwise(beats))
     print(f"at most {longest:.2f} s apart")
     assert longest < 2.2
+
+
+def test_each_process_says_its_version_and_the_lag_of_its_partitions(runtime: Runtime) -> None:
+    wait_for(lambda: runtime.report.processes()[0]["assignment"], 10)
+    before = asdict(Snapshot(state="running", assignment=("achievements/0",)))
+    ServiceState(runtime.database).beat(orjson.dumps(before))  # one that is too old to say more
+    block = threading.Event()
+    runtime.consumer.register_event_handler("user.login", lambda event: block.wait(10))
+    for _ in range(3):
+        runtime.producer.publish("user.login", "ada", {})
+
+    def lags() -> list[int]:
+        status = runtime.report.status()
+        assert {one["version"] for one in status["processes"]} == {version(), None}
+        found = {one["version"]: one["lag"]["messages"] for one in status["processes"]}
+        return [status["lag"]["messages"], found[version()], found[None]]
+
+    wait_for(lambda: lags() == [3, 3, 0], 10, lambda: str(lags()))
+    block.set()
+    wait_for(lambda: lags() == [0, 0, 0], 20, lambda: str(lags()))
+
+
+def test_the_lag_of_partitions_is_unknown_if_that_of_all_is() -> None:
+    unknown = {"messages": None, "seconds": None}
+    assert Progress(unknown, {}).lag_of(["achievements/0"]) == unknown

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobquest.version import version
 from tests import nginx
 from tests.instances import PARTITIONS, Standstills, SteadyLoad, all_read, is_quiet, new_instances
 from tests.nginx import Nginx
@@ -78,6 +79,7 @@ def test_a_rolling_restart_under_load_stops_a_partition_briefly_and_loses_nothin
     assert max(stood.longest.values()) < STANDSTILL_SECONDS
     assert load.slowest < ANSWER_SECONDS
     partitions_of_users(first)
+    assert {one["version"] for one in first.status()["processes"]} == {version()}
 
 
 def partitions_of_users(service: Service) -> None:

@@ -93,8 +93,10 @@ def groups() -> None:
     click.echo(f"{status['groupId']}: {status['state']}, lag {'unknown' if lag is None else lag}")
     for process in status["processes"]:
         click.echo(
-            f"  {process['host']}:{process['pid']}  {process['state']}"
-            f"  {len(process['assignment'])} partitions  {process['processed']} processed"
+            f"  {process['host']}:{process['pid']}  {process['version'] or 'older version'}"
+            f"  {process['state']}  {len(process['assignment'])} partitions"
+            f"  lag {'unknown' if (lag := process['lag']['messages']) is None else lag}"
+            f"  {process['processed']} processed"
         )
 
 

@@ -57,7 +57,9 @@ def test_topics_say_how_far_they_are_read_and_by_whom(service: Service, visit: V
         expect(cell(page, "achievements", part)).to_have_text(text)
     expect(cell(page, "notifications", "position")).to_have_text("none")
     process = page.locator("[data-process]")
-    expect(process).to_contain_text(service.status()["processes"][0]["host"])
+    for name in ("host", "version"):
+        expect(process).to_contain_text(service.status()["processes"][0][name])
+    expect(process.locator('[data-part="lag"]')).to_have_text("0")
     expect(process.locator('[data-part="assignment"]')).to_contain_text("achievements/0")
     href = cell(page, "achievements", "reader").locator("a").get_attribute("href")
     assert href == f"#{process.get_attribute('id')}"
@@ -76,6 +78,7 @@ def test_numbers_stay_fresh_and_a_service_that_is_away_is_said(
     expect(cell(page, "achievements", "lag")).to_have_text("3", timeout=15_000)
     expect(line(page, "achievements")).to_have_attribute("data-behind", "")
     expect(cell(page, "achievements", "reader")).to_have_text("nobody")
+    expect(page.locator('[data-process] [data-part="lag"]')).to_have_text("–")
     expect(page.locator('[data-process] [data-part="state"]')).to_have_text("stopped")
     service.switch("start")
     expect(cell(page, "achievements", "position")).to_have_text("3", timeout=15_000)
@@ -103,9 +106,10 @@ def test_a_fresh_row_is_the_one_that_the_server_renders(service: Service, visit:
         "was => document.querySelector('.list-head time').dateTime !== was", arg=as_of
     )
     texts = "all => all.map(one => one.innerText)"
-    came = page.locator("[data-row], [data-part=assignment]").evaluate_all(texts)
+    rows = "[data-row], [data-process] :is([data-part=lag], [data-part=assignment])"
+    came = page.locator(rows).evaluate_all(texts)
     page.reload()
-    assert page.locator("[data-row], [data-part=assignment]").evaluate_all(texts) == came
+    assert page.locator(rows).evaluate_all(texts) == came
 
 
 def test_a_page_whose_partitions_have_changed_says_so(service: Service, visit: Visit) -> None:

@@ -226,7 +226,7 @@ class DocumentedReader:
 
     def _tried(self, place: TopicPartition, offset: int) -> Exception | None:
         """Why the record at this offset can't be unpacked; None if it can."""
-        probe = KafkaConsumer(**{**self._settings, "group_id": None})
+        probe = KafkaConsumer(**{**self._settings, "group_id": None, "group_instance_id": None})
         try:
             probe.assign([place])
             probe.seek(place, offset)
