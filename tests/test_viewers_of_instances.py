@@ -52,7 +52,8 @@ class Viewer:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def since(self) -> int:
@@ -67,8 +68,8 @@ class Viewer:
                 continue
             self.connects += 1
             try:
-                while not self._stop.is_set():
-                    self._take(json.loads(connection.recv()))
+                while not self._stop.is_set() and (frame := connection.recv()):
+                    self._take(json.loads(frame))
             except (OSError, websocket.WebSocketException):
                 pass
             finally:
@@ -115,7 +116,7 @@ def test_each_viewer_sees_every_event_once_and_in_order_while_instances_end(
         wait_for(lambda: all_read(instances[0]), 60, instances[0].tail)
         for viewer in viewers:
             viewer.start()
-        with Load(*instances) as load:
+        with Load(*instances, clients=8) as load:
             until = time.monotonic() + SECONDS
             while time.monotonic() < until:
                 one = chance.choice(instances)
