@@ -150,10 +150,10 @@ class Cluster:
 
         return self._call(query)
 
-    def remove_member(self, group: str, name: str) -> bool:
+    def remove_member(self, group: str, name: str, patience: float = COORDINATOR_SECONDS) -> bool:
         """Remove the member with this `group.instance.id`, if the group has one: others get its
-        partitions at once. Returns whether the broker knows members with names. Raises
-        LogUnavailable."""
+        partitions at once. Returns whether the broker knows members with names. `patience`: for how
+        many seconds the group may have no coordinator. Raises LogUnavailable."""
 
         def query() -> bool:
             try:
@@ -165,7 +165,7 @@ class Cluster:
                 return False
             return True
 
-        return self._of_coordinator(group, query)
+        return self._of_coordinator(group, query, patience)
 
     def unreadable(self) -> frozenset[str]:
         """The topics that may not be read, by the latest answer about each."""
@@ -229,7 +229,9 @@ class Cluster:
             with self._errors():
                 return query()
 
-    def _of_coordinator(self, group: str, query: Callable[[], _T]) -> _T:
+    def _of_coordinator(
+        self, group: str, query: Callable[[], _T], patience: float = COORDINATOR_SECONDS
+    ) -> _T:
         """The answer of the group's coordinator, which a new cluster creates on demand. Raises
         LogUnavailable."""
 
@@ -241,7 +243,7 @@ class Cluster:
             except GroupAuthorizationFailedError as error:
                 raise LogUnavailable(f"The right READ on the group {group} is missing.") from error
 
-        deadline = time.monotonic() + COORDINATOR_SECONDS
+        deadline = time.monotonic() + patience
         while (found := self._call(attempt)) is None:
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")

@@ -268,7 +268,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
         """Leave the group. The library sends nothing if the member has a name."""
         try:
             if self._name:
-                self._cluster.remove_member(self._group, self._name)
+                self._cluster.remove_member(self._group, self._name, patience=0.0)
         except LogUnavailable as error:
             logger.debug("The group keeps this member until its session ends: %s", error)
         try:
