@@ -81,15 +81,14 @@ def main() -> None:
         config = load()
         app = create_app()  # reports what is wrong, handlers included, once
         app.extensions["jobquest"].database.refuse_unusable()
+        serve = _gunicorn()  # imported first: clients wait from the moment that the port is open
         listening = _listen(config)
     except JobQuestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     host, port = listening.getsockname()[:2]
     _say_where(config, host, port)
-    try:
-        serve = _gunicorn()
-    except ImportError:
+    if serve is None:
         print("gunicorn does not run here: this is Flask's own server.", flush=True)
         listening.close()
         handler.addFilter(Seldom("kafka"))
@@ -187,10 +186,15 @@ def _connections() -> int:
     return max(most, min(MAX_CONNECTIONS, files - SPARE_FILES))
 
 
-def _gunicorn() -> Callable[[socket.socket, Config], None]:
+def _gunicorn() -> Callable[[socket.socket, Config], None] | None:
+    """What serves; None if gunicorn does not run here."""
     os.environ.pop("WEB_CONCURRENCY", None)  # its import fails if that is no number
-    import gunicorn
-    from gunicorn.app.base import BaseApplication
+    try:
+        import gunicorn
+        from gunicorn import arbiter  # noqa: F401
+        from gunicorn.app.base import BaseApplication
+    except ImportError:
+        return None
 
     class Server(BaseApplication):  # type: ignore[misc]
         def __init__(self, settings: Mapping[str, Any]) -> None:
