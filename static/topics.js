@@ -20,7 +20,15 @@ function setNumber(row, name, value) {
   setText(part(row, name), value === null ? "none" : number(value));
 }
 
-function showPartition(row, one, pids) {
+// The name of each process by its id. Processes of several hosts may have the same pid.
+function names(processes) {
+  const hasSeveralHosts = new Set(processes.map((one) => one.host)).size > 1;
+  return new Map(processes.map(
+    ({ id, host, pid }) => [id, hasSeveralHosts ? `${host}, pid ${pid}` : `pid ${pid}`],
+  ));
+}
+
+function showPartition(row, one, readers) {
   setNumber(row, "records", one.next - one.first);
   for (const name of ["first", "next", "position", "lag"]) setNumber(row, name, one[name]);
   row.toggleAttribute("data-behind", one.lag > 0);
@@ -29,7 +37,7 @@ function showPartition(row, one, pids) {
   if (!one.process) {
     if (link) reader.replaceChildren(element("span", { class: "quiet" }, "nobody"));
   } else if (link?.hash !== `#process-${one.process}`) {
-    const name = visible(pids.get(one.process) ?? one.process);
+    const name = visible(readers.get(one.process) ?? one.process);
     reader.replaceChildren(element("a", { href: `#process-${one.process}` }, name));
   }
 }
@@ -70,17 +78,17 @@ function each(selector, name, items, show) {
 }
 
 function showAll(topics, status) {
-  const pids = new Map(status.processes.map((one) => [one.id, `pid ${one.pid}`]));
+  const readers = names(status.processes);
   const rows = new Map();
   for (const topic of topics) {
     const alone = topic.partitions.length === 1;
     rows.set(topic.name, (row) => {
       showTopic(row, topic);
-      if (alone) showPartition(row, topic.partitions[0], pids);
+      if (alone) showPartition(row, topic.partitions[0], readers);
     });
     if (alone) continue;
     for (const one of topic.partitions) {
-      rows.set(`${topic.name}/${one.partition}`, (row) => showPartition(row, one, pids));
+      rows.set(`${topic.name}/${one.partition}`, (row) => showPartition(row, one, readers));
     }
   }
   const processes = new Map(status.processes.map((one) => [one.id, one]));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ def test_numbers_stay_fresh_and_a_service_that_is_away_is_said(
     service.start()
     expect(problem).to_be_hidden(timeout=15_000)
     expect(page.locator("#changed")).to_be_visible()  # it is another process
+
+
+def test_a_reader_is_named_with_its_host_if_there_are_several(
+    service: Service, visit: Visit
+) -> None:
+    """In containers, processes of different hosts often have the same pid."""
+    service.wait_until_caught_up()
+    with sqlite3.connect(service.folder / "read.db") as other:
+        other.execute(
+            "INSERT INTO processes SELECT 'other', 'elsewhere', pid, heartbeat_ms,"
+            " json_set(consumer, '$.assignment', json('[]')) FROM processes"
+        )
+    process = next(one for one in service.status()["processes"] if one["assignment"])
+    name = f"{process['host']}, pid {process['pid']}"
+    page = visit("/topics")
+    expect(cell(page, "achievements", "reader")).to_have_text(name)
+    with sqlite3.connect(service.folder / "read.db") as other:
+        other.execute("DELETE FROM processes WHERE id = 'other'")
+    page.reload()
+    expect(cell(page, "achievements", "reader")).to_have_text(f"pid {process['pid']}")
 
 
 def test_a_fresh_row_is_the_one_that_the_server_renders(service: Service, visit: Visit) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,12 +61,21 @@ def show() -> tuple[str, int]:
         "topics.html",
         topics=topics,
         status=status,
-        pids={process["id"]: f"pid {process['pid']}" for process in status["processes"]},
+        readers=_names(status["processes"]),
         problem=problem,
         dead_letters=DEAD_LETTERS,
         now=format_time(now_ms()),
     )
     return shown_page, 503 if problem else 200
+
+
+def _names(processes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The name of each process by its id. Processes of several hosts may have the same pid."""
+    has_several_hosts = len({process["host"] for process in processes}) > 1
+    return {
+        one["id"]: f"{one['host']}, pid {one['pid']}" if has_several_hosts else f"pid {one['pid']}"
+        for one in processes
+    }
 
 
 @page.get("/topics/<topic>")
