@@ -7,8 +7,8 @@ The range assignor sorts members by this name, so an instance gets the same part
 Kafka means such a member to stay in the group while it restarts: nothing moves, and its partitions
 stand still meanwhile. Three instances were restarted one after another under 500 events a second,
 on two busy cores. The longest standstill of a partition was 11.5 s that way, because starting took
-5 to 9 s. It was 1.4 s if each left the group at its stop. So ours leaves. It also removes its
-predecessor before it joins, and does not take its place: Kafka would then give it the old
+5 to 9 s. It was 1.1 to 1.9 s if each left the group at its stop. So ours leaves. It also removes
+its predecessor before it joins, and does not take its place: Kafka would then give it the old
 assignment without a rebalance, and no member would notice new partitions (kafka-python 3.0.12
 joins with version 7 of the request).
 """
