@@ -15,6 +15,7 @@ from jobquest.errors import SettingsError
 from jobquest.events import from_request
 from jobquest.events.applications import STATUSES, known_first
 from jobquest.log import NewRecord
+from jobquest.read import ReadSide
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
@@ -134,6 +135,25 @@ def test_only_the_event_that_fails_its_transaction_waits(runtime: Runtime) -> No
     consume(runtime)
     assert stats(runtime, "bob")["xp"] == 100
     assert runtime.queries.outcomes()["deadLetters"] == 0
+
+
+def test_an_event_that_fails_its_transaction_is_found_in_few_transactions(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One for each event of a batch would take hours with a database that is far away."""
+    runtime.producer.publish("xp.earned", "bob", SAMPLES["xp.earned"])
+    consume(runtime)
+    with runtime.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE user_stats SET xp = 9223372036854775800")
+    for n in range(500):
+        user = "bob" if n == 300 else f"u{n}"
+        runtime.producer.publish("xp.earned", user, SAMPLES["xp.earned"])
+    applied, apply = [], ReadSide.apply
+    monkeypatch.setattr(ReadSide, "apply", lambda *given: (applied.append(1), apply(*given)))
+    assert runtime.consumer.step() == 500
+    assert runtime.queries.outcomes()["retrying"] == 1
+    assert stats(runtime, "u499")["xp"] == 100
+    assert len(applied) <= 2 * (500).bit_length() + 2
 
 
 def test_a_batch_ends_when_handlers_have_had_their_time(

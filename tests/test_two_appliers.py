@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 
+from bench.distance import Distance
 from jobquest.config import load
 from jobquest.errors import PositionMoved
 from jobquest.events import from_request
@@ -132,6 +133,29 @@ def test_two_appliers_in_any_order_of_statements_come_to_the_rows_of_one(
     for one_batch in (*batches[0], *batches[1]):
         runtime.read_side.apply(one_batch)
     assert rows_of(two[0]) == rows_of(runtime)
+
+
+@pytest.mark.slow
+def test_a_batch_takes_three_round_trips(
+    settings: dict[str, str], postgres_server: Postgres, new_postgres: str
+) -> None:
+    """Far from the database they decide how many events an instance processes."""
+    url = postgres_server.new_database(f"CREATE DATABASE name TEMPLATE {new_postgres}")
+    port = make_url(url).port
+    assert port
+    with Distance(port, 0.0) as distance:
+        behind = make_url(url).set(port=distance.port).render_as_string()
+        runtime = Runtime(load(settings | {"DATABASE_URL": behind}))
+        taken = []
+        for _ in range(12):  # the driver prepares a statement when it comes for the sixth time
+            for _n in range(20):
+                runtime.producer.publish("user.login", "ada", {})
+            began = distance.needed()
+            assert runtime.consumer.step() == 20
+            taken.append(distance.needed()["round_trips"] - began["round_trips"])
+        runtime.consumer.close()
+        runtime.stop()
+    assert min(taken) == 3
 
 
 def test_of_two_that_read_the_same_partition_one_is_refused(two: tuple[Runtime, Runtime]) -> None:

@@ -19,7 +19,7 @@ from jobquest.consumer import retries
 from jobquest.consumer.handlers import Handler, Handlers
 from jobquest.consumer.offsets import Offsets
 from jobquest.consumer.reactor import Reactor
-from jobquest.consumer.retries import Backoff, CircuitBreaker, Probes
+from jobquest.consumer.retries import Backoff, Calm, CircuitBreaker, Probes
 from jobquest.consumer.watch import Watch
 from jobquest.consumer.writing import Writer
 from jobquest.errors import PositionMoved, StateConflict, Unavailable
@@ -110,6 +110,7 @@ class Consumer:
         self._handlers = Handlers()
         self._breaker = breaker
         self._probes = Probes()
+        self._calm = Calm()
         self.watch = Watch(read_side, backoff)
         self._reactor = Reactor(read_side, self._handlers, backoff, breaker, self.watch)
         self._writer = Writer(read_side, backoff, breaker, self.watch, self._count_outcomes)
@@ -318,8 +319,13 @@ class Consumer:
         partitions |= {one for one in self._gone if Partition(one.topic, 0) in partitions}
         if wait := self._probes.wait:
             return 0, wait
+        if self._calm.holds(partitions) and not self._writer.parked:
+            return 0, NEVER
+        self._writer.parked = False
         found = self._read_side.tries(partitions, self._probes.most + 1, LONGEST_WAIT_MS)
         if not found.due:
+            if found.next_ms is None:
+                self._calm.begin(partitions)
             return 0, NEVER if found.next_ms is None else (found.next_ms - now_ms()) / 1000
         if self._snapshot.state == "starting":  # the first retry may take long, and is real work
             self._enter("running", assignment=_named(subscription.assignment()))
@@ -375,6 +381,7 @@ class Consumer:
 
     def _rewind(self) -> None:
         self._backlog = []
+        self._calm.end()
         if self._subscription:
             self._subscription.rewind()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from jobquest.log import Partition
 
 LOOK_SECONDS = 0.2  # between two looks at the records that wait for the log
+LOOK_SHARE = 0.05  # of the time, at most: the database may be far away
 
 
 class Offsets:
@@ -24,20 +25,21 @@ class Offsets:
         self._reached: dict[Partition, int] = {}
         self._settling: dict[Partition, int] = {}  # ready once the records of that time are sent
         self._settling_ms = 0
-        self._looked = 0.0
+        self._next_look = 0.0
 
     def reach(self, offsets: Mapping[Partition, int]) -> None:
         """Events before these offsets are applied."""
         self._reached |= offsets
 
     def ready(self, *, at_once: bool = False) -> dict[Partition, int]:
-        """The offsets to commit, each returned once. Looks every LOOK_SECONDS, or now if `at_once`.
-        Raises Unavailable."""
-        is_over = time.monotonic() - self._looked > LOOK_SECONDS
-        if not (self._reached or self._settling) or not (at_once or is_over):
+        """The offsets to commit, each returned once. Looks every LOOK_SECONDS or less often, or now
+        if `at_once`. Raises Unavailable."""
+        began = time.monotonic()
+        if not (self._reached or self._settling) or not (at_once or began > self._next_look):
             return {}
-        self._looked = time.monotonic()
+        self._next_look = began + LOOK_SECONDS
         oldest_ms, now_ms = self._outgoing_since()
+        self._next_look = began + max(LOOK_SECONDS, (time.monotonic() - began) / LOOK_SHARE)
         if oldest_ms is None:
             ready, self._reached, self._settling = self._settling | self._reached, {}, {}
             return ready

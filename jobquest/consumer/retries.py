@@ -1,5 +1,5 @@
 """When a failing event is retried, how many are retried at once, and when the consumer pauses: the
-backoff, the probes and the circuit breaker.
+backoff, the probes, the calm and the circuit breaker.
 
 The consumer and its reactor use them. They only decide; they start nothing.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jobquest.log import Partition
 from jobquest.read.failures import Failure
 
 LONGEST_WAIT_SECONDS = 60.0
 JITTER = 0.2
 FIRST_PROBES, MOST_PROBES = 5, 100
 PROBE_SECONDS = 1.0
+CALM_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +142,28 @@ class Probes:
     def start_again(self) -> None:
         """Retry a few, now."""
         self.most, self._not_before = FIRST_PROBES, 0.0
+
+
+class Calm:
+    """The partitions in which nothing waits for another try, so that each step need not ask.
+
+    Only their reader parks events there. A reader before it may have parked one after the last
+    look; then a position has moved too, and the first batch is refused. Only a rebuild of a lost
+    read side restores waiting events beside the reader, therefore nothing is believed for long.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: Collection[Partition] = ()
+        self._until = 0.0
+
+    def begin(self, partitions: Collection[Partition]) -> None:
+        """Nothing waits in these partitions now."""
+        self._partitions, self._until = partitions, time.monotonic() + CALM_SECONDS
+
+    def holds(self, partitions: Collection[Partition]) -> bool:
+        """Whether that was said of these partitions, not long ago."""
+        return partitions == self._partitions and time.monotonic() < self._until
+
+    def end(self) -> None:
+        """Something may wait."""
+        self._until = 0.0

@@ -1,4 +1,4 @@
-"""Writes the outcomes of records: a batch in one transaction, or one by one if that fails.
+"""Writes the outcomes of records: a batch in one transaction, or in halves if that fails.
 
 Called by the consumer, in its thread. If an outcome can't be written, the fault is ours unless the
 error says that the event is wrong. Then the event waits, and so do the events behind it.
@@ -36,6 +36,7 @@ class Writer:
     ) -> None:
         """`written` is called after each transaction, with its batch and the number of outcomes."""
         self.stored: dict[Origin, int | None] = {}
+        self.parked = False  # whether an event was parked; the caller sets it back
         self._read_side = read_side
         self._backoff = backoff
         self._breaker = breaker
@@ -53,8 +54,8 @@ class Writer:
             if len(outcomes) == 1:
                 self._blame(outcomes[0], error)
                 return
-            logger.warning("A batch failed (%s): applying it one by one.", Failure.of(error).error)
-            self._write_one_by_one(outcomes)
+            logger.warning("A batch failed (%s): applying it in halves.", Failure.of(error).error)
+            self._write_in_halves(outcomes, {})
 
     def pass_over(self, reached: Mapping[Origin, int]) -> None:
         """Move the positions of partitions to offsets before which no record is left to apply."""
@@ -66,22 +67,33 @@ class Writer:
         if moves:
             self._apply(Batch(moves=moves), 0)
 
-    def _write_one_by_one(self, outcomes: Sequence[Outcome]) -> None:
-        held: dict[OrderingKey, Failure] = {}
-        for outcome in outcomes:
-            key = outcome.ordering_key
-            if key in held and outcome.event and outcome.verdict in ("applied", "parked"):
-                if outcome.parked_row is None:  # otherwise it is already known to wait
-                    self._breaker.write_failed(outcome.event.id, outcome.event.type, held[key])
-                outcome = outcome.waits_behind()
+    def _write_in_halves(
+        self, outcomes: Sequence[Outcome], held: dict[OrderingKey, Failure]
+    ) -> None:
+        """Write each half by itself, down to the events that can't be written. `held` gets the keys
+        of those that wait from now on: what comes after them in the batch waits too."""
+        half = len(outcomes) // 2
+        for part in (outcomes[:half], outcomes[half:]):
+            kept = [self._behind(outcome, held) for outcome in part]
             try:
-                self._write([outcome])
+                self._write(kept)
             except (Unavailable, PositionMoved):
                 raise
             except Exception as error:
-                failed = self._blame(outcome, error)
-                if failed.verdict == "parked" and failed.failure and key:
-                    held[key] = failed.failure
+                if len(kept) > 1:
+                    self._write_in_halves(kept, held)
+                    continue
+                failed = self._blame(kept[0], error)
+                if failed.verdict == "parked" and failed.failure and failed.ordering_key:
+                    held[failed.ordering_key] = failed.failure
+
+    def _behind(self, outcome: Outcome, held: Mapping[OrderingKey, Failure]) -> Outcome:
+        key, waits = outcome.ordering_key, outcome.verdict == "parked" and outcome.next_ms is None
+        if not key or key not in held or not outcome.event or waits or outcome.verdict == "dead":
+            return outcome
+        if outcome.parked_row is None:  # otherwise it is already known to wait
+            self._breaker.write_failed(outcome.event.id, outcome.event.type, held[key])
+        return outcome.waits_behind()
 
     def _blame(self, outcome: Outcome, error: Exception) -> Outcome:
         """Handle an outcome that can't be written: its event dies if the error says that it is
@@ -113,5 +125,6 @@ class Writer:
 
     def _apply(self, batch: Batch, outcomes: int) -> None:
         self._read_side.apply(batch)
+        self.parked |= bool(batch.parked)
         self.stored |= {origin: following for origin, (_, following) in batch.moves.items()}
         self._written(batch, outcomes)
