@@ -67,6 +67,11 @@ class ReadSideUnavailable(Unavailable):
     """The read side's database could not be reached, was locked for too long, or is full."""
 
 
+class UpgradeWaits(ReadSideUnavailable):
+    """Processes of an older version are alive, and could not work with the upgraded tables. The
+    message names them."""
+
+
 class ReadSideUnusable(ReadSideUnavailable):
     """The database's own settings make it unusable; an operator must create another one."""
 

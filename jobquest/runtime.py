@@ -38,9 +38,11 @@ from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters, dead_before_the_log
 from jobquest.read.history import forget_old
+from jobquest.read.processes import REVISION_KEY
 from jobquest.read.queries import Queries
 from jobquest.read.rebuild import Rebuild
 from jobquest.read.retry_topic import TOPIC as RETRIES
+from jobquest.read.schema import REVISION
 from jobquest.read.service_state import ServiceState
 from jobquest.report import LOG_TOPICS, WORKING, Report
 from jobquest.version import version
@@ -264,12 +266,16 @@ class Runtime:
 
     def _repeat(self, woken: threading.Event, *tasks: Callable[[], None]) -> None:
         name = threading.current_thread().name
+        said: dict[Callable[[], None], str] = {}  # an upgrade may wait for hours
         while not self._stop.is_set():
             for task in tasks:
                 try:
                     task()
+                    said.pop(task, None)
                 except Unavailable as error:
-                    logger.warning("The %s waits: %s", name, error)
+                    if str(error) not in said.values():
+                        logger.warning("The %s waits: %s", name, error)
+                    said[task] = str(error)
                 except Exception:
                     logger.exception("The %s failed and continues", name)
             woken.wait(BEAT_SECONDS)
@@ -294,6 +300,7 @@ class Runtime:
         stuck = self.outbox.stuck if self.outbox else ""
         return {
             "version": self._version,
+            REVISION_KEY: REVISION,
             **asdict(self._snapshot()),
             "outbox": {**waiting._asdict(), "barred": barred, "stuck": stuck},
             "obstacles": self._obstacle_lines,

@@ -22,7 +22,8 @@ from sqlalchemy import text
 from jobquest.config import load
 from jobquest.consumer import Snapshot
 from jobquest.lag import Progress
-from jobquest.read.service_state import FORGET_AFTER_MS, ServiceState
+from jobquest.read.processes import FORGET_AFTER_MS
+from jobquest.read.service_state import ServiceState
 from jobquest.runtime import Runtime
 from jobquest.version import version
 from tests.service import ROOT, wait_for

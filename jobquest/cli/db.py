@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
+from jobquest.errors import UpgradeWaits
+
+LOOK_SECONDS = 0.5
 
 db = AppGroup("db", short_help="Upgrade the read side's tables.")
 
 
 @db.command()
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    default=0,
+    metavar="SECONDS",
+    help="How long to wait for processes of an older version to stop.",
+)
 @one_line
-def upgrade() -> None:
+def upgrade(wait: float) -> None:
     """Upgrade the read side's tables to the revision that this version needs."""
-    before, now = current_runtime().database.upgrade()
+    before, now = _upgrade_within(wait)
     if before == now:
         click.echo(f"The tables already have revision {now}.")
     elif before is None:
         click.echo(f"Created the tables, revision {now}.")
     else:
         click.echo(f"Upgraded the tables from revision {before} to {now}.")
+
+
+def _upgrade_within(seconds: float) -> tuple[str | None, str]:
+    deadline, shown = time.monotonic() + seconds, ""
+    while True:
+        try:
+            return current_runtime().database.upgrade()
+        except UpgradeWaits as waits:
+            if time.monotonic() >= deadline:
+                raise
+            if shown != str(waits):
+                shown = str(waits)
+                click.echo(shown, err=True)
+            time.sleep(LOOK_SECONDS)

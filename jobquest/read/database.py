@@ -261,38 +261,30 @@ class Database:
 
     def upgrade(self) -> tuple[str | None, str]:
         """Upgrade the tables to this version's revision. Returns the revision before (None: there
-        were no tables) and now. Several processes may do it at once. Raises ReadSideUnavailable."""
+        were no tables) and now. Several processes may do it at once. Raises ReadSideUnavailable,
+        UpgradeWaits."""
         with self._unavailable():
-            return self._brought_up(may_upgrade=True), schema.REVISION
+            found = self._bring_up(may_upgrade=True)
+            return found, max(found or "", schema.REVISION)
 
     def _prepare(self) -> None:
-        """Make sure, once per process, that the tables are this version's."""
+        """Make sure, once per process, that this version can work with the tables."""
         if not self._ready:
-            self._brought_up(may_upgrade=self._upgrades)
+            self._bring_up(may_upgrade=self._upgrades)
             self._ready = True
 
-    def _brought_up(self, *, may_upgrade: bool) -> str | None:
+    def _bring_up(self, *, may_upgrade: bool) -> str | None:
         if self.engine.url.database and self.is_file:
             Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._begin() as connection:
             if not self.is_file:  # SQLite's transaction holds the write lock
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
-            found = schema.revision(connection)
-            if found is not None:
-                schema.refuse_unknown(found)
-            if found != schema.REVISION:
-                if found is not None and not may_upgrade:
-                    raise ReadSideUnavailable(
-                        f"The read side's tables have revision {found}, this version needs"
-                        f" {schema.REVISION}: run `flask db upgrade` ({self._where()})."
-                    )
-                try:
-                    schema.upgrade(connection, found)
-                except DBAPIError as error:
-                    if not is_forbidden(error):
-                        raise
-                    raise ReadSideUnavailable(self._forbidden(error)) from error
-        return found
+            try:
+                return schema.bring_up(connection, may_upgrade=may_upgrade, where=self._where())
+            except DBAPIError as error:
+                if not is_forbidden(error):
+                    raise
+                raise ReadSideUnavailable(self._forbidden(error)) from error
 
     def _forbidden(self, error: DBAPIError) -> str:
         cause, role = str(error.orig).splitlines()[0], self.engine.url.username

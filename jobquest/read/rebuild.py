@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
-from jobquest.read import numbers, retry_topic, tables
+from jobquest.read import numbers, retry_topic, schema, tables
 from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
@@ -175,6 +175,8 @@ class _Run:
 
     def run(self) -> Rebuilt:
         began = time.monotonic()
+        with self._connection.begin():
+            _check_revision(self._connection)
         _drop_shadows(self._connection)
         with self._connection.begin():
             shadows.create_all(self._connection)
@@ -284,6 +286,7 @@ class _Run:
     def _finish(self) -> tuple[int, int]:
         """Complete the shadow tables and swap them in. Returns how many events they have, and how
         many events only the old tables had."""
+        _check_revision(self._connection)
         self._check_origins()
         self._replay.add_what_the_log_has_lost()
         for died in self._replay.dead_lettered.values():
@@ -320,6 +323,14 @@ class _Run:
         counted = select(func.count()).select_from(query.subquery())
         count: int = self._connection.execute(counted).scalar_one()
         return count
+
+
+def _check_revision(connection: Connection) -> None:
+    """Refuse tables that a newer version has expanded: those of the rebuild would lack columns."""
+    if (found := schema.revision(connection)) != schema.REVISION:
+        raise StateConflict(
+            f"A newer version has expanded the tables (revision {found}): rebuild with that one."
+        )
 
 
 def _drop_shadows(connection: Connection) -> None:

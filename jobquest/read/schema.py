@@ -2,18 +2,26 @@
 
 Called by `database.py` before the first use, and by `flask db`. To change a table, edit it in
 `tables.py` or `projections.py`, and add a file to `migrations/versions`. A migration keeps
-operational rows. docs/projections.md has all steps.
+operational rows, and says `expands = True` if processes of the version before can work with its
+tables. docs/projections.md has all steps.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, inspect, select, text, update
 
-from jobquest.errors import ReadSideUnavailable
+from jobquest.errors import ReadSideUnavailable, UpgradeWaits
+from jobquest.read.processes import alive_before
+from jobquest.read.tables import epoch
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +33,13 @@ _UPGRADING = threading.Lock()  # Alembic has one context for the whole process
 
 def revision(connection: Connection) -> str | None:
     """The revision of a database's tables; None if it has none yet. Raises ReadSideUnavailable if
-    its tables are older than the first migration."""
+    its tables are older than the first migration, or another application's."""
     there = inspect(connection)
     found: str | None = None
     if there.has_table("alembic_version"):
         found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    if there.has_table("events") and found and found.isdigit() and found > REVISION:
+        return found  # its other tables may have any name
     first = "counter" if found and found < "0010" else "epoch"
     if not there.has_table(first) and not (found is None and there.has_table("counter")):
         if there.has_table("events") or (found and not _BASE <= found <= REVISION):
@@ -54,29 +64,85 @@ def revision(connection: Connection) -> str | None:
 _MOVE_AWAY = ". Stop the service, move it away, run `flask events rebuild`, start."
 
 
-def refuse_unknown(found: str) -> None:
-    """Raise ReadSideUnavailable if a revision is unknown to this version."""
+def bring_up(connection: Connection, *, may_upgrade: bool, where: str) -> str | None:
+    """Upgrade a database's tables to our revision, or create them, in the caller's transaction.
+    `where` names the database. Returns the revision before (None: there were no tables).
+
+    Raises UpgradeWaits while processes are alive for which a migration is too new, and
+    ReadSideUnavailable if it may not upgrade, or if the tables are unknown to this version.
+    """
+    found = revision(connection)
+    if found == REVISION:
+        return found
+    if found is None:
+        upgrade(connection, None)
+        return None
     if found > REVISION or not found.isdigit():
-        raise ReadSideUnavailable(
-            f"The read side was created by a newer version (revision {found}, this one's is"
-            f" {REVISION}). Start that version, or{_MOVE_AWAY[1:].replace(' Stop', ' stop')}"
-        )
+        _refuse_unless_expanded(connection, found)
+        return found
+    line = f"The read side's tables have revision {found}, this version needs {REVISION}"
+    if older := alive_before(connection, _works_from(found)):
+        line += f", and an older version still works with them: {', '.join(older)}."
+        if may_upgrade:
+            raise UpgradeWaits(f"{line} The upgrade waits until it has stopped ({where}).")
+        raise ReadSideUnavailable(f"{line} Stop it, then run `flask db upgrade` ({where}).")
+    if not may_upgrade:
+        raise ReadSideUnavailable(f"{line}: run `flask db upgrade` ({where}).")
+    upgrade(connection, found)
+    return found
+
+
+def _refuse_unless_expanded(connection: Connection, found: str) -> None:
+    """Accept tables of a newer revision if that version has only expanded them since ours."""
+    there = inspect(connection)
+    if there.has_table(epoch.name):
+        columns = {column["name"] for column in there.get_columns(epoch.name)}
+        if columns.issuperset(epoch.c.keys()):
+            says = select(epoch.c.works_from).where(epoch.c.revision == found)
+            if (connection.scalar(says) or found) <= REVISION:
+                return
+    raise ReadSideUnavailable(
+        f"The read side was created by a newer version (revision {found}, this one's is"
+        f" {REVISION}). Start that version, or{_MOVE_AWAY[1:].replace(' Stop', ' stop')}"
+    )
 
 
 def upgrade(connection: Connection, found: str | None) -> None:
     """Upgrade tables of revision `found` to ours, in the caller's transaction."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # its import logs eight plugins
     # The import takes a tenth of a second, and few starts need it.
     from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.set_main_option("path_separator", "os")
+    config = _config()
     config.attributes["connection"] = connection
     with _UPGRADING:
         # Somebody may have dropped all tables except the one that stores the revision.
         command.stamp(config, found or "base", purge=True)
         command.upgrade(config, REVISION)
+    values = {"revision": REVISION}
+    if works_from := _works_from(found):
+        values["works_from"] = works_from
+    connection.execute(update(epoch).values(values))
     if found:
         log.info("Upgraded the read side's tables from revision %s to %s.", found, REVISION)
+
+
+@cache
+def _works_from(found: str | None) -> str:
+    """The oldest version that can work with tables that are upgraded from `found`, by the revision
+    for which it was written: that of the last migration that does not only expand the tables.
+    Empty if all migrations since `found` expand them."""
+    from alembic.script import ScriptDirectory
+
+    pending = ScriptDirectory.from_config(_config()).iterate_revisions(REVISION, found or "base")
+    contracts = (one.revision for one in pending if not getattr(one.module, "expands", False))
+    return max(contracts, default="")
+
+
+def _config() -> Config:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its import logs eight plugins
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    return config

@@ -1,40 +1,28 @@
 """The service's own state in the database: what the operator wants, and which processes are alive.
 
 Every process writes its heartbeat here and reads those of the others, so that each process can
-report for the whole service. Heartbeats are written and judged by the database's clock, because
-the clocks of machines differ. Called by the supervisor.
+report for the whole service. Called by the supervisor.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import uuid
-from functools import cache
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
-import orjson
 from sqlalchemy import delete, select, update
 
-from jobquest.read import tables
+from jobquest.read import processes, tables
 from jobquest.read.database import Database, replacing
 from jobquest.read.shared_clock import database_ms
 
-FORGET_AFTER_MS = 60_000
-NOWHERE = "-"  # the place where processes can't tell whether another one's pid is alive
-
 
 class ServiceState:
-    """Wanted state and heartbeats. `process_id` names this process uniquely, even across machines
-    and containers: `host:pid:place:unique`."""
+    """Wanted state and heartbeats. `process_id` names this process, see `processes.py`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.process_id = ":".join(
-            (socket.gethostname()[-60:], str(os.getpid()), _place(), uuid.uuid4().hex[:8])
-        )
+        self.process_id = processes.new_id()
 
     def wanted(self) -> tuple[str | None, int]:
         """The state that the operator wants of the consumer (running, stopped; None: not set yet),
@@ -72,62 +60,12 @@ class ServiceState:
         """Every process: id, host, pid, heartbeat_ms, silent_ms since the last heartbeat, and its
         consumer's snapshot."""
         with self._database.reading() as connection:
-            now = database_ms(connection)
-            rows = connection.execute(select(tables.processes)).mappings()
-            found = [{**row, "silent_ms": now - row["heartbeat_ms"]} for row in rows]
-        for row in found:
-            row["consumer"] = _snapshot(row["consumer"])
-        return [row for row in found if row["consumer"]]
+            return [row for row in processes.listed(connection) if row["consumer"]]
 
     def forget_dead_processes(self) -> None:
-        """Delete processes that have certainly ended: their pid is gone, if this process can see
-        that, or they have been silent for FORGET_AFTER_MS."""
-        gone = [row["id"] for row in self.processes() if _has_ended(row)]
+        """Delete processes that have certainly ended."""
+        gone = [row["id"] for row in self.processes() if processes.has_ended(row)]
         if gone:
             with self._database.writing() as connection:
                 table = tables.processes
                 connection.execute(delete(table).where(table.c.id.in_(gone)))
-
-
-def _has_ended(row: dict[str, Any]) -> bool:
-    # A heartbeat from the future: the database's clock has been set back since.
-    if abs(row["silent_ms"]) > FORGET_AFTER_MS:
-        return True
-    _, place, _ = ("::" + row["id"]).rsplit(":", 2)
-    is_here = row["host"] == socket.gethostname() and place == _place() != NOWHERE
-    return is_here and not _lives(row["pid"])
-
-
-@cache
-def _place() -> str:
-    """Identifies the processes that can look up each other's pid: those of one pid namespace and
-    one boot. Each container has its own namespace, even if host names are equal. NOWHERE if that
-    is not known (outside of Linux)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
-        namespace = os.readlink(b"/proc/self/ns/pid")
-    except OSError:
-        return NOWHERE
-    return sha256(boot + namespace).hexdigest()[:12]
-
-
-def _snapshot(stored: str) -> dict[str, Any] | None:
-    """None if somebody else wrote it; the next heartbeat overwrites it."""
-    try:
-        snapshot = orjson.loads(stored)
-    except ValueError:
-        return None
-    is_snapshot = isinstance(snapshot, dict) and {"state", "assignment"} <= snapshot.keys()
-    return snapshot if is_snapshot else None
-
-
-def _lives(pid: int) -> bool:
-    if os.name == "nt":  # on Windows, signal 0 would end the process
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -224,6 +224,9 @@ epoch = Table(  # one row
     Column("id", Integer, primary_key=True, autoincrement=False),
     # Another one after each rebuild: numbers of changes from before mean something else then.
     Column("name", String(36), nullable=False),
+    # The oldest version that can work with the tables of `revision`, by its own revision.
+    Column("revision", String(32)),
+    Column("works_from", String(32)),
 )
 Sequence("change_seq", metadata=metadata)  # on PostgreSQL, see numbers.py
 

@@ -100,7 +100,9 @@ CREATE SEQUENCE public.dead_letters_id_seq
 ALTER SEQUENCE public.dead_letters_id_seq OWNED BY public.dead_letters.id;
 CREATE TABLE public.epoch (
     id integer NOT NULL,
-    name character varying(36) NOT NULL
+    name character varying(36) NOT NULL,
+    revision character varying(32),
+    works_from character varying(32)
 );
 CREATE TABLE public.events (
     seq bigint NOT NULL,
@@ -239,7 +241,7 @@ ALTER TABLE ONLY public.daily_xp ALTER COLUMN day_ms SET DEFAULT nextval('public
 ALTER TABLE ONLY public.dead_letters ALTER COLUMN id SET DEFAULT nextval('public.dead_letters_id_seq'::regclass);
 ALTER TABLE ONLY public.minutes ALTER COLUMN minute_ms SET DEFAULT nextval('public.minutes_minute_ms_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0010');
-INSERT INTO public.epoch VALUES (1, '78cecf5d-ae2c-49cc-b5cf-70d5560fe767');
+INSERT INTO public.epoch VALUES (1, '4467f4e8-17fb-4dbd-aa8a-1137482c86a4', '0010', '0010');
 INSERT INTO public.service VALUES (1, NULL, 0);
 ALTER TABLE ONLY public.achievements
     ADD CONSTRAINT achievements_pkey PRIMARY KEY (user_id, achievement_id);

@@ -89,9 +89,11 @@ CREATE TABLE dead_letters (
 CREATE TABLE epoch (
 	id INTEGER NOT NULL, 
 	name VARCHAR(36) NOT NULL, 
+	revision VARCHAR(32), 
+	works_from VARCHAR(32), 
 	PRIMARY KEY (id)
 );
-INSERT INTO "epoch" VALUES(1,'e912112e-42b6-4f1f-9020-62eed271b546');
+INSERT INTO "epoch" VALUES(1,'0892d8d9-9bb4-4109-9796-eb17af2e55dd','0010','0010');
 CREATE TABLE events (
 	seq INTEGER NOT NULL, 
 	id VARCHAR(100) NOT NULL, 

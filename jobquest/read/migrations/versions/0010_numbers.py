@@ -11,6 +11,7 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
+expands = False
 
 
 def upgrade() -> None:
@@ -18,6 +19,8 @@ def upgrade() -> None:
         "epoch",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("name", sa.String(36), nullable=False),
+        sa.Column("revision", sa.String(32)),
+        sa.Column("works_from", sa.String(32)),
     )
     op.execute("INSERT INTO epoch (id, name) SELECT id, epoch FROM counter")
     if op.get_context().dialect.name == "postgresql":

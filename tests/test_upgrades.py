@@ -1,0 +1,202 @@
+"""Upgrades while processes of an older version work: what waits for whom, and what goes on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from jobquest import create_app
+from jobquest.config import load
+from jobquest.errors import ReadSideUnavailable, StateConflict, UpgradeWaits
+from jobquest.read import schema
+from jobquest.read.processes import FORGET_AFTER_MS
+from jobquest.read.shared_clock import database_ms
+from jobquest.runtime import Runtime
+from tests.postgres import Postgres
+from tests.test_consumer import consume, stats
+from tests.test_schema import load_dump, new_url  # noqa: F401 (a fixture)
+
+NEXT = "0011"
+SNAPSHOT = '{"state": "running", "assignment": []'
+
+
+@pytest.fixture
+def old_url(new_url: Callable[[], str]) -> str:  # noqa: F811
+    """A database of revision 0009, of each kind."""
+    url = new_url()
+    load_dump(url, "revision_0009")
+    return url
+
+
+@pytest.fixture
+def started(settings: dict[str, str], old_url: str) -> Iterator[Runtime]:
+    made = Runtime(load(_settings(settings, old_url)))
+    yield made
+    made.consumer.close()
+    made.stop()
+
+
+def _settings(settings: dict[str, str], url: str) -> dict[str, str]:
+    return {**settings, "DATABASE_URL": url, "JOBQUEST_DATABASE_UPGRADE": "true"}
+
+
+def beat(url: str, host: str, *, revision: str = "", silent_ms: int = 0) -> None:
+    """The heartbeat of a process on another machine."""
+    snapshot = SNAPSHOT + (f', "revision": "{revision}"}}' if revision else "}")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        beaten = database_ms(connection) - silent_ms
+        connection.execute(
+            text("INSERT INTO processes VALUES (:id, :host, 7, :ms, :snapshot)"),
+            {"id": f"{host}:7:place:1", "host": host, "ms": beaten, "snapshot": snapshot},
+        )
+    engine.dispose()
+
+
+def leave(url: str) -> None:
+    """Every process stops."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM processes"))
+    engine.dispose()
+
+
+def test_an_upgrade_waits_while_older_processes_work_says_so_and_takes_over_by_itself(
+    old_url: str, started: Runtime
+) -> None:
+    beat(old_url, "alpha")
+    beat(old_url, "beta")
+    line = "an older version still works with them: alpha (pid 7), beta (pid 7)"
+    status = started.report.status()
+    assert status["state"] == "disconnected"
+    assert line in status["reason"]
+    assert line in str(started.report.readiness(status)["readSide"])
+    with pytest.raises(UpgradeWaits, match="waits until it has stopped"):
+        started.consumer.step()
+    assert not started.log.members(started.config.kafka_group_id)
+    xp = {"xpAmount": 5, "totalXp": 0}
+    assert started.producer.publish("xp.earned", "ada", xp, id="one").result == "accepted"
+    leave(old_url)
+    consume(started)
+    assert stats(started, "ada")["xp"] == 5
+    assert started.producer.publish("xp.earned", "ada", xp, id="one").result == "duplicate"
+
+
+def test_an_upgrade_does_not_wait_for_a_process_that_has_been_silent_for_a_minute(
+    old_url: str, started: Runtime
+) -> None:
+    beat(old_url, "alpha", silent_ms=FORGET_AFTER_MS - 5_000)
+    with pytest.raises(UpgradeWaits):
+        started.queries.last_seq()
+    leave(old_url)
+    beat(old_url, "alpha", silent_ms=FORGET_AFTER_MS + 5_000)
+    assert started.queries.last_seq() == 0
+
+
+@pytest.mark.postgres
+def test_the_command_waits_for_older_processes_or_names_them_and_the_start_asks_for_it(
+    settings: dict[str, str], postgres_server: Postgres
+) -> None:
+    url = postgres_server.new_database()
+    load_dump(url, "revision_0009")
+    beat(url, "alpha")
+    app = create_app({**settings, "DATABASE_URL": url})
+    runner, database = app.test_cli_runner(), app.extensions["jobquest"].database
+    line = r"alpha \(pid 7\). Stop it, then run `flask db upgrade`"
+    with pytest.raises(ReadSideUnavailable, match=line), database.reading():
+        pass
+    refused = runner.invoke(args=["db", "upgrade"])
+    assert refused.exit_code == 1
+    assert refused.output.count("\n") == 1
+    assert "alpha (pid 7). The upgrade waits until it has stopped" in refused.output
+    stop = threading.Timer(0.3, leave, [url])
+    stop.start()
+    done = runner.invoke(args=["db", "upgrade", "--wait", "20"])
+    stop.join()
+    assert done.stderr.count("alpha (pid 7)") == 1
+    assert done.stdout == f"Upgraded the tables from revision 0009 to {schema.REVISION}.\n"
+    app.extensions["jobquest"].stop()
+
+
+# --- a version after this one ---
+
+
+@pytest.fixture
+def next_version(tmp_path: Path) -> Callable[..., pytest.MonkeyPatch]:
+    """Makes this process a version with one more migration; its `undo` makes it this one again."""
+
+    def become(*, expands: bool, statement: str) -> pytest.MonkeyPatch:
+        folder = tmp_path / "migrations"
+        shutil.copytree(schema._MIGRATIONS, folder)
+        (folder / "versions" / f"{NEXT}_next.py").write_text(
+            f"from alembic import op\nrevision = {NEXT!r}\n"
+            f"down_revision = {schema.REVISION!r}\nexpands = {expands}\n"
+            f"def upgrade():\n    op.execute({statement!r})\n"
+        )
+        patch = pytest.MonkeyPatch()
+        patch.setattr(schema, "_MIGRATIONS", folder)
+        patch.setattr(schema, "REVISION", NEXT)
+        schema._works_from.cache_clear()
+        return patch
+
+    yield become
+    schema._works_from.cache_clear()
+
+
+def upgraded(settings: dict[str, str], database: dict[str, str]) -> str | None:
+    """The revision before, after a process of the version that this one has become has started."""
+    made = Runtime(load({**settings, **database}))
+    try:
+        return made.database.upgrade()[0]
+    finally:
+        made.stop()
+
+
+def test_a_migration_that_expands_runs_beside_older_processes_and_they_may_start_again(
+    runtime: Runtime,
+    settings: dict[str, str],
+    database: dict[str, str],
+    next_version: Callable[..., Any],
+) -> None:
+    xp = {"xpAmount": 5, "totalXp": 0}
+    runtime.producer.publish("xp.earned", "ada", xp)
+    consume(runtime)
+    runtime.state.beat(b'{"state": "running", "assignment": [], "revision": "0010"}')
+    patch = next_version(expands=True, statement="ALTER TABLE user_stats ADD mood VARCHAR(9)")
+    assert upgraded(settings, database) == "0010"
+    patch.undo()
+    runtime.producer.publish("xp.earned", "ada", xp)
+    consume(runtime)
+    again = Runtime(runtime.config)
+    assert stats(again, "ada")["xp"] == 10
+    with pytest.raises(StateConflict, match="A newer version has expanded the tables"):
+        again.rebuild.run()
+    again.stop()
+
+
+def test_a_migration_that_contracts_waits_for_them_and_they_may_not_start_again(
+    runtime: Runtime,
+    settings: dict[str, str],
+    database: dict[str, str],
+    next_version: Callable[..., Any],
+) -> None:
+    runtime.state.beat(b'{"state": "running", "assignment": [], "revision": "0010"}')
+    patch = next_version(expands=False, statement="DROP TABLE minutes")
+    with pytest.raises(UpgradeWaits, match=f"have revision 0010, this version needs {NEXT}"):
+        upgraded(settings, database)
+    consume(runtime)
+    runtime.state.leave()
+    assert upgraded(settings, database) == "0010"
+    patch.undo()
+    with runtime.database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE epoch RENAME TO epochs"))  # in that version, too
+    again = Runtime(runtime.config)
+    with pytest.raises(ReadSideUnavailable, match=rf"newer version \(revision {NEXT}"):
+        again.queries.last_seq()
+    again.stop()
