@@ -25,20 +25,20 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    Sequence,
     String,
     Table,
     UniqueConstraint,
     create_engine,
-    inspect,
     text,
 )
-from sqlalchemy.engine import Engine
 
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
 from jobquest.read import schema, tables
 from jobquest.read.database import Database
+from jobquest.read.schema_check import differences
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres
 from tests.service import ROOT
@@ -247,54 +247,13 @@ def test_a_database_of_another_application_is_left_alone(postgres_server: Postgr
     database.close()
 
 
-def layout(engine: Engine) -> dict[str, Any]:
-    """All that a database's own catalogue says of its tables."""
-    found = inspect(engine)
-    names = sorted(set(found.get_table_names()) - {"alembic_version"})
-    described: dict[str, Any] = {
-        name: (
-            {
-                c["name"]: (str(c["type"]), c["nullable"], c["default"])
-                for c in found.get_columns(name)
-            },
-            found.get_pk_constraint(name)["constrained_columns"],
-            sorted(str(one["column_names"]) for one in found.get_unique_constraints(name)),
-        )
-        for name in names
-    }
-    if engine.dialect.name == "sqlite":
-        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
-    else:
-        query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"
-    with engine.connect() as connection:
-        rows = connection.execute(text(query)).fetchall()
-    spelled = {name: " ".join(sql.replace('"', "").split()) for name, sql in rows}
-    if engine.dialect.name == "sqlite":
-        # The rest of a table's text depends on when each column was added.
-        for name in names:
-            spelled[name] = str(spelled[name].endswith("WITHOUT ROWID"))
-    return {
-        "tables": described,
-        "spelled": {k: v for k, v in spelled.items() if "alembic" not in k},
-    }
-
-
-def laid_out(url: str, metadata: MetaData) -> dict[str, Any]:
-    """The layout of tables that are made in an empty database and dropped again."""
-    engine = create_engine(url)
-    metadata.create_all(engine)
-    found = layout(engine)
-    metadata.drop_all(engine)
-    engine.dispose()
-    return found
-
-
-def upgraded_layout(url: str) -> dict[str, Any]:
-    """The layout of a database after its upgrade, if it needs one."""
+def upgraded_differences(url: str, models: MetaData = tables.metadata) -> list[str]:
+    """How a database differs from the models after its upgrade, if it needs one."""
     database = Database(url, upgrades=True)
     with database.reading():
         pass
-    found = layout(database.engine)
+    with database.engine.connect() as connection:
+        found = differences(connection, models)
     database.close()
     return found
 
@@ -315,18 +274,43 @@ def new_url(
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(new_url: Callable[[], str]) -> None:
-    assert upgraded_layout(new_url()) == laid_out(new_url(), tables.metadata)
+    assert upgraded_differences(new_url()) == []
 
 
 def test_a_database_of_a_released_version_gets_the_tables_that_the_code_has(
     new_url: Callable[[], str],
 ) -> None:
     """So a released migration can't be changed instead of adding one: these have it already."""
-    expected = laid_out(new_url(), tables.metadata)
     for revision in dumped():
         url = new_url()
         load_dump(url, f"revision_{revision}")
-        assert upgraded_layout(url) == expected, revision
+        assert upgraded_differences(url) == [], revision
+
+
+def test_the_command_names_each_difference_between_tables_and_models(
+    settings: dict[str, str], database: dict[str, str]
+) -> None:
+    app = create_app({**settings, **database})
+    runner, runtime = app.test_cli_runner(), app.extensions["jobquest"]
+    done = runner.invoke(args=["db", "check"])
+    expected = f"The tables are those of the models, revision {schema.REVISION}.\n"
+    assert (done.output, done.exit_code) == (expected, 0)
+    with runtime.database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE applications ADD salary INTEGER"))
+        connection.execute(text("DROP INDEX dead_letters_closed"))
+    done = runner.invoke(args=["db", "check"])
+    first, second = done.output.splitlines()
+    assert done.exit_code == 1
+    assert first == ("Column applications.salary: the models have none, the database has INTEGER.")
+    assert second.startswith("Index dead_letters_closed: the models have CREATE INDEX")
+    assert second.endswith(", the database has none.")
+    with runtime.database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0009'"))
+        connection.execute(text("ALTER TABLE epoch RENAME TO counter"))
+    done = runner.invoke(args=["db", "check"])
+    line = f"The tables have revision 0009, this version needs {schema.REVISION}.\n"
+    assert (done.output, done.exit_code) == (line, 1)
+    runtime.stop()
 
 
 # --- what a table's change is ---
@@ -378,14 +362,15 @@ def _rowid(metadata: MetaData) -> None:
 
 @pytest.mark.slow
 def test_a_changed_table_without_a_migration_is_noticed(new_url: Callable[[], str]) -> None:
-    migrated, url = upgraded_layout(new_url()), new_url()
+    url = new_url()
     changes = [_new_table, _new_column, _type, _null, _key, _index, _condition, _unique]
     for change in [*changes, _rowid] if url.startswith("sqlite") else changes:
         changed = MetaData()
         for table in tables.metadata.sorted_tables:
             table.to_metadata(changed)
+        Sequence("change_seq", metadata=changed)
         change(changed)
-        assert laid_out(url, changed) != migrated, change.__name__
+        assert upgraded_differences(url, changed), change.__name__
 
 
 def dumped() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import click
@@ -9,10 +10,11 @@ from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import UpgradeWaits
+from jobquest.read.schema import REVISION
 
 LOOK_SECONDS = 0.5
 
-db = AppGroup("db", short_help="Upgrade the read side's tables.")
+db = AppGroup("db", short_help="Upgrade or check the read side's tables.")
 
 
 @db.command()
@@ -33,6 +35,17 @@ def upgrade(wait: float) -> None:
         click.echo(f"Created the tables, revision {now}.")
     else:
         click.echo(f"Upgraded the tables from revision {before} to {now}.")
+
+
+@db.command()
+@one_line
+def check() -> None:
+    """Compare the read side's tables with the models: a line for each difference, and exit code 1
+    if there is one."""
+    if found := current_runtime().database.differences():
+        click.echo("\n".join(found))
+        sys.exit(1)
+    click.echo(f"The tables are those of the models, revision {REVISION}.")
 
 
 def _upgrade_within(seconds: float) -> tuple[str | None, str]:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
 from jobquest.errors import ReadSideUnavailable, ReadSideUnusable
-from jobquest.read import postgres, schema
+from jobquest.read import postgres, schema, schema_check
 from jobquest.read.database_errors import (
     is_damage,
     is_forbidden,
@@ -266,6 +266,12 @@ class Database:
         with self._unavailable():
             found = self._bring_up(may_upgrade=True)
             return found, max(found or "", schema.REVISION)
+
+    def differences(self) -> list[str]:
+        """A line for each difference between the tables and the models. Raises
+        ReadSideUnavailable."""
+        with self._unavailable(), self.engine.connect() as connection:
+            return schema_check.differences(connection)
 
     def _prepare(self) -> None:
         """Make sure, once per process, that this version can work with the tables."""
