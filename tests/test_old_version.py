@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from jobquest.read import schema
+from tests.dump_tables import CODE
 from tests.load import Load
 from tests.postgres import Postgres
 from tests.service import Service, wait_for
-from tests.test_schema import DUMPS
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(180)]
 
@@ -37,7 +37,7 @@ def instances(
     tmp_path: Path, empty_kafka: str, postgres_server: Postgres
 ) -> Iterator[tuple[Service, Service]]:
     """One of the version before, one of this version; not started yet."""
-    with tarfile.open(DUMPS / "version_0009.tar.xz") as archive:
+    with tarfile.open(CODE) as archive:
         archive.extractall(tmp_path / "code", filter="data")
     settings = {
         "KAFKA_BROKER": empty_kafka,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from jobquest.read import schema
 from jobquest.read.processes import FORGET_AFTER_MS
 from jobquest.read.shared_clock import database_ms
 from jobquest.runtime import Runtime
+from tests import filled
 from tests.postgres import Postgres
 from tests.test_consumer import consume, stats
-from tests.test_schema import load_dump, new_url  # noqa: F401 (a fixture)
+from tests.test_retries import life
+from tests.test_schema import DUMPS, kept_rows, load_dump, new_url  # noqa: F401 (a fixture)
 
 NEXT = "0011"
 SNAPSHOT = '{"state": "running", "assignment": []'
@@ -122,6 +126,72 @@ def test_the_command_waits_for_older_processes_or_names_them_and_the_start_asks_
     assert done.stderr.count("alpha (pid 7)") == 1
     assert done.stdout == f"Upgraded the tables from revision 0009 to {schema.REVISION}.\n"
     app.extensions["jobquest"].stop()
+
+
+# --- a database that the version before has filled ---
+
+
+@pytest.fixture
+def filled_url(
+    new_url: Callable[[], str],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """What version 0009 has left, of each kind; its log is in the test's folder."""
+    url = new_url()
+    load_dump(url, "filled_0009")
+    kind = "sqlite" if url.startswith("sqlite") else "postgresql"
+    with closing(sqlite3.connect(tmp_path / "log.db")) as log:
+        log.executescript((DUMPS / f"filled_0009_{kind}_log.sql").read_text())
+    monkeypatch.setattr(filled, "called", [])
+    monkeypatch.setattr(filled, "failing", set())
+    return url
+
+
+@pytest.fixture
+def continued(filled_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    made = filled.open_runtime(filled_url, tmp_path)
+    yield made
+    made.consumer.close()
+    made.stop()
+
+
+def test_what_the_version_before_has_left_is_kept_and_continued_and_nothing_counts_twice(
+    filled_url: str, continued: Runtime
+) -> None:
+    before = kept_rows(filled_url)
+    assert all(before.values())
+    assert continued.database.upgrade() == ("0009", schema.REVISION)
+    after = kept_rows(filled_url)
+    assert after == before
+    assert continued.state.wanted() == ("running", 1)
+
+    consume(continued)
+    assert life(continued, "waits")["outcome"] == "processed"
+    assert sorted(filled.called) == ["behind", "unread"], "for `waits` it has succeeded before"
+    letters = {row["event_id"]: row["id"] for row in before["dead_letters"]}
+    done = continued.redrive.redrive(list(letters.values()))
+    assert sorted(done.redriven) == sorted([letters["open"], letters["edited"]])
+    assert dict(done.refused) == {
+        letters["redriven"]: "It is already redriven.",
+        letters["discarded"]: "It is already discarded.",
+    }
+    consume(continued)
+    expected = {"zoe": 40, "ada": 20, "dora": 27, "max": 150}
+    assert xp_of(continued) == expected
+    for id in ("one", "waits", "open", "unread"):
+        user = life(continued, id)["event"]["userId"]
+        data = {"xpAmount": 10, "totalXp": 0}
+        assert continued.producer.publish("xp.earned", user, data, id=id).result == "duplicate"
+    consume(continued)
+    assert xp_of(continued) == expected
+    made = continued.rebuild.run()
+    assert made.lost == 0
+    assert xp_of(continued) == expected
+
+
+def xp_of(runtime: Runtime) -> dict[str, int]:
+    return {user: stats(runtime, user)["xp"] for user in ("zoe", "ada", "dora", "max")}
 
 
 # --- a version after this one ---

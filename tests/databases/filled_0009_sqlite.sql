@@ -1,0 +1,322 @@
+BEGIN TRANSACTION;
+CREATE TABLE achievements (
+	user_id VARCHAR(128) NOT NULL, 
+	achievement_id VARCHAR(500) NOT NULL, 
+	achievement_name VARCHAR(500), 
+	xp_amount BIGINT NOT NULL, 
+	unlocked_ms BIGINT, 
+	PRIMARY KEY (user_id, achievement_id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0009');
+CREATE TABLE applications (
+	user_id VARCHAR(128) NOT NULL, 
+	job_id VARCHAR(500) NOT NULL, 
+	company_name VARCHAR(500), 
+	position VARCHAR(500), 
+	status VARCHAR(500), 
+	applied_ms BIGINT, 
+	updated_ms BIGINT, 
+	PRIMARY KEY (user_id, job_id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE attempts (
+	id INTEGER NOT NULL, 
+	event_id VARCHAR(100) NOT NULL, 
+	number INTEGER NOT NULL, 
+	failed_ms BIGINT NOT NULL, 
+	error TEXT NOT NULL, 
+	error_class VARCHAR(200) NOT NULL, 
+	path TEXT, 
+	outcome VARCHAR(10) NOT NULL, part TEXT, trace TEXT, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "attempts" VALUES(1,'waits',1,1795827651661,'ValueError: not now','ValueError','filled.py:27 in second','retrying','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")');
+INSERT INTO "attempts" VALUES(2,'open',1,1795827651661,'never','NotRetryable','filled.py:27 in second','dead','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")');
+INSERT INTO "attempts" VALUES(3,'edited',1,1795827651661,'never','NotRetryable','filled.py:27 in second','dead','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")');
+INSERT INTO "attempts" VALUES(4,'redriven',1,1795827651661,'never','NotRetryable','filled.py:27 in second','dead','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")');
+INSERT INTO "attempts" VALUES(5,'discarded',1,1795827651661,'never','NotRetryable','filled.py:27 in second','dead','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")');
+CREATE TABLE challenges (
+	user_id VARCHAR(128) NOT NULL, 
+	challenge_id VARCHAR(500) NOT NULL, 
+	title VARCHAR(500), 
+	description VARCHAR(5000), 
+	available_ms BIGINT, 
+	completed_ms BIGINT, 
+	PRIMARY KEY (user_id, challenge_id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE counter (
+	id INTEGER NOT NULL, 
+	seq BIGINT NOT NULL, 
+	epoch VARCHAR(36) NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "counter" VALUES(1,11,'ef7bbfc6-e728-4a71-ad59-4deb4991ea8b');
+CREATE TABLE daily_xp (
+	day_ms BIGINT NOT NULL, 
+	xp BIGINT NOT NULL, 
+	PRIMARY KEY (day_ms)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "daily_xp" VALUES(1795824000000,190);
+CREATE TABLE dead_letters (
+	id INTEGER NOT NULL, 
+	identity VARCHAR(100) NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	partition INTEGER NOT NULL, 
+	"offset" BIGINT NOT NULL, 
+	appended_ms BIGINT NOT NULL, 
+	event_id VARCHAR(100) NOT NULL, 
+	type VARCHAR(100), 
+	user_id VARCHAR(128), 
+	error TEXT NOT NULL, 
+	error_class VARCHAR(200) NOT NULL, 
+	path TEXT, 
+	attempts INTEGER NOT NULL, 
+	first_failed_ms BIGINT NOT NULL, 
+	died_ms BIGINT NOT NULL, 
+	"key" BLOB, 
+	value BLOB, 
+	headers BLOB NOT NULL, 
+	edited BLOB, 
+	repeats_below BIGINT, 
+	redrives INTEGER NOT NULL, 
+	state VARCHAR(10) NOT NULL, 
+	reason TEXT, part TEXT, trace TEXT, done TEXT, 
+	PRIMARY KEY (id), 
+	UNIQUE (identity, topic, partition, "offset")
+);
+INSERT INTO "dead_letters" VALUES(1,'c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,5,1795827651623,'open','xp.earned','dora','never','NotRetryable','filled.py:27 in second',1,1795827651651,1795827651654,X'646F7261',X'7B226964223A226F70656E222C2274797065223A2278702E6561726E6564222C22757365724964223A22646F7261222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3632335A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C226F70656E225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3632335A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',NULL,NULL,0,'open',NULL,'handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")','["tests.filled.first"]');
+INSERT INTO "dead_letters" VALUES(2,'c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,6,1795827651627,'edited','xp.earned','dora','never','NotRetryable','filled.py:27 in second',1,1795827651652,1795827651660,X'646F7261',X'7B226964223A22656469746564222C2274797065223A2278702E6561726E6564222C22757365724964223A22646F7261222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3632375A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C22656469746564225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3632375A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',X'7B226964223A2022656469746564222C202274797065223A202278702E6561726E6564222C2022757365724964223A2022646F7261222C202274696D657374616D70223A2022323032362D31312D32385430313A30303A35312E3632375A222C20226D65746164617461223A207B7D2C202264617461223A207B227870416D6F756E74223A20372C2022746F74616C5870223A20307D7D',NULL,0,'open',NULL,'handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")','["tests.filled.first"]');
+INSERT INTO "dead_letters" VALUES(3,'c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,7,1795827651629,'redriven','xp.earned','dora','never','NotRetryable','filled.py:27 in second',1,1795827651652,1795827651661,X'646F7261',X'7B226964223A22726564726976656E222C2274797065223A2278702E6561726E6564222C22757365724964223A22646F7261222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3632395A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C22726564726976656E225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3632395A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',NULL,NULL,0,'redriven',NULL,'handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")','["tests.filled.first"]');
+INSERT INTO "dead_letters" VALUES(4,'c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,8,1795827651636,'discarded','xp.earned','dora','never','NotRetryable','filled.py:27 in second',1,1795827651652,1795827651661,X'646F7261',X'7B226964223A22646973636172646564222C2274797065223A2278702E6561726E6564222C22757365724964223A22646F7261222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3633325A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C22646973636172646564225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3633325A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',NULL,NULL,0,'discarded','Not ours','handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")','["tests.filled.first"]');
+CREATE TABLE events (
+	seq INTEGER NOT NULL, 
+	id VARCHAR(100) NOT NULL, 
+	outcome VARCHAR(10) NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	partition INTEGER NOT NULL, 
+	"offset" BIGINT NOT NULL, 
+	type VARCHAR(100), 
+	user_id VARCHAR(128), 
+	time_ms BIGINT NOT NULL, 
+	received_ms BIGINT NOT NULL, 
+	caused_by VARCHAR(100), 
+	body TEXT NOT NULL, 
+	PRIMARY KEY (seq), 
+	UNIQUE (id)
+);
+INSERT INTO "events" VALUES(1,'one','processed','achievements',0,0,'xp.earned','zoe',1795827651280,1795827651581,NULL,'{"id":"one","type":"xp.earned","userId":"zoe","timestamp":"2026-11-28T01:00:51.280Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(2,'two','processed','achievements',0,1,'xp.earned','zoe',1795827651607,1795827651607,NULL,'{"id":"two","type":"xp.earned","userId":"zoe","timestamp":"2026-11-28T01:00:51.607Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(3,'three','processed','achievements',0,2,'xp.earned','zoe',1795827651611,1795827651612,NULL,'{"id":"three","type":"xp.earned","userId":"zoe","timestamp":"2026-11-28T01:00:51.611Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(4,'waits','retrying','achievements',0,3,'xp.earned','ada',1795827651615,1795827651617,NULL,'{"id":"waits","type":"xp.earned","userId":"ada","timestamp":"2026-11-28T01:00:51.615Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(5,'behind','retrying','achievements',0,4,'xp.earned','ada',1795827651619,1795827651619,NULL,'{"id":"behind","type":"xp.earned","userId":"ada","timestamp":"2026-11-28T01:00:51.619Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(6,'open','dead','achievements',0,5,'xp.earned','dora',1795827651623,1795827651623,NULL,'{"id":"open","type":"xp.earned","userId":"dora","timestamp":"2026-11-28T01:00:51.623Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(7,'edited','dead','achievements',0,6,'xp.earned','dora',1795827651627,1795827651627,NULL,'{"id":"edited","type":"xp.earned","userId":"dora","timestamp":"2026-11-28T01:00:51.627Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(9,'discarded','dead','achievements',0,8,'xp.earned','dora',1795827651632,1795827651636,NULL,'{"id":"discarded","type":"xp.earned","userId":"dora","timestamp":"2026-11-28T01:00:51.632Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(10,'redriven','processed','achievements',0,9,'xp.earned','dora',1795827651629,1795827651717,NULL,'{"id":"redriven","type":"xp.earned","userId":"dora","timestamp":"2026-11-28T01:00:51.629Z","metadata":{},"data":{"xpAmount":10,"totalXp":0}}');
+INSERT INTO "events" VALUES(11,'level','processed','achievements',0,10,'xp.earned','max',1795827651733,1795827651735,NULL,'{"id":"level","type":"xp.earned","userId":"max","timestamp":"2026-11-28T01:00:51.733Z","metadata":{},"data":{"xpAmount":150,"totalXp":0}}');
+CREATE TABLE "forgotten_dead_letters" (
+	identity VARCHAR(100) NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	partition INTEGER NOT NULL, 
+	"offset" BIGINT NOT NULL, 
+	event_id VARCHAR(100) NOT NULL, 
+	repeats_below BIGINT, 
+	died_ms BIGINT NOT NULL, 
+	PRIMARY KEY (identity, topic, partition, "offset")
+);
+CREATE TABLE learning (
+	user_id VARCHAR(128) NOT NULL, 
+	resource_id VARCHAR(500) NOT NULL, 
+	title VARCHAR(500), 
+	resource_type VARCHAR(500), 
+	progress FLOAT NOT NULL, 
+	started_ms BIGINT, 
+	completed_ms BIGINT, 
+	PRIMARY KEY (user_id, resource_id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE minute_counts (
+	minute_ms BIGINT NOT NULL, 
+	type VARCHAR(100) NOT NULL, 
+	count BIGINT NOT NULL, 
+	PRIMARY KEY (minute_ms, type)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "minute_counts" VALUES(1795827600000,'xp.earned',5);
+CREATE TABLE minutes (
+	minute_ms BIGINT NOT NULL, 
+	processed BIGINT NOT NULL, 
+	retrying BIGINT NOT NULL, 
+	dead BIGINT NOT NULL, 
+	lag_messages BIGINT NOT NULL, 
+	lag_seconds FLOAT NOT NULL, 
+	PRIMARY KEY (minute_ms)
+);
+INSERT INTO "minutes" VALUES(1795827600000,5,1,4,0,0.0);
+CREATE TABLE notifications (
+	user_id VARCHAR(128) NOT NULL, 
+	notification_id VARCHAR(500) NOT NULL, 
+	notification_type VARCHAR(500), 
+	title VARCHAR(500), 
+	message VARCHAR(5000), 
+	sent_ms BIGINT, 
+	read_ms BIGINT, 
+	PRIMARY KEY (user_id, notification_id)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE outgoing (
+	id VARCHAR(200) NOT NULL, 
+	process VARCHAR(100) NOT NULL, 
+	created_ms BIGINT NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	"key" BLOB, 
+	value BLOB, 
+	headers BLOB NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "outgoing" VALUES('jq:level.up:48f0f14a4befb67cd61b6512164a8d3b','vm:9144:3e4824f404ee:aac8c1d3',1795827651737,'achievements',X'6D6178',X'7B226964223A226A713A6C6576656C2E75703A3438663066313461346265666236376364363162363531323136346138643362222C2274797065223A226C6576656C2E7570222C22757365724964223A226D6178222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3733335A222C226D65746164617461223A7B226361757365644279223A226C6576656C227D2C2264617461223A7B226E65774C6576656C223A322C22746F74616C5870223A3135307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C226A713A6C6576656C2E75703A3438663066313461346265666236376364363162363531323136346138643362225D2C5B2263655F74797065222C226C6576656C2E7570225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3733335A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D');
+CREATE TABLE "parked" (
+	event_id VARCHAR(100) NOT NULL, 
+	identity VARCHAR(64) NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	partition INTEGER NOT NULL, 
+	"offset" BIGINT NOT NULL, 
+	"key" BLOB, 
+	value BLOB, 
+	headers BLOB NOT NULL, 
+	appended_ms BIGINT NOT NULL, 
+	user_id VARCHAR(128) NOT NULL, 
+	type VARCHAR(100) NOT NULL, 
+	attempts INTEGER NOT NULL, 
+	error TEXT, 
+	error_class VARCHAR(200), 
+	path TEXT, 
+	first_failed_ms BIGINT, 
+	next_ms BIGINT, 
+	part TEXT, 
+	trace TEXT, 
+	done TEXT, 
+	PRIMARY KEY (event_id)
+);
+INSERT INTO "parked" VALUES('waits','c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,3,X'616461',X'7B226964223A227761697473222C2274797065223A2278702E6561726E6564222C22757365724964223A22616461222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3631355A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C227761697473225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3631355A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',1795827651617,'ada','xp.earned',1,'ValueError: not now','ValueError','filled.py:27 in second',1795827651648,1795827652772,'handler tests.filled.second','reactor.py:149 in _handle
+    handler(event)
+filled.py:27 in second
+    raise NotRetryable("never") if event.user_id == "dora" else ValueError("not now")','["tests.filled.first"]');
+INSERT INTO "parked" VALUES('behind','c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,4,X'616461',X'7B226964223A22626568696E64222C2274797065223A2278702E6561726E6564222C22757365724964223A22616461222C2274696D657374616D70223A22323032362D31312D32385430313A30303A35312E3631395A222C226D65746164617461223A7B7D2C2264617461223A7B227870416D6F756E74223A31302C22746F74616C5870223A307D7D',X'5B5B2263655F7370656376657273696F6E222C22312E30225D2C5B2263655F6964222C22626568696E64225D2C5B2263655F74797065222C2278702E6561726E6564225D2C5B2263655F736F75726365222C222F6A6F6271756573742F6576656E7473225D2C5B2263655F74696D65222C22323032362D31312D32385430313A30303A35312E3631395A225D2C5B22636F6E74656E742D74797065222C226170706C69636174696F6E2F6A736F6E225D5D',1795827651619,'ada','xp.earned',0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'[]');
+CREATE TABLE positions (
+	identity VARCHAR(64) NOT NULL, 
+	topic VARCHAR(249) NOT NULL, 
+	partition INTEGER NOT NULL, 
+	next BIGINT NOT NULL, 
+	PRIMARY KEY (identity, topic, partition)
+);
+INSERT INTO "positions" VALUES('c4fd2aa1-b2da-4377-aed7-804f5cb3b8e0','achievements',0,11);
+CREATE TABLE processes (
+	id VARCHAR(100) NOT NULL, 
+	host VARCHAR(255) NOT NULL, 
+	pid INTEGER NOT NULL, 
+	heartbeat_ms BIGINT NOT NULL, 
+	consumer TEXT NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "processes" VALUES('vm:9144:3e4824f404ee:aac8c1d3','vm',9144,1795827651743,'{"state": "running", "assignment": []}');
+CREATE TABLE "service" (
+	id INTEGER NOT NULL, 
+	wanted VARCHAR(10), 
+	generation INTEGER NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "service" VALUES(1,'running',1);
+CREATE TABLE user_stats (
+	user_id VARCHAR(128) NOT NULL, 
+	xp BIGINT NOT NULL, 
+	level BIGINT NOT NULL, 
+	missions_started BIGINT NOT NULL, 
+	missions_completed BIGINT NOT NULL, 
+	missions_failed BIGINT NOT NULL, 
+	focus_minutes FLOAT NOT NULL, 
+	applications BIGINT NOT NULL, 
+	achievements BIGINT NOT NULL, 
+	challenges_completed BIGINT NOT NULL, 
+	learning_started BIGINT NOT NULL, 
+	learning_completed BIGINT NOT NULL, 
+	notebook_entries BIGINT NOT NULL, 
+	logins BIGINT NOT NULL, 
+	best_streak_days BIGINT NOT NULL, 
+	reported_total_xp BIGINT, 
+	reported_ms BIGINT, 
+	reported_level BIGINT NOT NULL, 
+	event_count BIGINT NOT NULL, 
+	last_seen_ms BIGINT, 
+	PRIMARY KEY (user_id)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "user_stats" VALUES('dora',10,1,0,0,0,0.0,0,0,0,0,0,0,0,0,0,1795827651629,0,1,1795827651629);
+INSERT INTO "user_stats" VALUES('max',150,2,0,0,0,0.0,0,0,0,0,0,0,0,0,0,1795827651733,0,1,1795827651733);
+INSERT INTO "user_stats" VALUES('zoe',30,1,0,0,0,0.0,0,0,0,0,0,0,0,0,0,1795827651611,0,3,1795827651611);
+CREATE INDEX events_by_user ON events ((seq / 100000), user_id, seq);
+CREATE INDEX events_by_type ON events (type, seq);
+CREATE INDEX events_not_processed ON events (seq) WHERE outcome != 'processed';
+CREATE INDEX events_by_cause ON events (caused_by) WHERE caused_by IS NOT NULL;
+CREATE INDEX ix_dead_letters_event_id ON dead_letters (event_id);
+CREATE INDEX ix_dead_letters_state ON dead_letters (state);
+CREATE INDEX ix_attempts_event_id ON attempts (event_id);
+CREATE INDEX outgoing_by_time ON outgoing (created_ms);
+CREATE INDEX ix_parked_next_ms ON parked (next_ms);
+CREATE INDEX parked_by_key ON parked (topic, partition, user_id, "offset");
+CREATE INDEX parked_heads ON parked (topic, partition, user_id) WHERE next_ms IS NOT NULL;
+CREATE INDEX events_by_place ON events ((seq / 20000), topic, time_ms);
+CREATE INDEX user_stats_by_level ON user_stats (level);
+CREATE INDEX dead_letters_closed ON dead_letters (died_ms) WHERE state != 'open';
+CREATE INDEX ix_forgotten_dead_letters_event_id ON forgotten_dead_letters (event_id);
+COMMIT;
