@@ -44,6 +44,7 @@ from jobquest.read.rebuild import Rebuild
 from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.schema import REVISION
 from jobquest.read.service_state import ServiceState
+from jobquest.rebuilder import Rebuilder
 from jobquest.report import LOG_TOPICS, WORKING, Report
 from jobquest.version import version
 
@@ -261,7 +262,9 @@ class Runtime:
 
     def _report(self) -> None:
         """Show the status to the viewers, store the lag: tasks that may wait for the log."""
-        tasks = (self._look, self._show_status, self._note_lag, self._sample_lag, self._forget)
+        tasks = [self._look, self._show_status, self._note_lag, self._sample_lag, self._forget]
+        if self._consumes:
+            tasks.append(Rebuilder(self.rebuild, self._stop).look)
         self._repeat(self._news, *tasks)
 
     def _repeat(self, woken: threading.Event, *tasks: Callable[[], None]) -> None:

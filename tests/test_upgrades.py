@@ -19,9 +19,11 @@ from jobquest.errors import ReadSideUnavailable, StateConflict, UpgradeWaits
 from jobquest.read import schema
 from jobquest.read.processes import FORGET_AFTER_MS
 from jobquest.read.shared_clock import database_ms
+from jobquest.rebuilder import Rebuilder
 from jobquest.runtime import Runtime
 from tests import filled
 from tests.postgres import Postgres
+from tests.service import wait_for
 from tests.test_consumer import consume, stats
 from tests.test_retries import life
 from tests.test_schema import DUMPS, kept_rows, load_dump, new_url  # noqa: F401 (a fixture)
@@ -201,22 +203,22 @@ def xp_of(runtime: Runtime) -> dict[str, int]:
 def next_version(tmp_path: Path) -> Callable[..., pytest.MonkeyPatch]:
     """Makes this process a version with one more migration; its `undo` makes it this one again."""
 
-    def become(*, expands: bool, statement: str) -> pytest.MonkeyPatch:
+    def become(*, expands: bool, statement: str, rebuilds: bool = False) -> pytest.MonkeyPatch:
         folder = tmp_path / "migrations"
         shutil.copytree(schema._MIGRATIONS, folder)
         (folder / "versions" / f"{NEXT}_next.py").write_text(
             f"from alembic import op\nrevision = {NEXT!r}\n"
-            f"down_revision = {schema.REVISION!r}\nexpands = {expands}\n"
+            f"down_revision = {schema.REVISION!r}\nexpands = {expands}\nrebuilds = {rebuilds}\n"
             f"def upgrade():\n    op.execute({statement!r})\n"
         )
         patch = pytest.MonkeyPatch()
         patch.setattr(schema, "_MIGRATIONS", folder)
         patch.setattr(schema, "REVISION", NEXT)
-        schema._works_from.cache_clear()
+        schema._pending.cache_clear()
         return patch
 
     yield become
-    schema._works_from.cache_clear()
+    schema._pending.cache_clear()
 
 
 def upgraded(settings: dict[str, str], database: dict[str, str]) -> str | None:
@@ -270,3 +272,46 @@ def test_a_migration_that_contracts_waits_for_them_and_they_may_not_start_again(
     with pytest.raises(ReadSideUnavailable, match=rf"newer version \(revision {NEXT}"):
         again.queries.last_seq()
     again.stop()
+
+
+def test_a_migration_that_needs_past_events_has_them_counted_again_in_the_background(
+    runtime: Runtime,
+    settings: dict[str, str],
+    database: dict[str, str],
+    next_version: Callable[..., Any],
+) -> None:
+    runtime.producer.publish("xp.earned", "ada", {"xpAmount": 5, "totalXp": 0})
+    consume(runtime)
+    assert not runtime.rebuild.is_due()
+    patch = next_version(expands=True, statement="DELETE FROM user_stats", rebuilds=True)
+    app = create_app({**settings, **database, "JOBQUEST_DATABASE_UPGRADE": "true"})
+    said = app.test_cli_runner().invoke(args=["db", "upgrade"]).output
+    assert "rebuilds the derived tables now" in said
+    following: Runtime = app.extensions["jobquest"]
+    assert following.queries.user("ada") is None
+    following.start()
+    wait_for(lambda: following.queries.user("ada"), 20)
+    assert stats(following, "ada")["xp"] == 5
+    assert not following.rebuild.is_due()
+    following.stop()
+    patch.undo()
+
+
+@pytest.mark.slow
+def test_a_rebuild_in_the_background_ends_with_its_process_and_is_done_by_the_next(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        runtime.producer.publish("xp.earned", "ada", {"xpAmount": 5, "totalXp": 0}, id=f"{number}")
+    consume(runtime)
+    with runtime.database.writing() as connection:
+        connection.execute(text("UPDATE epoch SET is_outdated = true"))
+        connection.execute(text("DELETE FROM user_stats"))
+    stop = threading.Event()
+    stop.set()
+    Rebuilder(runtime.rebuild, stop).look()
+    wait_for(lambda: "is tried again: This process stops." in caplog.text, 20)
+    assert runtime.rebuild.is_due()
+    Rebuilder(runtime.rebuild, threading.Event()).look()
+    wait_for(lambda: not runtime.rebuild.is_due(), 20)
+    assert stats(runtime, "ada")["xp"] == 15

@@ -35,6 +35,8 @@ def upgrade(wait: float) -> None:
         click.echo(f"Created the tables, revision {now}.")
     else:
         click.echo(f"Upgraded the tables from revision {before} to {now}.")
+    if current_runtime().rebuild.is_due():
+        click.echo("The service rebuilds the derived tables now, in the background.")
 
 
 @db.command()

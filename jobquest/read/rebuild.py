@@ -109,6 +109,12 @@ class Rebuild:
             return None
         return self.run(progress)
 
+    def is_due(self) -> bool:
+        """Whether a migration has left the derived tables without something that only past events
+        tell. Raises ReadSideUnavailable."""
+        with self._database.asking() as connection:
+            return bool(connection.execute(select(tables.epoch.c.is_outdated)).scalar_one())
+
     def run(self, progress: Progress = lambda done, total: None) -> Rebuilt:
         """Recreate the derived tables. Raises StateConflict if another rebuild runs, RebuildFailed
         and Unavailable: then the old tables are unchanged."""
@@ -301,7 +307,9 @@ class _Run:
             ]
             self._connection.execute(insert(tables.positions), rows)
         # A new epoch tells viewers that the numbers now mean something else.
-        self._connection.execute(update(tables.epoch).values(name=str(uuid.uuid4())))
+        self._connection.execute(
+            update(tables.epoch).values(name=str(uuid.uuid4()), is_outdated=None)
+        )
         numbers.begin_after(self._connection, self._replay.seq)
         for live, shadow in SHADOW.items():
             _swap(self._connection, live, shadow)

@@ -2,8 +2,8 @@
 
 Called by `database.py` before the first use, and by `flask db`. To change a table, edit it in
 `tables.py` or `projections.py`, and add a file to `migrations/versions`. A migration keeps
-operational rows, and says `expands = True` if processes of the version before can work with its
-tables. docs/projections.md has all steps.
+operational rows. It says `expands = True` if processes of the version before can work with its
+tables, and `rebuilds = True` if derived tables need past events. docs/projections.md has all steps.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import threading
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, inspect, select, text, update
 
@@ -118,7 +118,9 @@ def upgrade(connection: Connection, found: str | None) -> None:
         # Somebody may have dropped all tables except the one that stores the revision.
         command.stamp(config, found or "base", purge=True)
         command.upgrade(config, REVISION)
-    values = {"revision": REVISION}
+    values: dict[str, object] = {"revision": REVISION}
+    if found and any(getattr(module, "rebuilds", False) for module in _pending(found)):
+        values["is_outdated"] = True
     if works_from := _works_from(found):
         values["works_from"] = works_from
     connection.execute(update(epoch).values(values))
@@ -126,16 +128,21 @@ def upgrade(connection: Connection, found: str | None) -> None:
         log.info("Upgraded the read side's tables from revision %s to %s.", found, REVISION)
 
 
-@cache
 def _works_from(found: str | None) -> str:
     """The oldest version that can work with tables that are upgraded from `found`, by the revision
     for which it was written: that of the last migration that does not only expand the tables.
     Empty if all migrations since `found` expand them."""
+    contracts = [one for one in _pending(found) if not getattr(one, "expands", False)]
+    return max((one.revision for one in contracts), default="")
+
+
+@cache
+def _pending(found: str | None) -> list[Any]:
+    """The modules of the migrations from `found` to our revision."""
     from alembic.script import ScriptDirectory
 
-    pending = ScriptDirectory.from_config(_config()).iterate_revisions(REVISION, found or "base")
-    contracts = (one.revision for one in pending if not getattr(one.module, "expands", False))
-    return max(contracts, default="")
+    scripts = ScriptDirectory.from_config(_config())
+    return [one.module for one in scripts.iterate_revisions(REVISION, found or "base")]
 
 
 def _config() -> Config:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     Index,
@@ -227,6 +228,8 @@ epoch = Table(  # one row
     # The oldest version that can work with the tables of `revision`, by its own revision.
     Column("revision", String(32)),
     Column("works_from", String(32)),
+    # A migration has left out what only past events tell: the next rebuild adds it.
+    Column("is_outdated", Boolean),
 )
 Sequence("change_seq", metadata=metadata)  # on PostgreSQL, see numbers.py
 

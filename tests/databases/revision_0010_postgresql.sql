@@ -102,7 +102,8 @@ CREATE TABLE public.epoch (
     id integer NOT NULL,
     name character varying(36) NOT NULL,
     revision character varying(32),
-    works_from character varying(32)
+    works_from character varying(32),
+    is_outdated boolean
 );
 CREATE TABLE public.events (
     seq bigint NOT NULL,
@@ -241,8 +242,13 @@ ALTER TABLE ONLY public.daily_xp ALTER COLUMN day_ms SET DEFAULT nextval('public
 ALTER TABLE ONLY public.dead_letters ALTER COLUMN id SET DEFAULT nextval('public.dead_letters_id_seq'::regclass);
 ALTER TABLE ONLY public.minutes ALTER COLUMN minute_ms SET DEFAULT nextval('public.minutes_minute_ms_seq'::regclass);
 INSERT INTO public.alembic_version VALUES ('0010');
-INSERT INTO public.epoch VALUES (1, '4467f4e8-17fb-4dbd-aa8a-1137482c86a4', '0010', '0010');
+INSERT INTO public.epoch VALUES (1, 'c76b74d9-12a3-4225-b3f7-a4c232ee70ad', '0010', '0010', NULL);
 INSERT INTO public.service VALUES (1, NULL, 0);
+SELECT pg_catalog.setval('public.attempts_id_seq', 1, false);
+SELECT pg_catalog.setval('public.change_seq', 1, false);
+SELECT pg_catalog.setval('public.daily_xp_day_ms_seq', 1, false);
+SELECT pg_catalog.setval('public.dead_letters_id_seq', 1, false);
+SELECT pg_catalog.setval('public.minutes_minute_ms_seq', 1, false);
 ALTER TABLE ONLY public.achievements
     ADD CONSTRAINT achievements_pkey PRIMARY KEY (user_id, achievement_id);
 ALTER TABLE ONLY public.alembic_version

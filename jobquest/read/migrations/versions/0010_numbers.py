@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(36), nullable=False),
         sa.Column("revision", sa.String(32)),
         sa.Column("works_from", sa.String(32)),
+        sa.Column("is_outdated", sa.Boolean),
     )
     op.execute("INSERT INTO epoch (id, name) SELECT id, epoch FROM counter")
     if op.get_context().dialect.name == "postgresql":
