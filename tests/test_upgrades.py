@@ -200,8 +200,10 @@ def xp_of(runtime: Runtime) -> dict[str, int]:
 
 
 @pytest.fixture
-def next_version(tmp_path: Path) -> Callable[..., pytest.MonkeyPatch]:
+def next_version(tmp_path: Path) -> Iterator[Callable[..., pytest.MonkeyPatch]]:
     """Makes this process a version with one more migration; its `undo` makes it this one again."""
+
+    patch = pytest.MonkeyPatch()
 
     def become(*, expands: bool, statement: str, rebuilds: bool = False) -> pytest.MonkeyPatch:
         folder = tmp_path / "migrations"
@@ -211,13 +213,13 @@ def next_version(tmp_path: Path) -> Callable[..., pytest.MonkeyPatch]:
             f"down_revision = {schema.REVISION!r}\nexpands = {expands}\nrebuilds = {rebuilds}\n"
             f"def upgrade():\n    op.execute({statement!r})\n"
         )
-        patch = pytest.MonkeyPatch()
         patch.setattr(schema, "_MIGRATIONS", folder)
         patch.setattr(schema, "REVISION", NEXT)
         schema._pending.cache_clear()
         return patch
 
     yield become
+    patch.undo()
     schema._pending.cache_clear()
 
 
@@ -283,7 +285,7 @@ def test_a_migration_that_needs_past_events_has_them_counted_again_in_the_backgr
     runtime.producer.publish("xp.earned", "ada", {"xpAmount": 5, "totalXp": 0})
     consume(runtime)
     assert not runtime.rebuild.is_due()
-    patch = next_version(expands=True, statement="DELETE FROM user_stats", rebuilds=True)
+    next_version(expands=True, statement="DELETE FROM user_stats", rebuilds=True)
     app = create_app({**settings, **database, "JOBQUEST_DATABASE_UPGRADE": "true"})
     said = app.test_cli_runner().invoke(args=["db", "upgrade"]).output
     assert "rebuilds the derived tables now" in said
@@ -294,7 +296,6 @@ def test_a_migration_that_needs_past_events_has_them_counted_again_in_the_backgr
     assert stats(following, "ada")["xp"] == 5
     assert not following.rebuild.is_due()
     following.stop()
-    patch.undo()
 
 
 @pytest.mark.slow
