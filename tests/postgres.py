@@ -32,10 +32,11 @@ def why_not() -> str | None:
 
 class Postgres:
     """One server on loopback, made by `initdb` with `options` under LC_ALL=C. `initdb` refuses to
-    run as root, so root lends it a user."""
+    run as root, so root lends it a user. With `fsync` it writes as safely as by default."""
 
-    def __init__(self, options: tuple[str, ...] = _UTF8) -> None:
+    def __init__(self, options: tuple[str, ...] = _UTF8, *, fsync: bool = False) -> None:
         self._options = options
+        self._fsync = "on" if fsync else "off"
         programs = _programs()
         assert programs
         self._programs = programs
@@ -45,6 +46,11 @@ class Postgres:
         if os.geteuid() == 0:
             self._as_user = {"user": "postgres"}
             shutil.chown(self._folder, "postgres")
+
+    @property
+    def socket_folder(self) -> str:
+        """The folder of its local socket."""
+        return str(self._folder)
 
     def new_database(self, statement: str = "CREATE DATABASE name") -> str:
         """The URL of an empty database, made by this statement with another name."""
@@ -66,7 +72,8 @@ class Postgres:
             self._run(
                 "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", *self._options
             )
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {self._folder} -c fsync=off"
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -k {self._folder}"
+        options += f" -c fsync={self._fsync}"
         self._run("pg_ctl", "-D", data, "-o", options, "-l", f"{self._folder}/log", "-w", "start")
         return self
 
