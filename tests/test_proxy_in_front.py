@@ -371,11 +371,12 @@ def _unfollowed(front: Front, path: str) -> Answer:
 
 
 def test_the_documented_configuration_is_the_one_that_is_tested() -> None:
-    """Three blocks: what all share, a root, a path. `nginx.documented` starts these very texts."""
-    assert len(DOCUMENTED) == 3
+    """What all share, a root, a path, several instances: tests start these very texts."""
+    assert len(DOCUMENTED) == 4
     assert "upstream jobquest" in DOCUMENTED[0]
     assert "location / {" in DOCUMENTED[1]
     assert "location /jobquest/ {" in DOCUMENTED[2]
+    assert DOCUMENTED[3].count("    server ") == 3
     lines = {line.split("#")[0].strip() for line in DOCUMENTED[1].splitlines()}
     below = {line.split("#")[0].strip() for line in DOCUMENTED[2].splitlines()}
     assert lines - below == {"location / {"}

@@ -322,6 +322,7 @@ class Consumer:
         if self._calm.holds(partitions) and not self._writer.parked:
             return 0, NEVER
         self._writer.parked = False
+        self._calm.end()
         found = self._read_side.tries(partitions, self._probes.most + 1, LONGEST_WAIT_MS)
         if not found.due:
             if found.next_ms is None:
