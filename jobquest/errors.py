@@ -32,6 +32,16 @@ class InvalidEvent(JobQuestError):
         return f"{head} ({details})" if details else head
 
 
+class CursorOutdated(InvalidEvent):
+    """A cursor names a place in a list as it was before a rebuild. `name` is its parameter."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            "This place in the list is from before a rebuild.",
+            {name: ["Begin again without it: the rebuild has given all changes new numbers."]},
+        )
+
+
 class IdConflict(JobQuestError):
     """An event's id already belongs to a processed event with other content."""
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from jobquest.errors import Unavailable
+from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import Queries
 
@@ -177,15 +178,16 @@ class Feed:
         """How many viewers are connected to this process."""
         return len(self._viewers)
 
-    def join(self, viewer: Viewer, since: int | None, status: bytes) -> bool:
+    def join(self, viewer: Viewer, since: Cursor | None, status: bytes) -> bool:
         """Add a viewer: send it the service's status (JSON), replay the changes after `since`, then
-        continue live.
+        continue live. If `since` is of another epoch, nothing is replayed: the viewer has to begin
+        again, as `hello` says.
 
         False if the feed can't serve now (the database is away, or the service is stopping).
         """
         with self._lock:
             # Without a look, it would be sent again what its page already shows.
-            is_behind = not self._viewers or (since is not None and since > self._seq)
+            is_behind = not self._viewers or (since is not None and since.seq > self._seq)
             if is_behind and not self._await_look():
                 return False
             if self._stop.is_set():
@@ -193,8 +195,8 @@ class Feed:
             hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
             hello["status"] = orjson.Fragment(status)
             viewer.send(_json_frame(hello))
-            if since is not None and since < self._seq:
-                self._replay(viewer, since)
+            if since is not None and since.is_of(self.epoch) and since.seq < self._seq:
+                self._replay(viewer, since.seq)
             self._viewers.add(viewer)
             self._woken.set()  # from the idle pace to that of viewers
         return True

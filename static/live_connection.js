@@ -50,7 +50,7 @@ export const connection = {
     if (!this.isPolling) this.say(this.tries ? "reconnecting" : "connecting", "waiting");
     const address = new URL(page.dataset.socket, location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
-    address.searchParams.set("since", String(this.since));
+    address.searchParams.set("since", this.place(this.since));
     let socket;
     try {
       socket = new WebSocket(address);
@@ -97,6 +97,11 @@ export const connection = {
     setTimeout(() => location.reload(), Math.max(0, RELOAD_MS - performance.now()));
     this.forget();
     return true;
+  },
+
+  // A change of this page's epoch: the service refuses one that a rebuild has made invalid.
+  place(seq) {
+    return this.epoch ? `${seq}.${this.epoch}` : String(seq);
   },
 
   events(items) {
@@ -212,7 +217,7 @@ export const connection = {
   // of them. Null if the service does not answer.
   async changes(since, until = null) {
     const address = new URL(page.dataset.events, location.href);
-    address.searchParams.set("since", String(since));
+    address.searchParams.set("since", this.place(since));
     address.searchParams.set("limit", String(POLL_ITEMS));
     const items = [];
     let after = until;

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobquest.config import load
+from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
 from tests.dying_consumer import consume_everything, consume_until
@@ -51,7 +52,7 @@ def check(runtime: Runtime) -> None:
     after = None
     types: Counter[str] = Counter()
     while True:
-        page = runtime.queries.events(limit=500, after=after)
+        page = runtime.queries.events(limit=500, after=after and Cursor.parse(after))
         for item in page["events"]:
             outcomes[item["outcome"]] += 1
             types[item["event"]["type"]] += 1

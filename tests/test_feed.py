@@ -25,6 +25,7 @@ from jobquest.feed import (
     Viewer,
 )
 from jobquest.read import numbers
+from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import EVERY_EVENT
 from jobquest.runtime import Runtime
@@ -47,13 +48,13 @@ class Screen(Frames):
     """The other end of a viewer's socket."""
 
     def __init__(
-        self, feed: Feed, wanted: EventFilter = EVERY_EVENT, since: int | None = None
+        self, feed: Feed, wanted: EventFilter = EVERY_EVENT, since: int | str | None = None
     ) -> None:
         ours, theirs = socket.socketpair()
         ours.settimeout(5)
         super().__init__(ours)
         self.viewer = Viewer(theirs, wanted)
-        assert feed.join(self.viewer, since, b'{"state": "idle"}')
+        assert feed.join(self.viewer, since and Cursor.parse(str(since)), b'{"state": "idle"}')
 
     def ids(self, count: int) -> list[str]:
         """The ids of the next `count` items."""
@@ -329,6 +330,22 @@ def test_viewers_begin_anew_when_the_read_side_does(runtime: Runtime, feed: Feed
     assert again.ids(1) == ["c"]
     publish(runtime, "d")
     assert again.ids(1) == ["d"]
+
+
+def test_a_viewer_from_before_a_rebuild_is_sent_nothing_that_its_number_does_not_mean(
+    runtime: Runtime, feed: Feed
+) -> None:
+    publish(runtime, "a", "b", "c")
+    epoch = runtime.queries.epoch()
+    same = Screen(feed, since=f"1.{epoch}")
+    assert same.message()["epoch"] == epoch
+    assert same.ids(2) == ["b", "c"]
+    runtime.rebuild.run()
+    assert same.close_code() == 1012
+    back = Screen(feed, since=f"1.{epoch}")
+    assert back.message()["epoch"] == runtime.queries.epoch() != epoch
+    publish(runtime, "d")
+    assert back.ids(1) == ["d"], "nothing is replayed"
 
 
 def test_a_read_side_created_again_is_noticed_though_nobody_watches(

@@ -12,6 +12,7 @@ from jobquest.errors import PositionMoved
 from jobquest.events import Event, from_request
 from jobquest.log import Origin, Partition, Record
 from jobquest.read import Applied, Batch
+from jobquest.read.cursor import Cursor
 from jobquest.read.database import padded
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
@@ -138,13 +139,14 @@ def test_a_users_events_are_found_however_many_changes_lie_between(
 
     def page(**more: Any) -> tuple[list[int], int | None]:
         found = runtime.queries.events(ada, **more)
-        return [item["seq"] for item in found["events"]], found["next"]
+        following = found["next"] and Cursor.parse(found["next"])
+        return [item["seq"] for item in found["events"]], following and following.seq
 
     assert page() == ([800_001, 250_004, 250_001, 4, 1], None)
     assert page(limit=2) == ([800_001, 250_004], 250_004)
-    assert page(limit=2, after=250_004) == ([250_001, 4], 4)
-    assert page(after=4) == ([1], None)
-    assert page(since=4) == ([800_001, 250_004, 250_001], None)
+    assert page(limit=2, after=Cursor(250_004)) == ([250_001, 4], 4)
+    assert page(after=Cursor(4)) == ([1], None)
+    assert page(since=Cursor(4)) == ([800_001, 250_004, 250_001], None)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

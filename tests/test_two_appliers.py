@@ -18,6 +18,7 @@ from jobquest.errors import PositionMoved
 from jobquest.events import from_request
 from jobquest.log import Origin, Record
 from jobquest.read import Applied, Batch, tables
+from jobquest.read.cursor import Cursor
 from jobquest.read.projections import DERIVED
 from jobquest.read.statements import Statements
 from jobquest.runtime import Runtime
@@ -183,7 +184,7 @@ def test_a_number_is_read_when_no_lower_one_can_appear(two: tuple[Runtime, Runti
         assert holds.wait(10)
         fast.read_side.apply(batch(1, 3, 0, "another-user"))
         assert fast.queries.last_seq() == 0
-        assert fast.queries.events(since=0)["events"] == []
+        assert fast.queries.events(since=Cursor(0))["events"] == []
         may_end.set()
         running.result(30)
     wait_for(lambda: fast.queries.last_seq() == 6, 10)

@@ -14,8 +14,9 @@ from flask.cli import AppGroup
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.collector import collect_seldom
 from jobquest.demo import MODULE, Traffic
-from jobquest.errors import InvalidEvent
+from jobquest.errors import CursorOutdated, InvalidEvent
 from jobquest.events import CATALOGUE, exact_json, strict_json
+from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import MAX_LIMIT, Queries
 
@@ -78,8 +79,8 @@ def tail(
     """
     queries = current_runtime().queries
     wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
-    found = _events(queries, wanted, max(1, last))
-    seq = queries.last_seq()
+    epoch, seq = queries.last_change()
+    found = _events(queries, wanted, max(1, last), after=Cursor(seq + 1, epoch))
     while True:
         for item in reversed(found):
             seq = max(seq, item["seq"])
@@ -87,19 +88,24 @@ def tail(
         if once:
             return
         time.sleep(LOOK_SECONDS)
-        found = _events(queries, wanted, MAX_LIMIT, since=seq)
+        try:
+            found = _events(queries, wanted, MAX_LIMIT, since=Cursor(seq, epoch))
+        except CursorOutdated:
+            click.echo("The read side was rebuilt: from here on, only new events follow.", err=True)
+            (epoch, seq), found = queries.last_change(), []
 
 
-def _events(queries: Queries, wanted: EventFilter, limit: int, **more: Any) -> list[Any]:
+def _events(
+    queries: Queries, wanted: EventFilter, limit: int, *, after: Cursor | None = None, **more: Any
+) -> list[Any]:
     """The latest events, newest first; from several answers if they are large."""
     found: list[Any] = []
-    after = None
     while len(found) < min(limit, MAX_LIMIT):
         answer = queries.events(wanted, after=after, limit=limit - len(found), **more)
         found += answer["events"]
-        after = answer["next"]
-        if after is None:
+        if answer["next"] is None:
             break
+        after = Cursor.parse(answer["next"])
     return found
 
 

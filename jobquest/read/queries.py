@@ -25,6 +25,7 @@ from jobquest.read.answers import (
     retry_of,
     user_of,
 )
+from jobquest.read.cursor import Cursor
 from jobquest.read.database import Database, padded
 from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.event_filter import EventFilter
@@ -66,6 +67,9 @@ _EVERY_TABLE = select(
     *(select(*table.columns).where(false()).exists() for table in tables.metadata.sorted_tables)
 )
 _EPOCH = select(tables.epoch.c.name)
+# The events that the same transaction reads afterwards are of this epoch: on PostgreSQL, naming
+# their table locks it against the swap of a rebuild; SQLite reads one state of everything.
+_EPOCH_OF_EVENTS = _EPOCH.where(~select(tables.events.c.seq).where(false()).exists())
 
 
 class Queries:
@@ -83,21 +87,27 @@ class Queries:
         self,
         wanted: EventFilter = EVERY_EVENT,
         *,
-        after: int | None = None,
-        since: int | None = None,
+        after: Cursor | None = None,
+        since: Cursor | None = None,
         limit: int = 50,
         room: int = MAX_BYTES,
     ) -> Answer:
         """Events, newest change first: `events` (items) and `next` for `after`, None at the end.
 
-        `since`: only what changed after this one. `room`: for how many bytes of items.
+        `since`: only what changed after this one. `room`: for how many bytes of items. Raises
+        CursorOutdated.
         """
         limit = min(limit, MAX_LIMIT)
-        with (
-            self._database.reading() as connection,
-            closing(event_rows(connection, wanted, limit + 1, after, since)) as rows,
-        ):
-            found = fill(rows, lambda row: item_of(row, room), limit, room, _seq)
+        with self._database.reading() as connection:
+            epoch: str = connection.execute(_EPOCH_OF_EVENTS).scalar_one()
+            below = after and after.seq_in(epoch, "after")
+            above = since and since.seq_in(epoch, "since")
+
+            def place(row: Row) -> str:
+                return str(Cursor(row["seq"], epoch))
+
+            with closing(event_rows(connection, wanted, limit + 1, below, above)) as rows:
+                found = fill(rows, lambda row: item_of(row, room), limit, room, place)
         return {"events": found, "next": found.next}
 
     def changes(self, since: int, limit: int, below: int = _LATEST) -> list[Change]:
@@ -341,12 +351,8 @@ def _newest_first(table: Table, column: str) -> Order:
     )
 
 
-def _seq(row: Row) -> int:
-    seq: int = row["seq"]
-    return seq
-
-
 def _id(row: Row) -> int:
+    """A rebuild keeps the ids of dead letters, so they need no epoch."""
     id: int = row["id"]
     return id
 

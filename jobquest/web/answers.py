@@ -12,12 +12,12 @@ from flask import Response, current_app, jsonify, request
 from jobquest.errors import InvalidEvent
 from jobquest.events import exact_json, format_time, parse_time, strict_json
 from jobquest.events.event import LAST_MS, to_ms
+from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
 from jobquest.runtime import Runtime
 
 RETRY_AFTER_SECONDS = 2
-MAX_SEQ = 2**53  # a browser holds no larger number exactly
 OUTCOMES = ("processed", "retrying", "dead")
 _FILTERS = {
     "types": "type",
@@ -107,9 +107,14 @@ def whole_parameter(name: str, default: int | None, low: int, high: int) -> int 
     return int(text)
 
 
-def seq_parameter(name: str) -> int | None:
-    """The number of a change from the query string; empty is absent. Raises InvalidEvent."""
-    return whole_parameter(name, None, 0, MAX_SEQ)
+def cursor_parameter(name: str) -> Cursor | None:
+    """A place in the list of events from the query string: an answer's `next`, or only the number
+    of a change; empty is absent. Raises InvalidEvent."""
+    text = request.args.get(name)
+    try:
+        return Cursor.parse(text) if text else None
+    except ValueError as error:
+        raise InvalidEvent("A parameter is not valid.", {name: [str(error)]}) from None
 
 
 def after_parameter() -> str | None:

@@ -24,13 +24,12 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.feed import Viewer
 from jobquest.web.answers import (
-    MAX_SEQ,
     RETRY_AFTER_SECONDS,
     Answer,
+    cursor_parameter,
     event_filter,
     failure,
     runtime,
-    whole_parameter,
 )
 from jobquest.web.errors import Refused
 from jobquest.web.paths import LIVE
@@ -107,7 +106,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
     connections = threading.BoundedSemaphore(MAX_VIEWERS)
 
     def admit() -> Any:
-        whole_parameter("since", None, 0, MAX_SEQ)
+        g.since = cursor_parameter("since")
         g.filter = event_filter()
         _check_handshake()
         if not connections.acquire(blocking=False):  # one step, so that no burst overruns it
@@ -143,8 +142,7 @@ def _check_handshake() -> None:
 def view(ws: Any) -> None:
     """Serve one viewer until either side ends it."""
     viewer, feed = g.viewer, runtime().feed
-    since = whole_parameter("since", None, 0, MAX_SEQ)
-    if not feed.join(viewer, since, orjson.dumps(runtime().report.status())):
+    if not feed.join(viewer, g.since, orjson.dumps(runtime().report.status())):
         ws.close(TRY_AGAIN_LATER, "not ready")
         return
     try:

@@ -17,10 +17,10 @@ from jobquest.read.queries import MAX_LIMIT, MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import (
     after_parameter,
     choice_parameter,
+    cursor_parameter,
     event_filter,
     listed,
     runtime,
-    seq_parameter,
     success,
     time_parameter,
     whole_parameter,
@@ -117,8 +117,8 @@ def time_span(window: str, count: int) -> tuple[int, int]:
 def _events(**fixed: Any) -> dict[str, Any]:
     return runtime().queries.events(
         event_filter(**fixed),
-        after=seq_parameter("after"),
-        since=seq_parameter("since"),
+        after=cursor_parameter("after"),
+        since=cursor_parameter("since"),
         limit=_limit(),
     )
 

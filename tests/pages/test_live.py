@@ -253,6 +253,20 @@ def say(page: Page, service: Service, frames: list[dict[str, Any]]) -> None:
     expect(connection(page)).to_have_text("live")
 
 
+def test_the_page_tells_the_socket_of_which_epoch_its_number_is(
+    service: Service, open_page: OpenPage
+) -> None:
+    page = open_page()
+    publish(service)
+    expect(rows(page)).to_have_count(1)
+    with page.expect_websocket() as opened:
+        page.reload()
+    dashboard = page.locator("#dashboard")
+    epoch, seq = (dashboard.get_attribute(f"data-{name}") for name in ("epoch", "since"))
+    assert opened.value.url.endswith(f"since={seq}.{epoch}")
+    expect(connection(page)).to_have_text("live")
+
+
 def test_the_list_is_bounded_and_says_so(service: Service, open_page: OpenPage) -> None:
     page = open_page()
     write(service, streaks(700))

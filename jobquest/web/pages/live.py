@@ -14,7 +14,7 @@ from flask import Blueprint, render_template, request
 
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS
-from jobquest.web.answers import OUTCOMES, event_filter, runtime, seq_parameter
+from jobquest.web.answers import OUTCOMES, cursor_parameter, event_filter, runtime
 from jobquest.web.pages.now import STATES, State, lag_words, status_now
 from jobquest.web.pages.words import (
     MAX_SUMMARY,
@@ -58,7 +58,7 @@ _FIELDS = (
 @page.get("/")
 def show() -> tuple[str, int]:
     """The page; 503 if the events can't be read, with everything else shown."""
-    wanted, after = event_filter(), seq_parameter("after")
+    wanted, after = event_filter(), cursor_parameter("after")
     service = runtime()
     status, epoch, problem = status_now(), service.feed.epoch, None
     found: dict[str, Any] = {"events": [], "next": None}

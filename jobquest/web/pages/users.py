@@ -19,7 +19,7 @@ from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
 from jobquest.read.projection import Section
 from jobquest.read.projections import APPLICATIONS, USER_LISTS
-from jobquest.web.answers import choice_parameter, runtime, seq_parameter
+from jobquest.web.answers import choice_parameter, cursor_parameter, runtime
 from jobquest.web.pages.words import PAGE_BYTES, number, shown, summary_of
 
 page = Blueprint("users", __name__)
@@ -78,7 +78,7 @@ def show(user_id: str) -> str:
     queries = runtime().queries
     of_user = EventFilter(users=frozenset({user_id}))
     only = choice_parameter("only", ("xp",), None)
-    after = seq_parameter("after")
+    after = cursor_parameter("after")
     wanted = replace(of_user, types=GIVES_XP) if only else of_user
     found = queries.events(wanted, after=after, limit=LISTED_EVENTS, room=PAGE_BYTES)
     user = queries.user(user_id)
