@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from jobquest.log.sqlite import MAX_VALUE_BYTES, SqliteLog
 from jobquest.producer import record_of
 from jobquest.read import tables
 from jobquest.read.dead_letters import DeadLetter, DeadLetterFilter
+from jobquest.read.rebuild import Rebuilt
 from jobquest.runtime import Runtime
 from tests.service import ROOT
 from tests.test_rebuild import redrive, rows_of
@@ -234,7 +235,8 @@ class Unlucky(Exception):
 class ReadSideMachine(RuleBasedStateMachine):
     """Events with few ids, so that repeats and conflicts happen; a handler that fails for some.
 
-    The model is the log itself, read again and counted with a dict: see `_check`.
+    The model is the log itself, read again and counted with a dict: see `_check`. Rules act on
+    `runtime`; `test_two_appliers_properties.py` has another one besides it, on PostgreSQL.
     """
 
     new_read_side: ClassVar[Path]  # to be copied
@@ -243,16 +245,22 @@ class ReadSideMachine(RuleBasedStateMachine):
         super().__init__()
         logging.disable(logging.CRITICAL)
         self.folder = Path(tempfile.mkdtemp(prefix="read-"))
-        shutil.copy(self.new_read_side, self.folder / self.new_read_side.name)
+        self.database = self._new_database()
         self.failing: set[str] = set()
         self.calls: list[tuple[str, bool]] = []  # id, and whether it went well
         self.waited: dict[tuple[str, int], set[str]] = {}  # position → what waited as it was read
         self.outlived = 0  # how many calls there were when one had taken over
         self.silent = False  # whether events counted without what follows from them
         self.zombie: Runtime | None = None  # takes over within a handler of the other's
-        self.runtime = self._open()
+        self.runtime = self._open(TOPICS)
 
-    def _open(self) -> Runtime:
+    def _new_database(self) -> dict[str, str]:
+        """The setting of an empty read side."""
+        shutil.copy(self.new_read_side, self.folder / self.new_read_side.name)
+        return {}
+
+    def _open(self, topics: Sequence[str]) -> Runtime:
+        """A process, which reads these topics."""
         made = Runtime(
             load(
                 {
@@ -261,9 +269,11 @@ class ReadSideMachine(RuleBasedStateMachine):
                     "JOBQUEST_RETRY_MAX_ATTEMPTS": str(ATTEMPTS),
                     "JOBQUEST_RETRY_BASE_SECONDS": "0",
                     "JOBQUEST_BRAKE_FAILURES": "1000",
+                    **self.database,
                 }
             )
         )
+        made.consumer._topics = topics
         for kind in ("xp.earned", "mission.completed"):
             made.consumer.register_event_handler(kind, self._handle)
         return made
@@ -322,11 +332,16 @@ class ReadSideMachine(RuleBasedStateMachine):
         self._step(self.runtime)
 
     def _step(self, runtime: Runtime) -> int:
-        """One step; notes what waited while each record was read."""
+        with self._noting():
+            return runtime.consumer.step()
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[set[str]]:
+        """Note what waited while each record was read; yields the ids, to add others."""
         before, called = self._positions(), len(self.calls)
         waiting = self._parked()
         try:
-            return runtime.consumer.step()
+            yield waiting
         finally:
             waiting |= self._parked() | {id for id, well in self.calls[called:] if not well}
             for topic, following in self._positions().items():
@@ -352,7 +367,7 @@ class ReadSideMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self._close(self.runtime)
-        self.runtime = self._open()
+        self.runtime = self._open(self.runtime.consumer._topics)
 
     @rule()
     def crash_before_anything_is_written(self) -> None:
@@ -376,7 +391,7 @@ class ReadSideMachine(RuleBasedStateMachine):
         """In the middle of a batch of ours, whose records it reads too."""
         self.earn(id, user, 10)
         self.failing |= {id} if fails else set()
-        self.zombie = other = self._open()
+        self.zombie = other = self._open(self.runtime.consumer._topics)
         self._step(self.runtime)
         if self.zombie is None:
             del self.calls[self.outlived :]  # what it still did came to nothing
@@ -427,35 +442,48 @@ class ReadSideMachine(RuleBasedStateMachine):
         made = self.runtime.rebuild.run()
         if made.restored is None:
             assert rows_of(self.runtime) == before
+        self._note_rebuilt(made)
+        assert len(self.calls) == calls
+
+    def _note_rebuilt(self, made: Rebuilt) -> None:
+        if made.restored is None:
             assert (made.lost, made.dead_lettered) == (0, 0)
         else:  # nothing was read yet: what the log has counts, and is past
             self.silent = True
             self.waited |= {(t, o): set() for t, o in self._log_now()}
-        assert len(self.calls) == calls
 
     @rule()
     def drain_and_check(self) -> None:
-        self.step()  # the first poll gets partitions, and may find nothing
-        while self._step(self.runtime) + self.runtime.relay.step():
-            pass
+        quiet = 0
+        while quiet < 2:  # a step may only get its partitions, or read its positions again
+            done = sum(self._step(one) + one.relay.step() for one in self._everyone())
+            quiet = 0 if done else quiet + 1
         self._check()
+
+    def _everyone(self) -> list[Runtime]:
+        return [self.runtime]
 
     def teardown(self) -> None:
         try:
             self.failing = set()
             self.drain_and_check()
             before = rows_of(self.runtime)
-            self.runtime.consumer.close()  # the group's offsets say what is done
-            tables.metadata.drop_all(self.runtime.database.engine)
+            for one in self._everyone():
+                one.consumer.close()  # the group's offsets say what is done
+            self._lose_the_read_side()
             self.crash()
             made = self.runtime.rebuild.run()
             assert made.restored is not None
             assert rows_of(self.runtime) == before, "a lost read side comes out of the log"
             assert self.runtime.consumer.step() == 0
         finally:
-            self._close(self.runtime)
+            for one in self._everyone():
+                self._close(one)
             shutil.rmtree(self.folder)
             logging.disable(logging.NOTSET)
+
+    def _lose_the_read_side(self) -> None:
+        tables.metadata.drop_all(self.runtime.database.engine)
 
     # --- what must hold when everything is read ---
 

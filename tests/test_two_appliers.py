@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -173,6 +173,33 @@ def test_of_two_that_read_the_same_partition_one_is_refused(two: tuple[Runtime, 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(apply, two)) == [False, True]
     assert two[0].queries.user("user-0")["eventCount"] == 125  # type: ignore[index]
+
+
+def test_an_event_that_two_apply_at_the_same_time_counts_once(
+    two: tuple[Runtime, Runtime],
+) -> None:
+    """It is on two partitions: positions keep nobody from applying it twice."""
+    event = from_request("xp.earned", "ada", SAMPLES["xp.earned"], id="twice")
+    slow, fast = (
+        Batch(
+            [Applied(event, Record(event.topic, n, 0, b"k", event.to_json(), (), event.time_ms))],
+            moves={Origin(event.topic, n, "one-life"): (None, 1)},
+        )
+        for n in (0, 1)
+    )
+    holds, may_end = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(_apply_slowly, two[0], slow, holds, may_end)
+        assert holds.wait(10)
+        second = pool.submit(two[1].read_side.apply, fast)
+        assert wait([second], BLOCKED_SECONDS).not_done
+        may_end.set()
+        running.result(30)
+        with pytest.raises(PositionMoved):
+            second.result(30)
+    user = two[0].queries.user("ada")
+    assert user
+    assert (user["eventCount"], user["xp"]) == (1, SAMPLES["xp.earned"]["xpAmount"])
 
 
 def test_a_number_is_read_when_no_lower_one_can_appear(two: tuple[Runtime, Runtime]) -> None:
