@@ -12,7 +12,7 @@ import pytest
 
 from jobquest.config import load
 from jobquest.errors import SettingsError
-from jobquest.events import from_request
+from jobquest.events import Event, from_request
 from jobquest.events.applications import STATUSES, known_first
 from jobquest.log import NewRecord
 from jobquest.read import ReadSide
@@ -165,6 +165,23 @@ def test_a_batch_ends_when_handlers_have_had_their_time(
         runtime.producer.publish("user.login", "u", {}, id=f"n{n}")
     assert [runtime.consumer.step() for _ in range(4)] == [1, 1, 1, 0]
     assert stats(runtime)["logins"] == 3
+
+
+def test_the_portions_of_a_batch_are_one_batch(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobquest.consumer.reactor.PORTION", 1)
+
+    def fail(event: Event) -> None:
+        raise ValueError(event.id)
+
+    runtime.consumer.register_event_handler("user.logout", fail)
+    for event_type, id in (("login", "a"), ("login", "a"), ("logout", "b"), ("login", "c")):
+        runtime.producer.publish(f"user.{event_type}", "u", {}, id=id)
+    assert runtime.consumer.step() == 4
+    assert stats(runtime)["logins"] == 1  # the repeat is dropped, the last waits behind the failed
+    found = {id: runtime.queries.event(id) for id in ("b", "c")}
+    assert {life and life["outcome"] for life in found.values()} == {"retrying"}
 
 
 def test_xp_that_reaches_a_level_publishes_it_and_notifies_once(runtime: Runtime) -> None:

@@ -41,7 +41,9 @@ State = Literal[
     "disconnected",
 ]
 
-MAX_RECORDS = 3_000
+# In one transaction. Each rewrites the same pages of the indexes and most users' rows, however many
+# events it has.
+MAX_RECORDS = 10_000
 POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
 # A step costs as much as about twenty events, even with few events in it: at 200 events a second,

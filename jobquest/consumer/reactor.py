@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import orjson
 
@@ -28,6 +28,7 @@ from jobquest.read.failures import Failure
 logger = logging.getLogger(__name__)
 
 HANDLER_SECONDS = 0.5  # a batch ends after handlers have run this long
+PORTION = 3_000  # of a batch, decoded together: what the handlers' time cuts off is decoded again
 KEY_EVENTS = 500  # of one ordering key, retried in one call
 
 
@@ -57,16 +58,9 @@ class Reactor:
         May end before the last record: when the handlers' time is over or the circuit breaker
         opens.
         """
-        origins: dict[tuple[str, int], Origin] = dict(assigned.items())
-        decoded = [_decoded(one, origins[one[:2]]) for one in records]
-        known = self._read_side.contents([o.event.id for o in decoded if o.event], parked=True)
-        keys = {key for o in decoded if waits and (key := o.ordering_key)}
-        busy = self._read_side.busy(keys) if keys else set()
         may_continue = self._bounded()
         outcomes: list[Outcome] = []
-        for outcome in decoded:
-            if outcome.event and outcome.verdict == "applied":
-                outcome = self._judge(outcome, outcome.event, known, busy)
+        for outcome in self._judged(records, assigned, waits=waits):
             outcomes.append(outcome)
             if outcome.failure:
                 self._log_failure(outcome, outcome.failure)
@@ -74,6 +68,23 @@ class Reactor:
                 break
         self._write_lines()
         return outcomes
+
+    def _judged(
+        self, records: Sequence[Record], assigned: Mapping[Partition, Origin], *, waits: bool
+    ) -> Iterator[Outcome]:
+        origins: dict[tuple[str, int], Origin] = dict(assigned.items())
+        known: dict[str, bytes] = {}
+        busy: set[OrderingKey] = set()
+        for begin in range(0, len(records), PORTION):
+            decoded = [_decoded(one, origins[one[:2]]) for one in records[begin : begin + PORTION]]
+            ids = [one.event.id for one in decoded if one.event]
+            known |= self._read_side.contents(ids, parked=True)
+            keys = {key for one in decoded if waits and (key := one.ordering_key)}
+            busy |= self._read_side.busy(keys) if keys else set()
+            for outcome in decoded:
+                if outcome.event and outcome.verdict == "applied":
+                    outcome = self._judge(outcome, outcome.event, known, busy)
+                yield outcome
 
     def retry(self, key: OrderingKey) -> list[Outcome]:
         """Retry the events of a key in their order, up to the first that fails again."""
