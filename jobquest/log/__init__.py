@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
 import orjson
 
 from jobquest.log.pending import Pending
@@ -239,14 +240,14 @@ def dump_headers(headers: Headers) -> bytes:
 
 def load_headers(stored: bytes) -> Headers:
     """Undo `dump_headers`. Raises ValueError if somebody else wrote them, or bytes were lost."""
-    pairs = orjson.loads(stored)
-    if not isinstance(pairs, list) or not all(_is_header(pair) for pair in pairs):
-        raise ValueError("they are not a list of names and values")
+    try:
+        pairs = _PAIRS.decode(stored)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise ValueError("they are not a list of names and values") from error
     return tuple((name, value.encode("latin-1")) for name, value in pairs)
 
 
-def _is_header(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(one, str) for one in pair)
+_PAIRS = msgspec.json.Decoder(list[tuple[str, str]])
 
 
 def rescued_headers(stored: bytes) -> Headers:
