@@ -121,7 +121,8 @@ def project(run: Statements, events: Sequence[Event], into: Into = LIVE) -> list
     every event changes, is locked first. Rows of several users only grow, by SQL, and last: so
     their locks are held for no round trip.
     """
-    loaded = [_load(run, one, events, into) for one in PROJECTIONS]
+    concerned = _concerned(events)
+    loaded = [_load(run, one, concerned[one.name], into) for one in PROJECTIONS]
     run.flush()
     level_changes: list[LevelChange] = []
     for one in loaded:
@@ -137,26 +138,38 @@ def project(run: Statements, events: Sequence[Event], into: Into = LIVE) -> list
     return level_changes
 
 
+def _concerned(events: Sequence[Event]) -> Mapping[str, Sequence[Event]]:
+    """The events that each projection folds, by its name."""
+    found: dict[str, list[Event]] = {one.name: [] for one in PROJECTIONS}
+    adding = {
+        event_type: [found[one.name].append for one in PROJECTIONS if event_type in one.folds]
+        for event_type in {event.type for event in events}
+    }
+    for event in events:
+        for add in adding[event.type]:
+            add(event)
+    return found
+
+
 @dataclass
 class _Loaded:
-    """A projection's events with the keys of their rows, and the cursor with the rows' old state
-    (None: the rows only grow)."""
+    """A projection's events with the keys of their rows, the sorted keys, and the cursor with the
+    rows' old state (None: the rows only grow)."""
 
     projection: Projection
     table: Table
     concerned: Sequence[tuple[Values, Event]]
+    keys: Sequence[Values]
     found: Any
 
     def rows(self) -> dict[Values, Row]:
         """The rows in the order of their keys; new rows for keys that have none."""
-        names, key = self.table.columns.keys(), self.table.primary_key.columns.keys()
-        of_key = [names.index(name) for name in key]
+        names, width = self.table.columns.keys(), len(self.projection.key_names)
         found = {
-            tuple(row[n] for n in of_key): dict(zip(names, row, strict=True))
+            tuple(row[:width]): dict(zip(names, row, strict=True))
             for row in (self.found.fetchall() if self.found else ())
         }
-        keys = sorted({key for key, _ in self.concerned})
-        return {key: found.get(key) or self.projection.new_row(key) for key in keys}
+        return {key: found.get(key) or self.projection.new_row(key) for key in self.keys}
 
     def write(self, run: Statements, rows: Mapping[Values, Row]) -> None:
         values = [tuple(row.values()) for row in rows.values()]
@@ -168,16 +181,17 @@ class _Loaded:
 
 
 def _load(run: Statements, projection: Projection, events: Sequence[Event], into: Into) -> _Loaded:
-    """Ask for the rows of a projection that the events change."""
+    """Ask for the rows of a projection that its events change."""
     table, found = into[projection.table], None
     with failing_as(projection.part):
-        concerned = [(projection.key(e), e) for e in events if e.type in projection.folds]
+        key_of = projection.key
+        concerned = [(key_of(event), event) for event in events]
         keys = sorted({key for key, _ in concerned})
         if keys and projection.of_user:
             if projection is USER_STATS and table is projection.table:
-                lock_rows(run, table, [tuple(projection.new_row(key).values()) for key in keys])
+                lock_rows(run, table, (tuple(projection.new_row(key).values()) for key in keys))
             found = rows_by_key(run, table, keys)
-    return _Loaded(projection, table, concerned, found)
+    return _Loaded(projection, table, concerned, keys, found)
 
 
 def concerns(event_type: str, part: str) -> bool:

@@ -166,6 +166,11 @@ class Projection:
         return "user_id" in self.table.primary_key.columns
 
     @cached_property
+    def key_names(self) -> tuple[str, ...]:
+        """The names of the primary key's columns, which are the table's first."""
+        return tuple(self.table.primary_key.columns.keys())
+
+    @cached_property
     def _defaults(self) -> Row:
         return {
             column.name: column.default.arg if column.default is not None else None  # type: ignore[attr-defined]
@@ -174,7 +179,7 @@ class Projection:
 
     def new_row(self, key: tuple[Any, ...]) -> Row:
         """The row before its first event."""
-        return self._defaults | dict(zip(self.table.primary_key.columns.keys(), key, strict=True))
+        return self._defaults | dict(zip(self.key_names, key, strict=True))
 
     def effect_of(self, event: Event) -> Effect:
         """What an event of one of its types does to a new row."""

@@ -138,15 +138,15 @@ def grow_rows(run: Statements, table: Table, rows: Sequence[Values]) -> None:
         _write(run, _growing(run.dialect, table), table, rows)
 
 
-def lock_rows(run: Statements, table: Table, new: Sequence[Values]) -> None:
+def lock_rows(run: Statements, table: Table, new: Iterable[Values]) -> None:
     """Lock the rows of the same keys until the end of the transaction; these are inserted first if
     they are missing. They are sorted, so that nobody waits in a circle. SQLite has one writer."""
     if run.dialect == "postgresql":
-        add_rows(run, table, new)
-        key = _key(table)
+        rows, key = list(new), _key(table)
+        add_rows(run, table, rows)
         lock = _select(run.dialect, table, key, key, "true")
         order = ", ".join(f'found."{name}"' for name in key)
-        keys = [row[: len(key)] for row in new]
+        keys = [row[: len(key)] for row in rows]
         run.run(f"{lock} ORDER BY {order} FOR UPDATE OF found", _list(run.dialect, keys))
 
 
@@ -262,8 +262,8 @@ def _select(
 def _list(dialect: str, keys: Collection[Values]) -> Values:
     if dialect == "postgresql":
         return _arrays(keys)
-    [*columns] = zip(*keys, strict=True)
-    return (orjson.dumps(columns[0] if len(columns) == 1 else list(map(tuple, keys))).decode(),)
+    listed = [key[0] if len(key) == 1 else tuple(key) for key in keys]
+    return (orjson.dumps(listed).decode(),)
 
 
 def _arrays(rows: Iterable[Values]) -> Values:
