@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import gc
 
-_NEW_OBJECTS, _OF_YOUNG, _OF_MIDDLE = 50_000, 20, 20
+_OF_YOUNG, _OF_MIDDLE = 20, 20
+OF_A_REBUILD = 1_000_000
+"""New objects of a process that only rebuilds: its batches are larger, and it ends soon."""
 
 
-def collect_seldom() -> None:
-    """Collect after 50,000 new objects instead of 700.
+def collect_seldom(new_objects: int = 50_000) -> None:
+    """Collect after this many new objects instead of 700.
 
     A batch of events creates 60,000 objects that all end with it, and none of them is in a cycle:
     a fifth of the consumer's time was spent on collections.
     """
-    gc.set_threshold(_NEW_OBJECTS, _OF_YOUNG, _OF_MIDDLE)
+    gc.set_threshold(new_objects, _OF_YOUNG, _OF_MIDDLE)

@@ -53,6 +53,7 @@ def settings(settings: dict[str, str]) -> dict[str, str]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few records at one go, so that a few events make many batches and rounds."""
     monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 3)
+    monkeypatch.setattr(rebuilding, "LAST_RECORDS", 3)
     monkeypatch.setattr("jobquest.read.merge.READ_RECORDS", 2)
 
 
@@ -294,6 +295,7 @@ def test_a_rebuild_while_events_flow_in_comes_to_what_a_replay_does(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "BATCH_RECORDS", 50)
+    monkeypatch.setattr(rebuilding, "LAST_RECORDS", 50)
     handler = failing(runtime, "user_3")
 
     def taken() -> int:
@@ -445,7 +447,7 @@ from jobquest.config import load
 from jobquest.read import rebuild
 from jobquest.runtime import Runtime
 
-rebuild.BATCH_RECORDS = 3
+rebuild.BATCH_RECORDS = rebuild.LAST_RECORDS = 3
 swap, left = rebuild._swap, int(sys.argv[2])
 
 def die(*_):

@@ -12,7 +12,7 @@ import click
 from flask.cli import AppGroup
 
 from jobquest.cli.command import current_runtime, one_line
-from jobquest.collector import collect_seldom
+from jobquest.collector import OF_A_REBUILD, collect_seldom
 from jobquest.demo import MODULE, Traffic
 from jobquest.errors import CursorOutdated, InvalidEvent
 from jobquest.events import CATALOGUE, exact_json, strict_json
@@ -181,7 +181,7 @@ def rebuild() -> None:
     handler runs. Dead letters and an operator's decisions about them stay; if the read side was
     lost, they are restored from their topic.
     """
-    collect_seldom()
+    collect_seldom(OF_A_REBUILD)
     runtime = current_runtime()
     try:
         with click.progressbar(length=0, label="Rebuilding from the log") as bar:

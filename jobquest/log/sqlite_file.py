@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobquest.errors import LogDamaged, LogUnavailable
-from jobquest.log import Record, load_headers
+from jobquest.log import Headers, Record, check_headers, load_headers
 
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read: a count alone would not bound memory
@@ -107,6 +107,16 @@ def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> i
     return low if low < end else None
 
 
+class _Stored(Record):
+    """A record whose headers are loaded when they are read: few are."""
+
+    __slots__ = ()
+
+    @property
+    def headers(self) -> Headers:
+        return load_headers(self[5])  # type: ignore[arg-type]
+
+
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
     """The first records from `offset` on: at most `limit`, and fewer if they are large."""
     rows = connection.execute(
@@ -135,7 +145,7 @@ def _record(
     # overwritten, or written by somebody else, may look sound.
     damage = None
     try:
-        loaded = load_headers(headers)
+        check_headers(headers)
     except ValueError as error:
         damage = f"The headers can't be read: {error}."
     if not all(isinstance(part, bytes | None) for part in (key, value)):
@@ -146,4 +156,4 @@ def _record(
     if damage:
         key = key if isinstance(key, bytes) else None
         return Record(topic, 0, offset, key, None, (), timestamp_ms, damage)
-    return Record(topic, 0, offset, key, value, loaded, timestamp_ms)
+    return _Stored(topic, 0, offset, key, value, headers, timestamp_ms)  # type: ignore[arg-type]

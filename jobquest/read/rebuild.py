@@ -49,7 +49,9 @@ from jobquest.read.replay import (
 )
 from jobquest.read.retry_topic import TOPIC as RETRIES
 
-BATCH_RECORDS = 5_000
+BATCH_RECORDS = 10_000  # folded in one transaction, and fewer if they are large
+BATCH_BYTES = 16_000_000  # of their values
+LAST_RECORDS = 5_000  # folded while the consumer waits
 MAX_ROUNDS = 10  # without the lock, if the consumer is as fast as the rebuild
 _LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers instead of names
 
@@ -190,7 +192,7 @@ class _Run:
         for round in range(MAX_ROUNDS):
             with self._connection.begin():
                 ends = self._ends()
-            if round and self._expect(ends) <= BATCH_RECORDS:
+            if round and self._expect(ends) <= LAST_RECORDS:
                 break
             for batch in self._batches(ends):
                 with self._connection.begin():
@@ -279,7 +281,7 @@ class _Run:
         offset within each partition."""
         self._expect(ends)
         records = in_order(self._log, {o: (self._done[o], end) for o, end in ends.items()})
-        while batch := list(islice(records, BATCH_RECORDS)):
+        while batch := _bounded(records):
             yield [decoded(origin, record) for origin, record in batch]
             self._done |= {origin: record.offset + 1 for origin, record in batch}
             self._records += len(batch)
@@ -339,6 +341,16 @@ def _check_revision(connection: Connection) -> None:
         raise StateConflict(
             f"A newer version has expanded the tables (revision {found}): rebuild with that one."
         )
+
+
+def _bounded(records: Iterator[tuple[Origin, Record]]) -> list[tuple[Origin, Record]]:
+    batch, size = [], 0
+    for origin, record in islice(records, BATCH_RECORDS):
+        batch.append((origin, record))
+        size += len(record.value or b"")
+        if size >= BATCH_BYTES:
+            break
+    return batch
 
 
 def _drop_shadows(connection: Connection) -> None:

@@ -219,15 +219,12 @@ class Replay:
     def _dead_letters(self, entries: Sequence[Entry]) -> dict[str, list[Row]]:
         """Dead letters by event id, in the order in which they were written; mostly there are none.
         The forgotten ones come first, with the columns that are left of them."""
-        ids = {entry.own_id for entry in entries}
-        ids |= {entry.event.id for entry in entries if entry.event}
-        keys = [(id,) for id in ids]
-        found: dict[str, list[Row]] = {}
         # In this order, one that is forgotten meanwhile is found at least once.
         live, forgotten = (
-            self._of_events(tables.dead_letters, keys),
-            self._of_events(tables.forgotten_dead_letters, keys),
+            self._of_events(tables.dead_letters, entries),
+            self._of_events(tables.forgotten_dead_letters, entries),
         )
+        found: dict[str, list[Row]] = {}
         for row in (
             *sorted(forgotten, key=lambda row: (row["died_ms"], row["offset"])),
             *sorted(live, key=lambda row: row["id"]),
@@ -235,12 +232,14 @@ class Replay:
             found.setdefault(row["event_id"], []).append(row)
         return found
 
-    def _of_events(self, table: Table, ids: Sequence[tuple[str]]) -> list[Row]:
+    def _of_events(self, table: Table, entries: Sequence[Entry]) -> list[Row]:
         if self._connection.execute(select(table.c.event_id).limit(1)).first() is None:
             return []
-        names = table.columns.keys()
+        ids = {entry.own_id for entry in entries}
+        ids |= {entry.event.id for entry in entries if entry.event}
+        keys, names = [(id,) for id in ids], table.columns.keys()
         with statements(self._connection) as run:
-            rows = rows_by_key(run, table, ids, key=("event_id",)).fetchall()
+            rows = rows_by_key(run, table, keys, key=("event_id",)).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def _dead_letter(self, entry: Entry, died: Dead) -> EventRow:
