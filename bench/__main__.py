@@ -30,6 +30,7 @@ MEASURES: dict[str, Callable[[Plan, Results], None]] = {
     "end-to-end": steady.end_to_end,
     "embedded": posting.embedded,
     "consume": consuming.consume,
+    "store": consuming.store,
     "rebuild": consuming.rebuild,
     "viewers": viewing.viewers,
     "stalled": viewing.stalled,

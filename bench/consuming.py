@@ -14,10 +14,10 @@ from typing import NamedTuple
 from bench import contenders
 from bench.contenders import OURS
 from bench.fill import fill_file, fill_kafka
-from bench.goals import BARE, EMBEDDED, ON_KAFKA, RATE, SECONDS
+from bench.goals import BARE, BY_HAND, EMBEDDED, ON_KAFKA, RATE, SECONDS
 from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
-from bench.workload import Expected, mix
+from bench.workload import Expected, mix, with_client_ids
 from tests.service import ROOT
 
 CONSUMED_EVENTS = 300_000
@@ -40,6 +40,23 @@ def consume(plan: Plan, results: Results) -> None:
                     figures = contenders.figures_of("bench.consume_all", str(files), count, broker)
                     check(files, expected)
             results.note("consume", name, **{RATE: figures["events"] / figures["seconds"]})
+
+
+def store(plan: Plan, results: Results) -> None:
+    """300,000 events with clients' ids: the service's consumer, and a loop by hand."""
+    expected = Expected()
+    with contenders.kafka() as broker:
+        fill_kafka(broker, with_client_ids(expected.counting(mix(CONSUMED_EVENTS))))
+        count = str(CONSUMED_EVENTS)
+        for name in interleaved((OURS, BY_HAND), min(plan.rounds, CONSUME_ROUNDS)):
+            with contenders.folder() as files:
+                if name == BY_HAND:
+                    file = str(files / "by_hand.db")
+                    figures = contenders.figures_of("bench.floors.by_hand", broker, count, file)
+                else:
+                    figures = contenders.figures_of("bench.consume_all", str(files), count, broker)
+                    check(files, expected)
+            results.note("store", name, **{RATE: figures["events"] / figures["seconds"]})
 
 
 def rebuild(plan: Plan, results: Results) -> None:

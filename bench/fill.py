@@ -10,11 +10,12 @@ from pathlib import Path
 from kafka import KafkaProducer
 
 from jobquest.events import TOPICS, Event
-from jobquest.log import NewRecord
+from jobquest.log import NewRecord, Partition
 from jobquest.log.sqlite import SqliteLog
 
 CHUNK = 2_000
 CONFIRM_SECONDS = 60
+GROUP = "job-quest-consumer"
 
 
 def fill_kafka(bootstrap: str, events: Iterable[Event]) -> None:
@@ -43,3 +44,7 @@ def fill_file(path: Path, events: Iterable[Event]) -> None:
             ]
             for future in log.append(records):
                 future.result(CONFIRM_SECONDS)
+        ends = {Partition(info.origin.topic, 0): info.next for info in log.describe(TOPICS)}
+        group = log.subscribe(TOPICS, GROUP, lambda origins: {})
+        group.commit(ends)  # the rebuild of a lost read side ends there
+        group.close()

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from jobquest.events import CATALOGUE, Event, new_id
 
 USERS = 1_000
@@ -161,6 +163,12 @@ def mix(count: int, seed: int = 7) -> Iterator[Event]:
             for name, value in CATALOGUE[kind].example.items()
         }
         yield Event(new_id(), kind, user, datetime.now(UTC), {}, data)
+
+
+def with_client_ids(events: Iterable[Event]) -> Iterator[Event]:
+    """The same events with ids in no order, as clients make them."""
+    ids = Ids()
+    return (msgspec.structs.replace(event, id=ids.new()) for event in events)
 
 
 class Expected:
