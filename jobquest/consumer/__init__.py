@@ -42,8 +42,8 @@ State = Literal[
 ]
 
 # In one transaction. Each rewrites the same pages of the indexes and most users' rows, however many
-# events it has.
-MAX_RECORDS = 10_000
+# events it has. On a database that several instances share, others wait for its users' rows.
+MAX_RECORDS, MAX_SHARED_RECORDS = 10_000, 3_000
 POLL_SECONDS = 0.5
 IDLE_AFTER_SECONDS = 1.0
 # A step costs as much as about twenty events, even with few events in it: at 200 events a second,
@@ -113,6 +113,7 @@ class Consumer:
         self._breaker = breaker
         self._probes = Probes()
         self._calm = Calm()
+        self._max_records = MAX_SHARED_RECORDS if read_side.is_shared else MAX_RECORDS
         self.watch = Watch(read_side, backoff)
         self._reactor = Reactor(read_side, self._handlers, backoff, breaker, self.watch)
         self._writer = Writer(read_side, backoff, breaker, self.watch, self._count_outcomes)
@@ -288,7 +289,7 @@ class Consumer:
         if self._backlog:
             subscription.stay()  # a rebalance during it removes records of revoked partitions
         polled = self._backlog or subscription.poll(
-            0.0 if count else min(timeout, until_next), MAX_RECORDS
+            0.0 if count else min(timeout, until_next), self._max_records
         )
         assigned = subscription.assignment()
         records = [one for one in polled if one[:2] in assigned]

@@ -72,6 +72,11 @@ class ReadSide:
         self._process_id = process_id
         self._lookup = IdLookup(partial(effects.contents_directly, database))
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines may write to its database."""
+        return not self._database.is_file
+
     # --- the consumer's side ---
 
     def positions(self, origins: Sequence[Origin]) -> dict[Origin, int]:
