@@ -30,6 +30,7 @@ COMMANDS: list[tuple[list[str], str]] = [
         "Dead letter 2 is discarded.",
     ),
     (["db", "upgrade"], "already"),
+    (["db", "check"], "are those of the models"),
 ]
 REFUSES = {"redrive"}  # what is no JSON stays so
 CONTAINERS = {"up", "down", "ps", "logs", "ui"}  # of Docker, which says nothing of the service
