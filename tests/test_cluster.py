@@ -17,7 +17,7 @@ from tests.kafka_cluster import BROKERS, KafkaCluster
 from tests.load import PAUSE_SECONDS, Load, processed_ids
 from tests.service import Service, wait_for
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kafka, pytest.mark.alone, pytest.mark.timeout(240)]
 
 TOPIC = "achievements"  # of the events that `Load` posts
 # Kafka replaces a broker that it no longer hears of after 9 s. The service needs about 2 s more.
