@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+import uuid
 
 from jobquest.collector import collect_seldom
 from jobquest.config import load
@@ -26,7 +27,9 @@ def main(folder: str, events: int, broker: str = "") -> None:
     _log_to(f"{folder}/consumer.log")
     collect_seldom()  # as the server does
     settings = {"JOBQUEST_DATA_DIR": folder, "JOBQUEST_CONSUMER_AUTOSTART": "false"}
-    runtime = Runtime(load(settings | ({"KAFKA_BROKER": broker} if broker else {})))
+    if broker:  # a group that has committed offsets would first have its events rebuilt
+        settings |= {"KAFKA_BROKER": broker, "KAFKA_GROUP_ID": f"bench-{uuid.uuid4()}"}
+    runtime = Runtime(load(settings))
     handled: list[str] = []
 
     def handler(event: Event) -> None:
