@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bench import contenders
 from bench.contenders import OURS
-from bench.fill import fill_file, fill_kafka
+from bench.fill import commit_ends, fill_file, fill_kafka
 from bench.goals import BARE, BY_HAND, EMBEDDED, ON_KAFKA, RATE, SECONDS
 from bench.plan import MeasureFailed, Plan, interleaved
 from bench.report import Results
@@ -65,6 +65,7 @@ def rebuild(plan: Plan, results: Results) -> None:
         expected = {EMBEDDED: Expected(), ON_KAFKA: Expected()}
         fill_file(files / "log.db", expected[EMBEDDED].counting(mix(REBUILT_EVENTS)))
         fill_kafka(broker, expected[ON_KAFKA].counting(mix(REBUILT_EVENTS)))
+        commit_ends(broker, contenders.PARTITIONS)
         for name in interleaved((EMBEDDED, ON_KAFKA), min(plan.rounds, REBUILD_ROUNDS)):
             seconds = rebuild_seconds(files, broker if name == ON_KAFKA else "")
             check(files, expected[name])

@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from jobquest.events import TOPICS, Event
 from jobquest.log import NewRecord, Partition
@@ -31,6 +31,17 @@ def fill_kafka(bootstrap: str, events: Iterable[Event]) -> None:
     for future in sent:
         future.get(CONFIRM_SECONDS)
     producer.close()
+
+
+def commit_ends(bootstrap: str, partitions: int) -> None:
+    """Commit the ends of the topics for the service: a rebuild of a lost read side ends there."""
+    places = [TopicPartition(topic, n) for topic in TOPICS for n in range(partitions)]
+    with KafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=GROUP, enable_auto_commit=False
+    ) as group:
+        group.assign(places)
+        ends = group.end_offsets(places)
+        group.commit({place: OffsetAndMetadata(end, "", -1) for place, end in ends.items()})
 
 
 def fill_file(path: Path, events: Iterable[Event]) -> None:
