@@ -167,6 +167,24 @@ def test_a_batch_ends_when_handlers_have_had_their_time(
     assert stats(runtime)["logins"] == 3
 
 
+def test_the_time_that_decoding_takes_is_not_the_handlers(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a batch of large events ends after one of them, and the next has all others decoded."""
+    slow, contents = threading.Event(), ReadSide.contents
+
+    def take_long(*given: Any, **named: Any) -> dict[str, bytes]:
+        slow.wait(0.3)
+        return contents(*given, **named)
+
+    monkeypatch.setattr("jobquest.consumer.reactor.HANDLER_SECONDS", 0.2)
+    monkeypatch.setattr("jobquest.consumer.reactor.PORTION", 2)
+    monkeypatch.setattr(ReadSide, "contents", take_long)
+    for n in range(4):
+        runtime.producer.publish("user.login", "u", {}, id=f"n{n}")
+    assert runtime.consumer.step() == 4
+
+
 def test_the_portions_of_a_batch_are_one_batch(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,20 +58,27 @@ class Reactor:
         May end before the last record: when the handlers' time is over or the circuit breaker
         opens.
         """
-        may_continue = self._bounded()
         outcomes: list[Outcome] = []
-        for outcome in self._judged(records, assigned, waits=waits):
-            outcomes.append(outcome)
-            if outcome.failure:
-                self._log_failure(outcome, outcome.failure)
-            if not may_continue():
-                break
+        spent = 0.0  # on handlers
+        for decoded, known, busy in self._portions(records, assigned, waits=waits):
+            may_continue, began = self._bounded(spent), time.monotonic()
+            for outcome in decoded:
+                if outcome.event and outcome.verdict == "applied":
+                    outcome = self._judge(outcome, outcome.event, known, busy)
+                outcomes.append(outcome)
+                if outcome.failure:
+                    self._log_failure(outcome, outcome.failure)
+                if not may_continue():
+                    self._write_lines()
+                    return outcomes
+            spent += time.monotonic() - began
         self._write_lines()
         return outcomes
 
-    def _judged(
+    def _portions(
         self, records: Sequence[Record], assigned: Mapping[Partition, Origin], *, waits: bool
-    ) -> Iterator[Outcome]:
+    ) -> Iterator[tuple[list[Outcome], dict[str, bytes], set[OrderingKey]]]:
+        """The records decoded, with the known events and the waiting keys that matter to them."""
         origins: dict[tuple[str, int], Origin] = dict(assigned.items())
         known: dict[str, bytes] = {}
         busy: set[OrderingKey] = set()
@@ -81,10 +88,7 @@ class Reactor:
             known |= self._read_side.contents(ids, parked=True)
             keys = {key for one in decoded if waits and (key := one.ordering_key)}
             busy |= self._read_side.busy(keys) if keys else set()
-            for outcome in decoded:
-                if outcome.event and outcome.verdict == "applied":
-                    outcome = self._judge(outcome, outcome.event, known, busy)
-                yield outcome
+            yield decoded, known, busy
 
     def retry(self, key: OrderingKey) -> list[Outcome]:
         """Retry the events of a key in their order, up to the first that fails again."""
@@ -102,8 +106,8 @@ class Reactor:
         self._write_lines()
         return outcomes
 
-    def _bounded(self) -> Callable[[], bool]:
-        deadline = time.monotonic() + HANDLER_SECONDS
+    def _bounded(self, spent: float = 0.0) -> Callable[[], bool]:
+        deadline = time.monotonic() + HANDLER_SECONDS - spent
         return lambda: time.monotonic() <= deadline and not self._breaker.open_reason
 
     def _judge(
