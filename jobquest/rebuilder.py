@@ -45,7 +45,7 @@ class Rebuilder:
             logger.info("This process does not rebuild: %s", error)
         except JobQuestError as error:
             logger.warning("The rebuild is tried again: %s", error)
-        except Exception:
+        except Exception:  # a fault of ours: the old tables serve, and it is tried again
             logger.exception("The rebuild failed and is tried again")
         else:
             logger.info("Rebuilt %d events in %.0f s.", made.events, made.seconds)

@@ -83,7 +83,7 @@ class SteadyLoad(Load):
         body = json.dumps({"eventType": "xp.earned", "data": data, "userId": user, "id": id})
         began = time.monotonic()
         while not self._is_taken(connection, body):
-            time.sleep(RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS)  # a client that waits before it tries again
         self.answered[id] = (user, xp)
         self.slowest = max(self.slowest, time.monotonic() - began)
 

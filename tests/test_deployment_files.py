@@ -259,7 +259,7 @@ def seconds(duration: str) -> int:
 @pytest.mark.slow
 def test_compose_accepts_the_cluster_if_it_has_a_password() -> None:
     if (compose := compose_command()) is None:
-        pytest.skip("no docker compose on this machine")
+        pytest.skip("no docker compose on this machine")  # nothing else resolves the file
 
     def check(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
         command = [*compose, "-f", str(COMPOSE), "config", "-q"]
@@ -401,7 +401,7 @@ def two_instances(tmp_path: Path) -> Iterator[list[Service]]:
 def proxy(two_instances: list[Service]) -> Iterator[Nginx]:
     """A real nginx with the file's configuration: other addresses, and its files elsewhere."""
     if reason := nginx.why_not():
-        pytest.skip(reason)
+        pytest.skip(reason)  # no nginx on this machine
     made = Nginx()
     text = NGINX.read_text()
     for instance, service in zip(INSTANCES, two_instances, strict=True):

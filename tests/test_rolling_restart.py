@@ -48,7 +48,7 @@ def instances(tmp_path: Path, kafka_as_it_comes: str, database: str) -> Iterator
 def front(instances: list[Service]) -> Iterator[Nginx]:
     """nginx with the upstreams of docs/deployment.md."""
     if reason := nginx.why_not():
-        pytest.skip(reason)
+        pytest.skip(reason)  # no nginx on this machine
     made = Nginx()
     yield made.start(nginx.of_instances([one.url for one in instances], made.port))
     made.stop()

@@ -61,4 +61,4 @@ def _upgrade_within(seconds: float) -> tuple[str | None, str]:
             if shown != str(waits):
                 shown = str(waits)
                 click.echo(shown, err=True)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # nothing tells us when an old process has stopped

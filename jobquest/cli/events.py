@@ -87,7 +87,7 @@ def tail(
             click.echo(_line({"outcome": item["outcome"], **item["event"]}))
         if once:
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # a database tells nobody that it has a new event
         try:
             found = _events(queries, wanted, MAX_LIMIT, since=Cursor(seq, epoch))
         except CursorOutdated:
