@@ -89,7 +89,7 @@ class Runtime:
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries)
-        self.relay = Relay(self.read_side, self.log)
+        self.relay = Relay(self.read_side.outgoing, self.log)
         self.redrive = Redrive(self.dead_letters, self.read_side, self.log)
         self.rebuild = Rebuild(
             self.database,

@@ -87,7 +87,7 @@ def consumed(settings: dict[str, str]) -> Runtime:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a dead process had to relay is otherwise taken over after five seconds."""
-    monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", 0)
+    monkeypatch.setattr("jobquest.read.outgoing.LEFT_AFTER_MS", 0)
 
 
 @pytest.mark.slow

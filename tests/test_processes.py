@@ -103,7 +103,7 @@ def test_a_process_that_says_nothing_is_silent_after_seconds_whatever_its_clock(
 def test_what_a_process_with_a_clock_that_is_ahead_has_left_is_relayed_by_another(
     settings: dict[str, str], database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", 500)
+    monkeypatch.setattr("jobquest.read.outgoing.LEFT_AFTER_MS", 500)
     shared = settings | database
     environment = {**os.environ, **shared}
     subprocess.run(command("3600", "leave"), cwd=ROOT, env=environment, check=True, timeout=60)

@@ -596,7 +596,7 @@ def _said(event: dict[str, Any]) -> dict[str, Any]:
 def sent_at_once(monkeypatch: pytest.MonkeyPatch, new_read_side: Path) -> None:
     """What a process that crashed has left for the log is relayed without waiting for it."""
     ReadSideMachine.new_read_side = new_read_side
-    monkeypatch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)
+    monkeypatch.setattr("jobquest.read.outgoing.LEFT_AFTER_MS", -1_000)
 
 
 @pytest.mark.slow

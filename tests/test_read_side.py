@@ -121,7 +121,7 @@ def test_batches_of_every_size_need_few_statements(runtime: Runtime) -> None:
         runtime.read_side.apply(Batch(batch, moves={ORIGIN: (offset or None, offset + size)}))
         runtime.read_side.tries([Partition("achievements", n) for n in range(size)], 5, 60_000)
         runtime.read_side.positions([ORIGIN._replace(number=n) for n in range(size)])
-        runtime.read_side.sent([entry.event.id for entry in batch])
+        runtime.read_side.outgoing.sent([entry.event.id for entry in batch])
         offset += size
     of_lists = [text for text in texts if " IN (" in text]
     assert len(of_lists) <= 60, "for each of eight queries, one for every power of two up to 64"

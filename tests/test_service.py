@@ -89,7 +89,7 @@ def test_a_follow_up_lost_between_commit_and_publish_comes_after_the_restart(
     dying = beside(stopped_service)
     dying.producer.publish("xp.earned", "ada", {"xpAmount": 150, "totalXp": 150})
     wait_for(lambda: dying.consumer.step(0.2), 30)
-    assert len(dying.read_side.outgoing()) == 1
+    assert dying.queries.outcomes()["followUpsWaiting"] == 1
     dying.consumer.close()
     dying.log.close()
     service = stopped_service.start()

@@ -269,7 +269,7 @@ def two_appliers(
         patch.setattr("psycopg.Cursor.execute", held)
         patch.setattr("psycopg.Pipeline.is_supported", lambda: HERE.pipelined)
         patch.setattr("jobquest.log.sqlite.SqliteSubscription._holds_the_lock", is_open)
-        patch.setattr("jobquest.read.RELAY_OTHERS_AFTER_MS", -1_000)
+        patch.setattr("jobquest.read.outgoing.LEFT_AFTER_MS", -1_000)
         yield
 
 

@@ -124,7 +124,7 @@ class Consumer:
         # Only the consumer's thread uses these:
         self._subscription: Subscription | None = None
         self._backlog: list[Record] = []
-        self._offsets = Offsets(read_side.outgoing_since)
+        self._offsets = Offsets(read_side.outgoing.since)
         self._gone: set[Partition] = set()  # events wait here, but the topic lost the partition
         self._last_record = 0.0
         self._last_progress = 0.0
@@ -395,7 +395,7 @@ class Consumer:
             self._commit(at_once=True)
         except Exception as error:  # whatever fails, the partitions must be given back
             logger.debug("The group's offsets could not be committed: %s", error)
-        self._offsets = Offsets(self._read_side.outgoing_since)
+        self._offsets = Offsets(self._read_side.outgoing.since)
         subscription, self._subscription = self._subscription, None
         if subscription:
             subscription.close()

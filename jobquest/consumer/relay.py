@@ -15,12 +15,14 @@ from jobquest.errors import JobQuestError, RecordRefused, TopicUnavailable
 from jobquest.events import TOPICS
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
 from jobquest.log.pending import Pending
+from jobquest.log_lines import log_lines
 from jobquest.producer import confirmed
-from jobquest.read import ReadSide
+from jobquest.read.outgoing import Outgoing, Waiting
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+MOST = 1_000  # records sent at a time
 PACE_SECONDS = 0.1  # between two looks while batches are applied
 WAIT_AFTER_FAILURE_SECONDS = 2.0
 
@@ -28,10 +30,11 @@ WAIT_AFTER_FAILURE_SECONDS = 2.0
 class Relay:
     """Publishes waiting records until stopped."""
 
-    def __init__(self, read_side: ReadSide, log: EventLog) -> None:
-        self._read_side = read_side
+    def __init__(self, outgoing: Outgoing, log: EventLog) -> None:
+        self._outgoing = outgoing
         self._log = log
         self._barred: dict[str, float] = {}  # topics that the log refuses, and until when
+        self._looked = float("-inf")  # into the table
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,24 +57,34 @@ class Relay:
 
     def step(self) -> int:
         """Publish the waiting records once. Returns how many the log has accepted."""
-        now = time.monotonic()
-        without = [topic for topic, until in self._barred.items() if until > now]
-        waiting = self._read_side.outgoing(without=without)
+        waiting = self._waiting()
         futures = self._log.append([record for _, record in waiting], PATIENT_SECONDS)
-        done, published = [], 0
+        lines: list[str] = []
+        done: list[str] = []
         try:
             for (id, record), future in zip(waiting, futures, strict=True):
                 try:
-                    published += self._is_published(id, record, future)
+                    if self._is_published(id, record, future):
+                        lines.append(_line(record))
                 except TopicUnavailable as error:  # the other topics continue
                     self._bar(error)
                 else:
                     self._barred.pop(record.topic, None)
                     done.append(id)
         finally:
+            log_lines(logger, logging.INFO, [line for line in lines if line])
             if done:
-                self._read_side.sent(done)
-        return published
+                self._outgoing.sent(done)
+        return len(lines)
+
+    def _waiting(self) -> Waiting:
+        now = time.monotonic()
+        without = [topic for topic, until in self._barred.items() if until > now]
+        waiting = self._outgoing.take(MOST, without)
+        if not waiting or now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            waiting += self._outgoing.left(MOST, without)
+        return waiting
 
     def _bar(self, error: TopicUnavailable) -> None:
         """Let the records of a topic wait for WAIT_AFTER_FAILURE_SECONDS."""
@@ -85,10 +98,6 @@ class Relay:
         except RecordRefused as error:  # a retry would not help, and would delay the others
             logger.error("%s for topic %s is not published: %s", id, record.topic, error)
             return False
-        if record.topic in TOPICS and record.key:
-            kind = dict(record.headers)["ce_type"].decode()
-            user = record.key.decode()
-            logger.info("Published event %s to topic %s for user %s", kind, record.topic, user)
         return True
 
     def _run(self) -> None:
@@ -105,3 +114,11 @@ class Relay:
             except Exception:
                 logger.exception("The relay failed and continues")
                 self._stop.wait(WAIT_AFTER_FAILURE_SECONDS)
+
+
+def _line(record: NewRecord) -> str:
+    """The line that every event has in the log; nothing for other records."""
+    if record.topic not in TOPICS or not record.key:
+        return ""
+    kind, user = dict(record.headers)["ce_type"].decode(), record.key.decode()
+    return f"Published event {kind} to topic {record.topic} for user {user}"

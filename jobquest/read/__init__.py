@@ -10,28 +10,26 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, select, update
 
 from jobquest.clock import now_ms
 from jobquest.errors import PositionMoved, StateConflict
 from jobquest.events import Event
-from jobquest.log import NewRecord, Origin, Partition, Record, dump_headers, rescued_headers
+from jobquest.log import Origin, Partition, Record
 from jobquest.read import effects, history, numbers, parking, retry_topic, tables
-from jobquest.read.database import Database, padded
+from jobquest.read.database import Database
 from jobquest.read.dead_letters import Dead, DeadLetters
 from jobquest.read.follow_ups import follow_ups
 from jobquest.read.id_lookup import IdLookup
+from jobquest.read.outgoing import Outgoing, records_of
 from jobquest.read.parking import OrderingKey, Parked, Tries
-from jobquest.read.shared_clock import NOW, database_ms, database_now
+from jobquest.read.shared_clock import NOW
 from jobquest.read.statements import Statements, Values, add_rows, rows_by_key, statements
 
 __all__ = ["Applied", "Batch", "Dead", "OrderingKey", "Parked", "ReadSide", "Tries"]
 
-RELAY_OTHERS_AFTER_MS = 5_000
-OUTGOING_BYTES = 8 * 1024 * 1024  # of records in memory at a time
 _ORIGIN = ("topic", "partition", "identity")  # the columns, in the order of Origin's members
 
 
@@ -70,6 +68,7 @@ class ReadSide:
         self._database = database
         self._dead_letters = dead_letters
         self._process_id = process_id
+        self.outgoing = Outgoing(database, process_id)
         self._lookup = IdLookup(partial(effects.contents_directly, database))
 
     @property
@@ -172,9 +171,11 @@ class ReadSide:
                 if sum(cursor.rowcount for cursor in written) != len(counted):
                     raise PositionMoved("Another consumer has applied some of these events.")
                 caused = [event for change in level_changes for event in follow_ups(change)]
-                add_rows(run, tables.outgoing, self._outgoing_rows(caused, now.fetchone()[0]))
+                records = records_of(caused)
+                add_rows(run, tables.outgoing, self.outgoing.rows(records, now.fetchone()[0]))
                 history.count(run, len(batch.applied), batch.parked, len(batch.dead))
                 run.commit()
+        self.outgoing.keep(records)
 
     def _note_failed(self, connection: Connection, batch: Batch) -> Sequence[Values]:
         """Write what a batch has besides processed events, after its moves. Returns its records for
@@ -198,65 +199,6 @@ class ReadSide:
         """Store the group's lag for this minute."""
         with self._database.writing() as connection:
             history.note_lag(connection, messages, seconds)
-
-    # --- our own records: kept here until the log has them ---
-
-    def _outgoing_rows(self, caused: Sequence[Event], now_ms: int) -> list[Values]:
-        return [
-            (
-                event.id,
-                self._process_id,
-                now_ms,
-                event.topic,
-                event.user_id.encode(),
-                event.to_json(),
-                dump_headers(event.headers()),
-            )
-            for event in {event.id: event for event in caused}.values()
-        ]
-
-    def outgoing(
-        self, limit: int = 500, without: Collection[str] = ()
-    ) -> list[tuple[str, NewRecord]]:
-        """The ids and records that the log has not confirmed, oldest first: those of this process
-        and those that other processes left, without the topics in `without`. As many as fit into
-        OUTGOING_BYTES, but at least one."""
-        table = tables.outgoing
-        sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
-        size = sum(sizes, func.length(table.c.headers)).label("size")
-        with self._database.reading() as connection:
-            left = table.c.created_ms < database_ms(connection) - RELAY_OTHERS_AFTER_MS
-            found = connection.execute(
-                select(table.c.id, size)
-                .where((table.c.process == self._process_id) | left)
-                .where(table.c.topic.not_in(without))
-                .order_by(table.c.created_ms)
-                .limit(limit)
-            ).all()
-            fitting = sum(
-                total <= OUTGOING_BYTES for total in accumulate(row.size for row in found)
-            )
-            ids = [row.id for row in found[: max(1, fitting)]]  # a single one may be larger
-            rows = connection.execute(select(table).where(table.c.id.in_(padded(ids))))
-            records = {
-                row.id: NewRecord(row.topic, row.key, row.value, rescued_headers(row.headers))
-                for row in rows
-            }
-        return [(id, records[id]) for id in ids if id in records]  # another process may be faster
-
-    def outgoing_since(self) -> tuple[int | None, int]:
-        """Since when the oldest of our own records waits for the log (None: none waits), and now,
-        in Unix milliseconds of the database's clock."""
-        oldest = select(func.min(tables.outgoing.c.created_ms)).scalar_subquery()
-        with self._database.asking() as connection:
-            oldest_ms, now = connection.execute(select(oldest, database_now(connection))).one()
-            return oldest_ms, now
-
-    def sent(self, ids: Sequence[str]) -> None:
-        """Delete outgoing records that the log has accepted."""
-        with self._database.writing() as connection:
-            table = tables.outgoing
-            connection.execute(delete(table).where(table.c.id.in_(padded(ids))))
 
 
 def _positions(connection: Connection, origins: Collection[Origin]) -> dict[Origin, int]:

@@ -138,6 +138,11 @@ def grow_rows(run: Statements, table: Table, rows: Sequence[Values]) -> None:
         _write(run, _growing(run.dialect, table), table, rows)
 
 
+def delete_rows(run: Statements, table: Table, keys: Collection[str]) -> None:
+    """Delete the rows of these primary keys, each of which is one text."""
+    run.run(_delete(run.dialect, table), _list(run.dialect, [(key,) for key in keys]))
+
+
 def lock_rows(run: Statements, table: Table, new: Iterable[Values]) -> None:
     """Lock the rows of the same keys until the end of the transaction; these are inserted first if
     they are missing. They are sorted, so that nobody waits in a circle. SQLite has one writer."""
@@ -257,6 +262,15 @@ def _select(
         f"SELECT {shown} FROM {keys} CROSS JOIN {table.name} AS found"  # noqa: S608
         f" WHERE {' AND '.join(same)} AND {where}"
     )
+
+
+@cache
+def _delete(dialect: str, table: Table) -> str:
+    [key] = _key(table)
+    keys = (
+        "(SELECT value FROM json_each(?))" if dialect == "sqlite" else "(SELECT unnest(%s::text[]))"
+    )
+    return f'DELETE FROM {table.name} WHERE "{key}" IN {keys}'  # noqa: S608
 
 
 def _list(dialect: str, keys: Collection[Values]) -> Values:
