@@ -193,6 +193,7 @@ def test_an_error_of_any_kind_leaves_the_writer_alive(tmp_path: Path) -> None:
     "damage",
     [
         *(f"headers = {value}" for value in ("x'a5a5'", "5", "''", "'5'", "'{}'", "'null'")),
+        *(f"headers = x'{value.hex()}'" for value in (b'[["a","b"],]', b'[["a","\x01"]]')),
         *(f"headers = '{value}'" for value in ('["ab"]', '[["a", 1]]', '[["a"]]', '{"ab": "c"}')),
         "value = 7",
         "value = 'text'",

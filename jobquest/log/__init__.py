@@ -7,6 +7,7 @@ The log moves bytes: it knows nothing of events, schemas or the read side.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -244,11 +245,9 @@ def load_headers(stored: bytes) -> Headers:
 
 
 def check_headers(stored: bytes) -> None:
-    """Raise ValueError if `load_headers` would; at half of its cost."""
-    if not isinstance(stored, bytes) or not stored.isascii() or b"\\" in stored:
+    """Raise ValueError if `load_headers` would; at a third of its cost."""
+    if not isinstance(stored, bytes) or not _PLAIN.fullmatch(stored):
         load_headers(stored)
-    else:
-        _pairs(stored)  # without escapes, all of its characters are ASCII
 
 
 def _pairs(stored: bytes) -> list[tuple[str, str]]:
@@ -258,6 +257,9 @@ def _pairs(stored: bytes) -> list[tuple[str, str]]:
         raise ValueError("they are not a list of names and values") from error
 
 
+_TEXT = rb'"[ !#-\[\]-~]*+"'  # printable ASCII without escapes
+_PAIR = rb"\[" + _TEXT + b"," + _TEXT + rb"\]"
+_PLAIN = re.compile(rb"\[(?:" + _PAIR + b"(?:," + _PAIR + rb")*+)?\]")
 _PAIRS = msgspec.json.Decoder(list[tuple[str, str]])
 
 

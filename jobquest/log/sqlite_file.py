@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from jobquest.errors import LogDamaged, LogUnavailable
 from jobquest.log import Headers, Record, check_headers, load_headers
@@ -16,6 +18,7 @@ from jobquest.log import Headers, Record, check_headers, load_headers
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read: a count alone would not bound memory
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999: later times can't be shown
+_BYTES = (bytes, NoneType)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 SCHEMA = """
@@ -120,40 +123,41 @@ class _Stored(Record):
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
     """The first records from `offset` on: at most `limit`, and fewer if they are large."""
     rows = connection.execute(
-        "SELECT offset, key, value, headers, timestamp_ms FROM records"
-        " WHERE topic = ? AND offset >= ? ORDER BY offset LIMIT ?",
+        "SELECT ?1, 0, offset, key, value, headers, timestamp_ms, NULL FROM records"
+        " WHERE topic = ?1 AND offset >= ?2 ORDER BY offset LIMIT ?3",
         (topic, offset, limit),
     )
-    records, size = [], 0
+    records: list[Record] = []
+    size = 0
     for row in rows:
-        records.append(_record(topic, *row))
+        damage = _damage(*row[3:7])
+        records.append(_damaged(row, damage) if damage else _Stored._make(row))
         size += len(records[-1].value or b"")
         if size >= MAX_READ_BYTES:
             break
     return records
 
 
-def _record(
-    topic: str,
-    offset: int,
-    key: bytes | None,
-    value: bytes | None,
-    headers: bytes,
-    timestamp_ms: int,
-) -> Record:
-    # SQLite has no checksums, and a column accepts values of every type: a value that was
-    # overwritten, or written by somebody else, may look sound.
-    damage = None
+def _damage(key: object, value: object, headers: bytes, timestamp_ms: object) -> str | None:
+    """What is wrong with a row. SQLite has no checksums, and a column accepts values of every type:
+    a value that was overwritten, or written by somebody else, may look sound."""
+    if not _is_time(timestamp_ms):
+        return "The time can't be read: it is not stored as Unix milliseconds."
+    if not isinstance(key, _BYTES) or not isinstance(value, _BYTES):
+        return "The key or the value can't be read: it is not stored as bytes."
     try:
         check_headers(headers)
     except ValueError as error:
-        damage = f"The headers can't be read: {error}."
-    if not all(isinstance(part, bytes | None) for part in (key, value)):
-        damage = "The key or the value can't be read: it is not stored as bytes."
-    if not isinstance(timestamp_ms, int) or not 0 <= timestamp_ms <= _LAST_MS:
-        damage = "The time can't be read: it is not stored as Unix milliseconds."
-        timestamp_ms = 0
-    if damage:
-        key = key if isinstance(key, bytes) else None
-        return Record(topic, 0, offset, key, None, (), timestamp_ms, damage)
-    return _Stored(topic, 0, offset, key, value, headers, timestamp_ms)  # type: ignore[arg-type]
+        return f"The headers can't be read: {error}."
+    return None
+
+
+def _damaged(row: tuple[Any, ...], damage: str) -> Record:
+    topic, partition, offset, key, _, _, timestamp_ms, _ = row
+    key = key if isinstance(key, bytes) else None
+    moment = timestamp_ms if _is_time(timestamp_ms) else 0
+    return Record(topic, partition, offset, key, None, (), moment, damage)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= _LAST_MS
