@@ -27,6 +27,7 @@ from jobquest.read.projection import Change
 from jobquest.read.projections import DERIVED, applications, minute_counts
 from jobquest.read.rebuild import Rebuilt
 from jobquest.read.replay import RebuildFailed
+from jobquest.read.statements import Statements, write_rows
 from jobquest.read.user_stats import USER_STATS, user_stats
 from jobquest.runtime import Runtime
 from tests.logs import Embedded
@@ -524,6 +525,52 @@ def test_a_bug_of_ours_stops_it_and_costs_no_event(
     assert stats(again)["xp"] == 30
     again.consumer.close()
     again.stop()
+
+
+def test_a_fault_that_no_event_has_alone_stops_it_too(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        publish(runtime, f"n{n}")
+    consume(runtime)
+    before, faults = rows_of(runtime), iter([0])
+
+    def fails_once(event: Event) -> Change:
+        return Change(adds={"xp": 1 // (next(faults, 1) if event.id == "n1" else 1)})
+
+    def too_much(event: Event) -> Change:
+        return Change(adds={"xp": 2**63})
+
+    for fold in (fails_once, too_much):  # too much is noticed when the rows are written
+        monkeypatch.setitem(USER_STATS.folds, "xp.earned", fold)  # type: ignore[arg-type]
+        with pytest.raises(RebuildFailed, match="The events can't be counted"):
+            runtime.rebuild.run()
+        assert rows_of(runtime) == before
+
+
+@pytest.mark.parametrize(
+    "bound", ["jobquest.read.replay.MAX_KEPT_ROWS", "jobquest.read.effects.MAX_KEPT_BYTES"]
+)
+def test_rows_in_memory_are_written_before_they_are_too_many(
+    runtime: Runtime, small_batches: None, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    live_a_life(runtime)
+    before, written = rows_of(runtime), list[str]()
+
+    def write(run: Statements, table: Table, *rows: Any, **options: Any) -> list[Any]:
+        written.append(table.name)
+        return write_rows(run, table, *rows, **options)
+
+    monkeypatch.setattr("jobquest.read.effects.write_rows", write)
+    runtime.rebuild.run()
+    seldom = written.count("rebuilt_user_stats")
+    written.clear()
+    damage(runtime)
+    monkeypatch.setattr("jobquest.read.effects.WRITE_ROWS", 2)
+    monkeypatch.setattr(bound, 5)
+    runtime.rebuild.run()
+    assert written.count("rebuilt_user_stats") > 3 * seldom
+    assert rows_of(runtime) == before
 
 
 def test_what_can_not_be_read_and_has_no_dead_letter_gets_one(runtime: Runtime) -> None:

@@ -39,6 +39,8 @@ Into = Mapping[Table, Table]
 """A derived table → the one that is written in its place."""
 
 LIVE: Into = {table: table for table in DERIVED}
+WRITE_ROWS = 10_000  # of a projection, in one statement
+MAX_KEPT_BYTES = 64_000_000  # of text
 _ID = ("id",)
 _CONTENT = ("id", "body")
 _COUNTED = "outcome = 'processed'"
@@ -114,28 +116,109 @@ def write_events(
     return write_rows(run, table, numbered, key=_ID, unless=_COUNTED)
 
 
-def project(run: Statements, events: Sequence[Event], into: Into = LIVE) -> list[LevelChange]:
-    """Fold the events into every projection's rows. Returns those that may have follow-ups.
+def project(run: Statements, events: Sequence[Event]) -> list[LevelChange]:
+    """Fold the events into the rows of every projection. Returns those that may have follow-ups.
 
     Nobody else can change a user's rows meanwhile: on PostgreSQL, the row of `user_stats`, which
     every event changes, is locked first. Rows of several users only grow, by SQL, and last: so
     their locks are held for no round trip.
     """
-    concerned = _concerned(events)
-    loaded = [_load(run, one, concerned[one.name], into) for one in PROJECTIONS]
-    run.flush()
-    level_changes: list[LevelChange] = []
-    for one in loaded:
-        with failing_as(one.projection.part):
-            rows = one.rows()
-            if one.projection is USER_STATS:
-                level_changes = _fold_users(rows, one.concerned)
-            else:
-                folds = one.projection.folds
-                for key, event in one.concerned:
-                    folds[event.type](event).apply_to(rows[key])
-            one.write(run, rows)
-    return level_changes
+    return KeptRows(LIVE, most=0).fold(run, events)
+
+
+class KeptRows:
+    """The projections' rows that events have changed, in memory. They are written and forgotten
+    with the batch that makes them more than `most`, or the text in them more than `MAX_KEPT_BYTES`.
+
+    Nobody else may change their tables meanwhile. An error leaves rows that are half changed: then
+    none of them may be written any more.
+    """
+
+    def __init__(self, into: Into, most: int) -> None:
+        self._into = into
+        self._most = most
+        self._rows: dict[str, dict[Values, Row]] = {one.name: {} for one in PROJECTIONS}
+        self._bytes = 0  # as JSON: the events, and the rows that were loaded for earlier ones
+
+    def fold(self, run: Statements, events: Sequence[Event]) -> list[LevelChange]:
+        """Fold the events into the rows. Returns those that may have follow-ups."""
+        concerned = _concerned(events)
+        loading = [self._load(run, one, concerned[one.name]) for one in PROJECTIONS]
+        run.flush()
+        are_many = self._are_many(loading, events)
+        level_changes: list[LevelChange] = []
+        for one in loading:
+            projection = one.projection
+            with failing_as(projection.part):
+                rows = self._rows[projection.name]
+                stored = one.found.fetchall() if one.found else []
+                rows |= one.rows(stored)
+                if projection is USER_STATS:
+                    level_changes = _fold_users(rows, one.concerned)
+                else:
+                    for key, event in one.concerned:
+                        projection.folds[event.type](event).apply_to(rows[key])
+            if are_many:
+                self._write(run, projection)
+            elif stored:
+                self._bytes += len(orjson.dumps(stored))
+        return level_changes
+
+    def write(self, run: Statements) -> None:
+        """Write the rows, and forget them."""
+        for projection in PROJECTIONS:
+            self._write(run, projection)
+
+    def _load(self, run: Statements, projection: Projection, events: Sequence[Event]) -> _Loading:
+        """Ask for the rows that the events change and that are not in memory."""
+        table, found = self._into[projection.table], None
+        with failing_as(projection.part):
+            key_of = projection.key
+            concerned = [(key_of(event), event) for event in events]
+            kept = self._rows[projection.name]
+            keys = sorted({key for key, _ in concerned if key not in kept})
+            if keys and projection.of_user:
+                if projection is USER_STATS and table is projection.table:
+                    new = (tuple(projection.new_row(key).values()) for key in keys)
+                    lock_rows(run, table, new)
+                found = rows_by_key(run, table, keys)
+        return _Loading(projection, concerned, keys, found)
+
+    def _are_many(self, loading: Sequence[_Loading], events: Sequence[Event]) -> bool:
+        """Whether there are too many rows to keep, with those of the events."""
+        if sum(map(len, self._rows.values())) + sum(len(one.keys) for one in loading) > self._most:
+            return True
+        self._bytes += sum(len(event.to_json()) for event in events)
+        return self._bytes > MAX_KEPT_BYTES
+
+    def _write(self, run: Statements, projection: Projection) -> None:
+        rows, table = self._rows[projection.name], self._into[projection.table]
+        write = write_rows if projection.of_user else grow_rows
+        with failing_as(projection.part):
+            keys = sorted(rows)  # neighbours in the table, too
+            for first in range(0, len(keys), WRITE_ROWS):
+                portion = keys[first : first + WRITE_ROWS]
+                write(run, table, [tuple(rows[key].values()) for key in portion])
+        rows.clear()
+        self._bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """A projection's events with the keys of their rows, the sorted keys of rows that are not in
+    memory, and the cursor with their stored state (None: there is none, or the rows only grow)."""
+
+    projection: Projection
+    concerned: Sequence[tuple[Values, Event]]
+    keys: Sequence[Values]
+    found: Any
+
+    def rows(self, stored: Iterable[Values]) -> dict[Values, Row]:
+        """The rows in the order of their keys; new rows for keys that have none."""
+        projection = self.projection
+        names, width = projection.table.columns.keys(), len(projection.key_names)
+        found = {tuple(row[:width]): dict(zip(names, row, strict=True)) for row in stored}
+        return {key: found.get(key) or projection.new_row(key) for key in self.keys}
 
 
 def _concerned(events: Sequence[Event]) -> Mapping[str, Sequence[Event]]:
@@ -149,49 +232,6 @@ def _concerned(events: Sequence[Event]) -> Mapping[str, Sequence[Event]]:
         for add in adding[event.type]:
             add(event)
     return found
-
-
-@dataclass
-class _Loaded:
-    """A projection's events with the keys of their rows, the sorted keys, and the cursor with the
-    rows' old state (None: the rows only grow)."""
-
-    projection: Projection
-    table: Table
-    concerned: Sequence[tuple[Values, Event]]
-    keys: Sequence[Values]
-    found: Any
-
-    def rows(self) -> dict[Values, Row]:
-        """The rows in the order of their keys; new rows for keys that have none."""
-        names, width = self.table.columns.keys(), len(self.projection.key_names)
-        found = {
-            tuple(row[:width]): dict(zip(names, row, strict=True))
-            for row in (self.found.fetchall() if self.found else ())
-        }
-        return {key: found.get(key) or self.projection.new_row(key) for key in self.keys}
-
-    def write(self, run: Statements, rows: Mapping[Values, Row]) -> None:
-        values = [tuple(row.values()) for row in rows.values()]
-        if self.found or not values:
-            if values:
-                write_rows(run, self.table, values)
-            return
-        grow_rows(run, self.table, values)
-
-
-def _load(run: Statements, projection: Projection, events: Sequence[Event], into: Into) -> _Loaded:
-    """Ask for the rows of a projection that its events change."""
-    table, found = into[projection.table], None
-    with failing_as(projection.part):
-        key_of = projection.key
-        concerned = [(key_of(event), event) for event in events]
-        keys = sorted({key for key, _ in concerned})
-        if keys and projection.of_user:
-            if projection is USER_STATS and table is projection.table:
-                lock_rows(run, table, (tuple(projection.new_row(key).values()) for key in keys))
-            found = rows_by_key(run, table, keys)
-    return _Loaded(projection, table, concerned, keys, found)
 
 
 def concerns(event_type: str, part: str) -> bool:

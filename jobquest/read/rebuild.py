@@ -197,14 +197,16 @@ class _Run:
             for batch in self._batches(ends):
                 with self._connection.begin():
                     self._replay.fold(batch)
-            if not round and not self._is_sqlite:
-                with self._connection.begin():
+            with self._connection.begin():
+                self._replay.write()
+                if not round and not self._is_sqlite:
                     _index(self._connection)
         with self._connection.begin():
             numbers.hold_writers(self._connection)
             ends = self._ends()
             for batch in self._batches(ends):
                 self._replay.fold(batch)
+            self._replay.write()
             events, lost = self._finish()
         return Rebuilt(
             events=events,

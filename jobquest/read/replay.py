@@ -29,13 +29,14 @@ from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
 from jobquest.read.database_errors import is_infrastructure
 from jobquest.read.dead_letters import Dead, dead_of
-from jobquest.read.effects import EventRow
+from jobquest.read.effects import EventRow, KeptRows
 from jobquest.read.failures import Failure
 from jobquest.read.projection import Row
 from jobquest.read.projections import DERIVED
 from jobquest.read.statements import rows_by_key, statements
 
 CHUNK_ROWS = 2_000
+MAX_KEPT_ROWS = 100_000  # of projections, in memory
 
 shadows = MetaData()
 
@@ -115,26 +116,50 @@ class Replay:
         self._connection = connection
         self.seq = 0
         self.dead_lettered: dict[Place, Dead] = {}
+        self._kept = _no_rows()
 
     def fold(self, entries: Sequence[Entry]) -> None:
-        """Count the events that counted, and show those that did not: all at once, or one by one to
-        find the event that can't be counted. The fault is then ours, so no event dies of it: raises
-        RebuildFailed."""
+        """Count the events that counted, and show those that did not. If one can't be counted, the
+        fault is ours, so no event dies of it: raises RebuildFailed. Then nothing of this rebuild
+        may be used."""
         try:
             with self._connection.begin_nested():
-                rows, applied = self._judge(entries)
-                with statements(self._connection) as run:
-                    effects.write_events(run, rows, self.seq, SHADOW)
-                    effects.project(run, applied, SHADOW)
-            self.seq += len(rows)
+                self._fold(entries)
         except Exception as error:
             if is_infrastructure(error):
                 raise
-            if len(entries) > 1:
-                for entry in entries:
-                    self.fold([entry])
-            else:
-                raise _failed(entries[0], error) from error
+            raise self._failure(entries, error) from error
+
+    def write(self) -> None:
+        """Write the rows of projections that are in memory, for those who read the tables. Raises
+        as `fold` does."""
+        try:
+            with statements(self._connection) as run:
+                self._kept.write(run)
+        except Exception as error:
+            if is_infrastructure(error):
+                raise
+            raise _failed("The events", error) from error
+
+    def _fold(self, entries: Sequence[Entry]) -> None:
+        rows, applied = self._judge(entries)
+        with statements(self._connection) as run:
+            effects.write_events(run, rows, self.seq, SHADOW)
+            self._kept.fold(run, applied)
+        self.seq += len(rows)
+
+    def _failure(self, entries: Sequence[Entry], error: Exception) -> RebuildFailed:
+        """The failure of these entries. To name the event, they are folded one by one."""
+        self._kept = _no_rows()  # some may be half changed
+        for entry in entries:
+            try:
+                with self._connection.begin_nested():
+                    self._fold([entry])
+            except Exception as its_error:
+                if is_infrastructure(its_error):
+                    raise
+                return _failed(_named(entry), its_error)
+        return _failed("The events", error)
 
     def settle(self, done: Mapping[Origin, int]) -> None:
         """Fold the events that were set aside and no longer wait, then set aside those that wait
@@ -256,12 +281,20 @@ class Replay:
         return [dict(row) for row in self._connection.execute(query).mappings()]
 
 
-def _failed(entry: Entry, error: Exception) -> RebuildFailed:
+def _no_rows() -> KeptRows:
+    return KeptRows(SHADOW, MAX_KEPT_ROWS)
+
+
+def _named(entry: Entry) -> str:
     place = f"{entry.record.topic}/{entry.record.partition}@{entry.record.offset}"
+    return f"Event {entry.event.id if entry.event else 'unknown'} ({place})"
+
+
+def _failed(what: str, error: Exception) -> RebuildFailed:
     failure = Failure.of(error)
     return RebuildFailed(
-        f"Event {entry.event.id if entry.event else 'unknown'} ({place}) can't be counted:"
-        f" {failure.error} in the {failure.part or 'read side'}. Nothing was changed."
+        f"{what} can't be counted: {failure.error} in the {failure.part or 'read side'}."
+        " Nothing was changed."
     )
 
 
