@@ -234,7 +234,7 @@ class Replay:
         return rows, applied
 
     def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
-        if not ids:
+        if not ids or self._is_empty(_WAITING):
             return {}
         keys, columns = [(id,) for id in ids], ("event_id", *Place._fields)
         with statements(self._connection) as run:
@@ -258,7 +258,7 @@ class Replay:
         return found
 
     def _of_events(self, table: Table, entries: Sequence[Entry]) -> list[Row]:
-        if self._connection.execute(select(table.c.event_id).limit(1)).first() is None:
+        if self._is_empty(table):
             return []
         ids = {entry.own_id for entry in entries}
         ids |= {entry.event.id for entry in entries if entry.event}
@@ -266,6 +266,9 @@ class Replay:
         with statements(self._connection) as run:
             rows = rows_by_key(run, table, keys, key=("event_id",)).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def _is_empty(self, table: Table) -> bool:
+        return self._connection.execute(select(table.c.event_id).limit(1)).first() is None
 
     def _dead_letter(self, entry: Entry, died: Dead) -> EventRow:
         """Have a dead letter written at the end; returns the event's row."""
