@@ -49,7 +49,7 @@ from jobquest.read.replay import (
 )
 from jobquest.read.retry_topic import TOPIC as RETRIES
 
-BATCH_RECORDS = 10_000  # folded in one transaction, and fewer if they are large
+BATCH_RECORDS = 20_000  # folded in one transaction, and fewer if they are large
 BATCH_BYTES = 16_000_000  # of their values
 LAST_RECORDS = 5_000  # folded while the consumer waits
 MAX_ROUNDS = 10  # without the lock, if the consumer is as fast as the rebuild
