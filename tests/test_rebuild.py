@@ -548,6 +548,18 @@ def test_a_fault_that_no_event_has_alone_stops_it_too(
         assert rows_of(runtime) == before
 
 
+def note_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tables whose projections' rows are written from now on, one name for each statement."""
+    written: list[str] = []
+
+    def write(run: Statements, table: Table, *rows: Any, **options: Any) -> list[Any]:
+        written.append(table.name)
+        return write_rows(run, table, *rows, **options)
+
+    monkeypatch.setattr("jobquest.read.effects.write_rows", write)
+    return written
+
+
 @pytest.mark.parametrize(
     "bound", ["jobquest.read.replay.MAX_KEPT_ROWS", "jobquest.read.effects.MAX_KEPT_BYTES"]
 )
@@ -555,13 +567,7 @@ def test_rows_in_memory_are_written_before_they_are_too_many(
     runtime: Runtime, small_batches: None, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     live_a_life(runtime)
-    before, written = rows_of(runtime), list[str]()
-
-    def write(run: Statements, table: Table, *rows: Any, **options: Any) -> list[Any]:
-        written.append(table.name)
-        return write_rows(run, table, *rows, **options)
-
-    monkeypatch.setattr("jobquest.read.effects.write_rows", write)
+    before, written = rows_of(runtime), note_writes(monkeypatch)
     runtime.rebuild.run()
     seldom = written.count("rebuilt_user_stats")
     written.clear()
@@ -571,6 +577,23 @@ def test_rows_in_memory_are_written_before_they_are_too_many(
     runtime.rebuild.run()
     assert written.count("rebuilt_user_stats") > 3 * seldom
     assert rows_of(runtime) == before
+
+
+def test_the_text_of_loaded_rows_counts_as_memory(
+    runtime: Runtime, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        data = {**SAMPLES["notification.sent"], "notificationId": f"n{n}", "message": "m" * 4000}
+        runtime.producer.publish("notification.sent", "u", data)
+    for _ in range(3):
+        for n in range(3):
+            runtime.producer.publish("notification.read", "u", {"notificationId": f"n{n}"})
+    consume(runtime)
+    monkeypatch.setattr("jobquest.read.effects.MAX_KEPT_BYTES", 11_000)
+    written = note_writes(monkeypatch)
+    runtime.rebuild.run()
+    # The long ones; those that load them, and the next batch.
+    assert written.count("rebuilt_notifications") == 3
 
 
 def test_what_can_not_be_read_and_has_no_dead_letter_gets_one(runtime: Runtime) -> None:
