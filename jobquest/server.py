@@ -54,15 +54,11 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the library's name)
         lines = record.msg.lines if isinstance(record.msg, Lines) else [record.message]
+        if not "".join(lines).isprintable():  # nearly all are, and it is much faster to ask
+            lines = [_CONTROL.sub(lambda found: ascii(found[0])[1:-1], line) for line in lines]
         record.message = ""
         prefix = super().formatMessage(record)
-        return "\n".join([prefix + _escaped(line) for line in lines])
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():  # as nearly all are, and much faster to ask
-        return text
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+        return prefix + f"\n{prefix}".join(lines)
 
 
 def main() -> None:
