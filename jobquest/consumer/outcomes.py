@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from jobquest.consumer.retries import Backoff
 from jobquest.events import Event
@@ -15,7 +18,7 @@ from jobquest.read.parking import ordering_key
 Verdict = Literal["applied", "known", "parked", "dead"]
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One record and its outcome. `attempts` counts its tries; `done` names the handlers that have
     succeeded.
 
@@ -45,11 +48,11 @@ class Outcome(NamedTuple):
 
     def waits_behind(self) -> Outcome:
         """The event waits for an earlier event of its key."""
-        return self._replace(verdict="parked", next_ms=None)
+        return replace(self, verdict="parked", next_ms=None)
 
     def dies(self, error: Exception) -> Outcome:
         """The event can't be counted, now or later."""
-        return self._replace(verdict="dead", failure=Failure.of(error))
+        return replace(self, verdict="dead", failure=Failure.of(error))
 
     def failed(
         self, failure: Failure, now_ms: int, backoff: Backoff, *, final: bool = False
@@ -58,7 +61,8 @@ class Outcome(NamedTuple):
         failure, it dies."""
         attempts = self.attempts + 1
         last = final or attempts >= backoff.max_attempts
-        return self._replace(
+        return replace(
+            self,
             verdict="dead" if last else "parked",
             failure=failure,
             attempts=attempts,

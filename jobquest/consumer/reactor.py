@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import orjson
+from msgspec.structs import replace
 
 from jobquest.clock import now_ms
 from jobquest.consumer.handlers import Handlers
@@ -68,7 +69,8 @@ class Reactor:
                 outcomes.append(outcome)
                 if outcome.failure:
                     self._log_failure(outcome, outcome.failure)
-                if not may_continue():
+                # Without a handler, an event takes no time and can't open the circuit breaker.
+                if (outcome.done or outcome.failure) and not may_continue():
                     self._write_lines()
                     return outcomes
             spent += time.monotonic() - began
@@ -86,7 +88,7 @@ class Reactor:
             decoded = [_decoded(one, origins[one[:2]]) for one in records[begin : begin + PORTION]]
             ids = [one.event.id for one in decoded if one.event]
             known |= self._read_side.contents(ids, parked=True)
-            keys = {key for one in decoded if waits and (key := one.ordering_key)}
+            keys = {key for one in decoded if (key := one.ordering_key)} if waits else set()
             busy |= self._read_side.busy(keys) if keys else set()
             yield decoded, known, busy
 
@@ -117,7 +119,7 @@ class Reactor:
             # Our own ids are derived from the fact: the same id is the same fact, whatever event
             # caused it.
             if event.is_internal or event.has_content_of(known[event.id]):
-                return outcome._replace(verdict="known")
+                return replace(outcome, verdict="known")
             return outcome.dies(IdConflict(f"Another event has the id {event.id}."))
         if busy and outcome.ordering_key in busy:
             outcome = outcome.waits_behind()
@@ -130,7 +132,8 @@ class Reactor:
         return outcome
 
     def _tried_again(self, parked: Parked, known: Mapping[str, bytes]) -> Outcome:
-        outcome = _decoded(parked.record, parked.origin)._replace(
+        outcome = replace(
+            _decoded(parked.record, parked.origin),
             attempts=parked.attempts,
             first_failed_ms=parked.first_failed_ms,
             parked_row=parked,
@@ -138,11 +141,11 @@ class Reactor:
             done=parked.done,
         )
         if parked.event_id in known:
-            return outcome._replace(verdict="known")
+            return replace(outcome, verdict="known")
         if outcome.event is None or outcome.verdict == "dead":  # it is no longer accepted
             return outcome
         if parked.failure and parked.attempts >= self._backoff.max_attempts:
-            return outcome._replace(verdict="dead", failure=parked.failure)
+            return replace(outcome, verdict="dead", failure=parked.failure)
         return self._handle(outcome, outcome.event)
 
     def _handle(self, outcome: Outcome, event: Event) -> Outcome:
@@ -153,7 +156,7 @@ class Reactor:
             return outcome
         self._write_lines()  # before they run: if a handler hangs, this is the last line of the log
         if outcome.parked_row is None:  # headers are unpacked only for events that have a handler
-            outcome = outcome._replace(done=_done_before(outcome.record.headers))
+            outcome = replace(outcome, done=_done_before(outcome.record.headers))
         before = outcome.done
         for name, handler in handlers:
             if name in outcome.done:
@@ -166,10 +169,10 @@ class Reactor:
                 failure = Failure.of(error, f"handler {name}")
                 final = isinstance(error, NotRetryable)
             if noted := self._watch.end():
-                outcome = outcome._replace(parked_row=noted, first_failed_ms=noted.first_failed_ms)
+                outcome = replace(outcome, parked_row=noted, first_failed_ms=noted.first_failed_ms)
             if failure:
                 return self._failed(outcome, event, failure, final)
-            outcome = outcome._replace(done=(*outcome.done, name))
+            outcome = replace(outcome, done=(*outcome.done, name))
         if outcome.done != before:
             self._breaker.handlers_succeeded(
                 event.type, [f"handler {name}" for name, _ in handlers]
