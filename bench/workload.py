@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from jobquest.clock import now_ms
 from jobquest.events import CATALOGUE, Event, new_id
 
 USERS = 1_000
@@ -162,7 +163,7 @@ def mix(count: int, seed: int = 7) -> Iterator[Event]:
             name: f"{value}_{thing}" if name.endswith("Id") else value
             for name, value in CATALOGUE[kind].example.items()
         }
-        yield Event(new_id(), kind, user, datetime.now(UTC), {}, data)
+        yield Event(new_id(), kind, user, now_ms(), {}, data)
 
 
 def with_client_ids(events: Iterable[Event]) -> Iterator[Event]:

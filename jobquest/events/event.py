@@ -32,28 +32,26 @@ _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]
 class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Something that happened to a user. Nobody can change it, handlers included.
 
-    `timestamp` is when it happened: UTC, whole milliseconds. `extra` holds members of the
-    envelope that this version does not know. `json` is its JSON and `known_ms` its time
-    in Unix milliseconds, if the reader had these already.
+    `time_ms` is when it happened, in Unix milliseconds. `extra` holds members of the envelope that
+    this version does not know. `json` is its JSON, if the reader had it already.
     """
 
     id: str
     type: str
     user_id: str
-    timestamp: datetime
+    time_ms: int
     metadata: Mapping[str, Any]
     data: Mapping[str, Any]
     extra: Mapping[str, Any] = _NOTHING
     json: bytes | None = None
-    known_ms: int | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and self._content == other._content
 
     @property
     def _content(self) -> tuple[Any, ...]:
-        """All members but `json` and `known_ms`, which repeat others."""
-        return msgspec.structs.astuple(self)[:-2]
+        """All members but `json`, which repeats others."""
+        return msgspec.structs.astuple(self)[:-1]
 
     @property
     def topic(self) -> str:
@@ -61,9 +59,9 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
         return CATALOGUE[self.type].topic
 
     @property
-    def time_ms(self) -> int:
-        """When it happened, Unix milliseconds."""
-        return to_ms(self.timestamp) if self.known_ms is None else self.known_ms
+    def timestamp(self) -> datetime:
+        """When it happened, in UTC."""
+        return at_ms(self.time_ms)
 
     @property
     def is_internal(self) -> bool:
@@ -73,8 +71,8 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     @property
     def cause(self) -> str | None:
         """The id of the event that caused this one, if it is internal."""
-        cause = self.metadata.get("causedBy") if self.is_internal else None
-        return cause if isinstance(cause, str) else None
+        cause = self.metadata.get("causedBy")
+        return cause if isinstance(cause, str) and self.is_internal else None
 
     def to_dict(self) -> dict[str, Any]:
         """The event as on its topic, as plain values."""
@@ -90,7 +88,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
                 "id": self.id,
                 "type": self.type,
                 "userId": self.user_id,
-                "timestamp": format_time(self.timestamp),
+                "timestamp": format_time(self.time_ms),
                 "metadata": self.metadata,
                 "data": self.data,
                 **self.extra,
@@ -105,7 +103,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
             ("ce_id", self.id.encode()),
             ("ce_type", self.type.encode()),
             ("ce_source", SOURCE.encode()),
-            ("ce_time", format_time(self.timestamp).encode()),
+            ("ce_time", format_time(self.time_ms).encode()),
             ("content-type", b"application/json"),
         )
 
@@ -118,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
             return False
         if not isinstance(other, dict):
             return False
-        return self.to_dict() == {**other, "id": self.id, "timestamp": format_time(self.timestamp)}
+        return self.to_dict() == {**other, "id": self.id, "timestamp": format_time(self.time_ms)}
 
 
 def new_id() -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Union
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.events import strict_json, validation
 from jobquest.events.catalogue import CATALOGUE, EventType
@@ -27,7 +28,6 @@ from jobquest.events.event import (
     frozen,
     new_id,
     to_ms,
-    whole_ms,
 )
 from jobquest.events.fields import FIELDS, UserId
 
@@ -97,23 +97,21 @@ def from_record(value: bytes, latest_ms: int = LAST_MS) -> Event | None:
     found = _read(_RECORD, value)
     if found is None:
         return None
-    moment = _moment(found.timestamp)
+    time_ms = _time_ms(found.timestamp)
     metadata = _metadata(found.metadata, huge_numbers=True)
-    if moment is None or metadata is None or not _is_plain(found.userId):
+    if time_ms is None or metadata is None or not _is_plain(found.userId):
         return None
-    time_ms = to_ms(moment)
     if not _EARLIEST_MS <= time_ms <= latest_ms + _AHEAD_MS or not _ID.fullmatch(found.id):
         return None
     return Event(
         found.id,
         found.data.event_type,
         found.userId,
-        moment,
+        time_ms,
         metadata,
         _frozen_data(found.data),
         # The bytes say all six members only if they have the one that may be left out.
         json=None if found.metadata is _NO_METADATA else value,
-        known_ms=time_ms,
     )
 
 
@@ -131,14 +129,14 @@ def from_batch(body: bytes, default_user: str) -> Iterator[tuple[Event, bool] | 
 
 
 def _asked(found: Any, default_user: str) -> tuple[Event, bool] | None:
-    now = datetime.now(UTC)
-    moment = whole_ms(now) if found.timestamp is UNSET else _moment(found.timestamp)
+    now = now_ms()
+    time_ms = now if found.timestamp is UNSET else _time_ms(found.timestamp)
     metadata = _metadata(found.metadata)
     user = default_user if found.userId is UNSET else found.userId
     has_id = found.id is not UNSET
-    if moment is None or metadata is None or not _is_plain(user):
+    if time_ms is None or metadata is None or not _is_plain(user):
         return None
-    if not validation.EARLIEST <= moment <= now + validation.MAX_AHEAD:
+    if not _EARLIEST_MS <= time_ms <= now + _AHEAD_MS:
         return None
     if has_id and (not _ID.fullmatch(found.id) or found.id.startswith(OUR_PREFIX)):
         return None
@@ -147,12 +145,12 @@ def _asked(found: Any, default_user: str) -> tuple[Event, bool] | None:
         "id": id,
         "type": type,
         "userId": user,
-        "timestamp": format_time(moment),
+        "timestamp": format_time(time_ms),
         "metadata": found.metadata,
         "data": found.data,
     }
     data = _frozen_data(found.data)
-    return Event(id, type, user, moment, metadata, data, json=_encode(document)), has_id
+    return Event(id, type, user, time_ms, metadata, data, json=_encode(document)), has_id
 
 
 def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -200,11 +198,11 @@ def _metadata(raw: Raw, *, huge_numbers: bool = False) -> Mapping[str, Any] | No
     return None if errors else frozen(metadata)
 
 
-def _moment(text: str) -> datetime | None:
+def _time_ms(text: str) -> int | None:
     if not _TIME.fullmatch(text):
         return None
     try:
-        return datetime.fromisoformat(text)
+        return to_ms(datetime.fromisoformat(text))
     except ValueError:
         return None
 

@@ -27,7 +27,7 @@ from jobquest.events.event import (
     frozen,
     new_id,
     parse_time,
-    whole_ms,
+    to_ms,
 )
 from jobquest.events.fields import UserId, unseen_in
 
@@ -79,7 +79,7 @@ def from_request(
         id=id or new_id(),
         type=event_type,
         user_id=user_id,
-        timestamp=whole_ms(moment),
+        time_ms=to_ms(moment),
         metadata=frozen(metadata),
         data=frozen(data),
     )
@@ -111,7 +111,7 @@ def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
         id=members.pop("id"),
         type=members.pop("type"),
         user_id=members.pop("userId"),
-        timestamp=moment,
+        time_ms=to_ms(moment),
         metadata=frozen(members.pop("metadata")),
         data=frozen(members.pop("data")),
         extra=frozen({k: v for k, v in members.items() if k != "timestamp"}),

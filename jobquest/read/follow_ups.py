@@ -73,7 +73,7 @@ def _event(cause: Event, event_type: str, fact: str, data: dict[str, Any]) -> Ev
         id=id,
         type=event_type,
         user_id=cause.user_id,
-        timestamp=cause.timestamp,
+        time_ms=cause.time_ms,
         metadata={"causedBy": cause.id},
         data=data,
     )

@@ -220,7 +220,7 @@ def _named(event: Event) -> dict[str, Any]:
         "id": event.id,
         "eventType": event.type,
         "userId": event.user_id,
-        "timestamp": format_time(event.timestamp),
+        "timestamp": format_time(event.time_ms),
     }
 
 
