@@ -73,6 +73,15 @@ def test_follow_ups_are_relayed_without_being_read_from_the_database(runtime: Ru
     assert waiting(runtime) == 0
 
 
+def test_follow_ups_that_waited_in_memory_are_not_read_again_from_the_database(
+    runtime: Runtime,
+) -> None:
+    cause_follow_ups(runtime)
+    make_older(runtime, LEFT_AFTER_MS)
+    assert runtime.relay.step() == 3
+    assert runtime.relay.step() == 0
+
+
 def test_a_follow_up_that_is_no_longer_in_memory_is_read_a_while_later(runtime: Runtime) -> None:
     cause_follow_ups(runtime)
     forget_what_is_kept(runtime)

@@ -83,7 +83,7 @@ class Relay:
         waiting = self._outgoing.take(MOST, without)
         if not waiting or now - self._looked > LOOK_SECONDS:
             self._looked = now
-            waiting += self._outgoing.left(MOST, without)
+            waiting += self._outgoing.left(MOST, without, busy=bool(waiting))
         return waiting
 
     def _bar(self, error: TopicUnavailable) -> None:

@@ -62,17 +62,20 @@ class Outgoing:
         taken = [self._kept.popleft() for _ in range(min(limit, len(self._kept)))]
         return [one for one in taken if one[1].topic not in without]
 
-    def left(self, limit: int, without: Collection[str] = ()) -> Waiting:
+    def left(self, limit: int, without: Collection[str] = (), *, busy: bool = False) -> Waiting:
         """What else waits, oldest first, without the topics in `without`: dead letters and retries
         of this process, follow-ups that it no longer keeps, and all that processes have left that
-        have ended or hang. As many as fit into BYTES, but at least one."""
+        have ended or hang. As many as fit into BYTES, but at least one.
+
+        If this process is `busy` with follow-ups that it kept, their rows are here too: its own
+        follow-ups have to wait."""
         table = tables.outgoing
         sizes = [func.coalesce(func.length(table.c[name]), 0) for name in ("key", "value")]
         size = sum(sizes, func.length(table.c.headers)).label("size")
         with self._database.asking() as connection:
             found = connection.execute(
                 select(table.c.id, size)
-                .where(self._is_left(connection), table.c.topic.not_in(without))
+                .where(self._is_left(connection, busy), table.c.topic.not_in(without))
                 .order_by(table.c.created_ms)
                 .limit(limit)
             ).all()
@@ -87,16 +90,16 @@ class Outgoing:
             }
         return [(id, records[id]) for id in ids if id in records]  # another process may be faster
 
-    def _is_left(self, connection: Connection) -> ColumnElement[bool]:
+    def _is_left(self, connection: Connection, busy: bool) -> ColumnElement[bool]:
         table, processes = tables.outgoing, tables.processes
         now = database_now(connection)
         alive = select(processes.c.id).where(processes.c.heartbeat_ms > now - LEFT_AFTER_MS)
         is_mine = table.c.process == self._process_id
         is_late = table.c.created_ms < now - LATE_AFTER_MS
+        is_lost = ~is_mine & (table.c.process.not_in(alive) | is_late)
         return or_(
             is_mine & table.c.topic.not_in(TOPICS),
-            (table.c.created_ms < now - LEFT_AFTER_MS)
-            & (is_mine | table.c.process.not_in(alive) | is_late),
+            (table.c.created_ms < now - LEFT_AFTER_MS) & (is_lost if busy else is_lost | is_mine),
         )
 
     def since(self) -> tuple[int | None, int]:
