@@ -7,14 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import event as engine_events
+from sqlalchemy import select
 
 from jobquest.errors import PositionMoved
 from jobquest.events import Event, from_request
 from jobquest.log import Origin, Partition, Record
-from jobquest.read import Applied, Batch
+from jobquest.read import Applied, Batch, tables
 from jobquest.read.cursor import Cursor
 from jobquest.read.database import padded
 from jobquest.read.event_filter import EventFilter
+from jobquest.read.statements import add_rows, statements
 from jobquest.runtime import Runtime
 from tests.numbering import begin_after
 from tests.samples import SAMPLES
@@ -94,6 +96,17 @@ def test_numbers_of_changes_rise_without_gaps(runtime: Runtime) -> None:
     found = runtime.queries.changes(0, 100)
     assert [change[0] for change in found] == list(range(1, 13))
     assert runtime.queries.last_seq() == 12
+
+
+def test_bytes_are_stored_as_they_are(runtime: Runtime) -> None:
+    """PostgreSQL gets them as a text in its own notation."""
+    values = [b"", b"a", bytes(range(256)), b'\\x61"},{', b"NULL"]
+    rows = [(str(n), "p", 0, "topic", one, one, one) for n, one in enumerate(values)]
+    with runtime.database.writing() as connection:
+        with statements(connection) as run:
+            add_rows(run, tables.outgoing, rows)
+        found = connection.execute(select(tables.outgoing).order_by(tables.outgoing.c.id)).all()
+    assert [tuple(row) for row in found] == rows
 
 
 @pytest.mark.parametrize(

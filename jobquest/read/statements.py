@@ -296,6 +296,8 @@ def _array(values: Values) -> Any:
         joined = "\0".join(values)
         if joined.count("\0") == len(values) - 1:
             return '{"' + _escaped(joined).replace("\0", '","') + '"}'
+    elif kinds == {bytes}:
+        return '{"' + '","'.join([f"\\\\x{one.hex()}" for one in values]) + '"}'
     elif kinds <= {int, float, NoneType}:
         return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
     elif kinds == {str, NoneType}:
