@@ -179,8 +179,8 @@ class KeptRows:
             keys = sorted({key for key, _ in concerned if key not in kept})
             if keys and projection.of_user:
                 if projection is USER_STATS and table is projection.table:
-                    new = (tuple(projection.new_row(key).values()) for key in keys)
-                    lock_rows(run, table, new)
+                    others = tuple(projection.new_row(keys[0]).values())[len(keys[0]) :]
+                    lock_rows(run, table, keys, others)
                 found = rows_by_key(run, table, keys)
         return _Loading(projection, concerned, keys, found)
 

@@ -143,16 +143,16 @@ def delete_rows(run: Statements, table: Table, keys: Collection[str]) -> None:
     run.run(_delete(run.dialect, table), _list(run.dialect, [(key,) for key in keys]))
 
 
-def lock_rows(run: Statements, table: Table, new: Iterable[Values]) -> None:
-    """Lock the rows of the same keys until the end of the transaction; these are inserted first if
-    they are missing. They are sorted, so that nobody waits in a circle. SQLite has one writer."""
+def lock_rows(run: Statements, table: Table, keys: Sequence[Values], others: Values) -> None:
+    """Lock the rows of these keys until the end of the transaction; those that are missing are
+    inserted first, with the `others` behind their key. The keys are sorted, so that nobody waits in
+    a circle. SQLite has one writer."""
     if run.dialect == "postgresql":
-        rows, key = list(new), _key(table)
-        add_rows(run, table, rows)
+        key, lists = _key(table), _list(run.dialect, keys)
+        run.run(_insert_missing(table), (*others, *lists))
         lock = _select(run.dialect, table, key, key, "true")
         order = ", ".join(f'found."{name}"' for name in key)
-        keys = [row[: len(key)] for row in rows]
-        run.run(f"{lock} ORDER BY {order} FOR UPDATE OF found", _list(run.dialect, keys))
+        run.run(f"{lock} ORDER BY {order} FOR UPDATE OF found", lists)
 
 
 def _write(
@@ -221,6 +221,17 @@ def _insert(dialect: str, table: Table, names: tuple[str, ...] = (), number: str
         return f"{into} VALUES ({', '.join('?' * len(given))})"
     lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in given)
     return f"{into} SELECT {number and number + ', '}* FROM unnest({lists})"  # noqa: S608
+
+
+@cache
+def _insert_missing(table: Table) -> str:
+    key, names = _key(table), table.columns.keys()
+    lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in key)
+    others = ", ".join(f"%s::{_kind(table, name)}" for name in names[len(key) :])
+    return (
+        f"INSERT INTO {table.name} ({_quoted(names)}) SELECT wanted.*, {others}"  # noqa: S608
+        f" FROM unnest({lists}) AS wanted ON CONFLICT DO NOTHING"
+    )
 
 
 @cache
