@@ -91,6 +91,12 @@ def test_a_follow_up_that_is_no_longer_in_memory_is_read_a_while_later(runtime: 
     assert waiting(runtime) == 0
 
 
+def test_follow_ups_for_a_topic_that_the_log_refuses_stay_in_the_table(runtime: Runtime) -> None:
+    cause_follow_ups(runtime)
+    assert runtime.read_side.outgoing.take(10, without=["notifications"]) == []
+    assert waiting(runtime) == 3
+
+
 def test_follow_ups_that_memory_has_no_room_for_are_read_from_the_database(
     settings: dict[str, str], database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
