@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,10 +38,11 @@ from jobquest.events import Event
 from jobquest.runtime import Runtime
 from tests import kafka_broker, postgres
 from tests.postgres import Postgres
-from tests.service import Service
+from tests.service import Service, wait_for
 
 EVENTS = 150_000
 SECONDS = 300.0
+PROCESSES = 3  # of an instance: two workers and the consumer
 FIRST, LAST = 0.1, 0.9  # between these shares of the events the rate is measured
 STEPPED_EVENTS = 60_000
 SQLITE, LOCAL, NEAR = "SQLite", "PostgreSQL on a local socket", "2 ms away"
@@ -146,8 +148,14 @@ def _rate(name: str, broker: str, server: Postgres) -> float:
             service = Service(folder, **_settings(folder, broker) | settings)
             used.callback(service.kill)
             services.append(service.start())
+        listed = partial(_all_are_listed, services)
+        wait_for(listed, SECONDS)  # the first process makes the tables, and that takes its time
         services[0].switch("start")  # for all of them
         return _measured(read)
+
+
+def _all_are_listed(services: list[Service]) -> bool:
+    return len(services[0].status()["processes"]) == PROCESSES * len(services)
 
 
 def _settings(folder: Path, broker: str) -> dict[str, str]:

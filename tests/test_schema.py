@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 from pathlib import Path
 from subprocess import PIPE
@@ -30,6 +31,8 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     create_engine,
+    func,
+    select,
     text,
 )
 
@@ -37,7 +40,7 @@ from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
 from jobquest.read import schema, tables
-from jobquest.read.database import Database
+from jobquest.read.database import UPGRADE_LOCK, Database
 from jobquest.read.schema_check import differences
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres
@@ -182,6 +185,26 @@ def test_processes_that_start_at_once_upgrade_once(old_url: str) -> None:
     with engine.connect() as connection:
         assert schema.revision(connection) == schema.REVISION
     engine.dispose()
+
+
+def test_a_process_that_starts_waits_for_nobody_if_the_tables_have_its_revision(
+    runtime: Runtime,
+) -> None:
+    starting = Database(runtime.database.engine.url.render_as_string(hide_password=False))
+
+    def found() -> str | None:
+        with starting.reading() as other:
+            return schema.revision(other)
+
+    with (
+        ThreadPoolExecutor() as threads,
+        runtime.database.writing() as connection,  # on SQLite it has the write lock
+    ):
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        # A writer is waited for 5 s, an upgrade for as long as it takes.
+        assert threads.submit(found).result(timeout=2) == schema.REVISION
+    starting.close()
 
 
 def test_an_upgrade_that_fails_leaves_the_tables_as_they_were(

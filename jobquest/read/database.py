@@ -38,7 +38,7 @@ _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 # write-ahead log before they are copied into the file.
 _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _T = TypeVar("_T")
-_UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers instead of names
+UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers instead of names
 _KEPT = 8  # idle connections that a pool keeps open
 _PING_AFTER_SECONDS = 1.0  # without use: whether the server is still there
 _GIVEN_BACK = "given_back"
@@ -276,15 +276,24 @@ class Database:
     def _prepare(self) -> None:
         """Make sure, once per process, that this version can work with the tables."""
         if not self._ready:
-            self._bring_up(may_upgrade=self._upgrades)
+            if not self._is_current():
+                self._bring_up(may_upgrade=self._upgrades)
             self._ready = True
+
+    def _is_current(self) -> bool:
+        """Whether the tables have our revision already. Nobody waits for it: with a database far
+        away, a dozen processes would need several seconds to look one after the other."""
+        if self.is_file and not Path(self.engine.url.database or "").exists():
+            return False
+        with self.engine.connect() as connection:
+            return schema.is_current(connection)
 
     def _bring_up(self, *, may_upgrade: bool) -> str | None:
         if self.engine.url.database and self.is_file:
             Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._begin() as connection:
             if not self.is_file:  # SQLite's transaction holds the write lock
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
             try:
                 return schema.bring_up(connection, may_upgrade=may_upgrade, where=self._where())
             except DBAPIError as error:

@@ -28,7 +28,7 @@ from jobquest.read.statements import (
     Statements,
     Values,
     grow_rows,
-    lock_rows,
+    locked_rows,
     rows_by_key,
     select_by_key,
     write_rows,
@@ -180,8 +180,9 @@ class KeptRows:
             if keys and projection.of_user:
                 if projection is USER_STATS and table is projection.table:
                     others = tuple(projection.new_row(keys[0]).values())[len(keys[0]) :]
-                    lock_rows(run, table, keys, others)
-                found = rows_by_key(run, table, keys)
+                    found = locked_rows(run, table, keys, others)
+                else:
+                    found = rows_by_key(run, table, keys)
         return _Loading(projection, concerned, keys, found)
 
     def _are_many(self, loading: Sequence[_Loading], events: Sequence[Event]) -> bool:

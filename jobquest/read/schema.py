@@ -61,6 +61,15 @@ def revision(connection: Connection) -> str | None:
     )
 
 
+def is_current(connection: Connection) -> bool:
+    """Whether the tables have our revision. Somebody may upgrade them meanwhile: then it is False,
+    or the upgrade is committed."""
+    try:
+        return revision(connection) == REVISION
+    except ReadSideUnavailable:  # a look in the middle of an upgrade's commit
+        return False
+
+
 _MOVE_AWAY = ". Stop the service, move it away, run `flask events rebuild`, start."
 
 

@@ -143,16 +143,15 @@ def delete_rows(run: Statements, table: Table, keys: Collection[str]) -> None:
     run.run(_delete(run.dialect, table), _list(run.dialect, [(key,) for key in keys]))
 
 
-def lock_rows(run: Statements, table: Table, keys: Sequence[Values], others: Values) -> None:
-    """Lock the rows of these keys until the end of the transaction; those that are missing are
+def locked_rows(run: Statements, table: Table, keys: Sequence[Values], others: Values) -> Any:
+    """The rows of these keys, locked until the end of the transaction; those that are missing are
     inserted first, with the `others` behind their key. The keys are sorted, so that nobody waits in
-    a circle. SQLite has one writer."""
+    a circle. SQLite has one writer, so it locks and inserts nothing. Returns the cursor."""
+    key = _key(table)
+    columns, lists = tuple(table.columns.keys()), _list(run.dialect, keys)
     if run.dialect == "postgresql":
-        key, lists = _key(table), _list(run.dialect, keys)
         run.run(_insert_missing(table), (*others, *lists))
-        lock = _select(run.dialect, table, key, key, "true")
-        order = ", ".join(f'found."{name}"' for name in key)
-        run.run(f"{lock} ORDER BY {order} FOR UPDATE OF found", lists)
+    return run.run(_select(run.dialect, table, key, columns, "true", "FOR UPDATE"), lists)
 
 
 def _write(
@@ -255,24 +254,34 @@ def _growing(dialect: str, table: Table) -> str:
 
 @cache
 def _select(
-    dialect: str, table: Table, key: tuple[str, ...], columns: tuple[str, ...], where: str
+    dialect: str,
+    table: Table,
+    key: tuple[str, ...],
+    columns: tuple[str, ...],
+    where: str,
+    ending: str = "OFFSET 0",
 ) -> str:
+    shown = ", ".join([f'found."{name}"' for name in columns])
     if dialect == "sqlite":
         # SQLite never reorders a CROSS JOIN: the keys are looked up, the table is not scanned.
         values = [f"json_extract(wanted.value, '$[{n}]')" for n in range(len(key))]
         if len(key) == 1:
             values = ["wanted.value"]
-        keys = "json_each(?) AS wanted"
-    else:
-        values = [f"wanted.k{n}" for n in range(len(key))]
-        arrays = ", ".join(f"%s::{_kind(table, name)}[]" for name in key)
-        keys = f"unnest({arrays}) AS wanted ({', '.join(f'k{n}' for n in range(len(key)))})"
-    same = [f'found."{name}" = {value}' for name, value in zip(key, values, strict=True)]
-    shown = ", ".join([f'found."{name}"' for name in columns])
-    return (
-        f"SELECT {shown} FROM {keys} CROSS JOIN {table.name} AS found"  # noqa: S608
-        f" WHERE {' AND '.join(same)} AND {where}"
-    )
+        same = _same(key, values)
+        wanted = f"json_each(?) AS wanted CROSS JOIN {table.name} AS found"
+        return f"SELECT {shown} FROM {wanted} WHERE {same} AND {where}"  # noqa: S608
+    # PostgreSQL would scan the whole table for thousands of keys, as long as it has less than about
+    # 100,000 rows: 140 ms in place of 14. It does not look inside a subquery that ends like this.
+    names = [f"k{n}" for n in range(len(key))]
+    lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in key)
+    same = _same(key, [f"wanted.{name}" for name in names])
+    found = f"SELECT {shown} FROM {table.name} AS found WHERE {same} AND {where} {ending}"  # noqa: S608
+    wanted = f"unnest({lists}) AS wanted ({', '.join(names)})"
+    return f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found}) AS found"  # noqa: S608
+
+
+def _same(key: tuple[str, ...], values: Sequence[str]) -> str:
+    return " AND ".join(f'found."{name}" = {one}' for name, one in zip(key, values, strict=True))
 
 
 @cache
