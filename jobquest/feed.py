@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 RING_ITEMS, RING_BYTES = 1_000, 4_000_000
 TICK_SECONDS = 0.05  # one frame per tick under load; otherwise, looks for other processes' changes
-IDLE_SECONDS = 0.25  # between looks without viewers
+IDLE_SECONDS = 1.0  # between looks without viewers, only for the epoch that the status names
 LOOK_BYTES = 1_000_000  # sent of what one look finds: a viewer may have to catch up with that
 PORTION_ITEMS = 100  # read at a time: some megabytes of the largest items that are listed
 HEARTBEAT_SECONDS = 25.0

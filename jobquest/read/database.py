@@ -350,7 +350,8 @@ def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
         "tcp_user_timeout": _UNANSWERED_MS,
         "client_encoding": postgres.CLIENT_ENCODING,
     }
-    engine = create_engine(url, connect_args=arguments, **bounds)
+    # The latest connection first: it has the statements prepared, and needs no ping.
+    engine = create_engine(url, connect_args=arguments, pool_use_lifo=True, **bounds)
 
     @engine_events.listens_for(engine, "do_connect")
     def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:

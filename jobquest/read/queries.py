@@ -80,7 +80,7 @@ class Queries:
 
     def epoch(self) -> str:
         """Names this database's life: `seq` numbers of another epoch mean nothing here."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return _epoch(connection)
 
     def events(
@@ -119,7 +119,7 @@ class Queries:
 
     def last_change(self) -> tuple[str, int]:
         """This database's life and the number of its last change: `epoch` and `last_seq` in one."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return _epoch(connection), numbers.last(connection)
 
     def check_tables(self) -> None:
@@ -130,7 +130,7 @@ class Queries:
 
     def last_seq(self) -> int:
         """The number of the last change."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return numbers.last(connection)
 
     def event(self, id: str) -> Answer | None:

@@ -27,7 +27,7 @@ class ServiceState:
     def wanted(self) -> tuple[str | None, int]:
         """The state that the operator wants of the consumer (running, stopped; None: not set yet),
         and how often it was set."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             row = connection.execute(select(tables.service.c.wanted, tables.service.c.generation))
             wanted, generation = row.one()
             return wanted, generation
@@ -59,7 +59,7 @@ class ServiceState:
     def processes(self) -> list[dict[str, Any]]:
         """Every process: id, host, pid, heartbeat_ms, silent_ms since the last heartbeat, and its
         consumer's snapshot."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return [row for row in processes.listed(connection) if row["consumer"]]
 
     def forget_dead_processes(self) -> None:
