@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,16 +21,18 @@ from jobquest.events import from_request
 from jobquest.log import Origin, Record
 from jobquest.read import Applied, Batch, tables
 from jobquest.read.cursor import Cursor
+from jobquest.read.effects import EventRow, write_events
 from jobquest.read.projections import DERIVED
-from jobquest.read.statements import Statements
+from jobquest.read.statements import Statements, select_by_key, statements
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres
 from tests.samples import SAMPLES
-from tests.service import wait_for
+from tests.service import Service, wait_for
 
 pytestmark = pytest.mark.postgres
 
 TYPES = ("xp.earned", "mission.completed", "job.applied", "notification.sent", "user.login")
+MOST_ROUND_TRIPS = 20  # a second, of one process that does everything
 BLOCKED_SECONDS = 0.05  # a statement that takes longer waits for the other applier's lock
 
 
@@ -159,6 +163,47 @@ def test_a_batch_takes_three_round_trips(
     # The proxy takes two for one if what follows an answer arrives together with what came before.
     assert min(taken) <= 3
     assert sorted(taken)[len(taken) // 2] <= 5  # others: what the driver prepares, and each second
+
+
+def test_the_ids_of_a_batch_are_looked_up_by_their_index_also_in_a_small_table(
+    two: tuple[Runtime, Runtime],
+) -> None:
+    """PostgreSQL expects that a scan is cheaper, until there are about 100,000 events. It took ten
+    times as long, in every batch."""
+    rows = [
+        EventRow(f"{n}", "processed", "xp-events", 0, n, "xp.earned", "ada", n, n, None, "x" * 600)
+        for n in range(20_000)
+    ]
+    with two[0].database.writing() as connection, statements(connection) as run:
+        write_events(run, rows)
+    keys = [(f"{n}",) for n in range(3_000)]
+    query, values = select_by_key(
+        "postgresql", tables.events, keys, ("id",), ("id", "body"), "outcome = 'processed'"
+    )
+    with two[0].database.asking() as connection, statements(connection) as run:
+        plan = "\n".join(row[0] for row in run.run(f"EXPLAIN {query}", values).fetchall())
+        assert len(run.run(query, values).fetchall()) == len(keys)
+    assert "Index Scan using events_id_key on events" in plan, plan
+
+
+@pytest.mark.slow
+def test_an_instance_that_waits_for_events_seldom_asks_its_database(
+    postgres_server: Postgres, new_postgres: str, tmp_path: Path
+) -> None:
+    """Several instances share one; and far away, what waits for many answers comes late."""
+    url = make_url(postgres_server.new_database(f"CREATE DATABASE name TEMPLATE {new_postgres}"))
+    assert url.port
+    with Distance(url.port, 0.0) as distance:
+        behind = url.set(port=distance.port).render_as_string()
+        service = Service(tmp_path, DATABASE_URL=behind).start()
+        try:
+            wait_for(lambda: service.status()["state"] == "idle", 30)
+            began, before = time.monotonic(), distance.needed()["round_trips"]
+            time.sleep(5)  # what is counted comes with time
+            asked = (distance.needed()["round_trips"] - before) / (time.monotonic() - began)
+        finally:
+            service.kill()
+    assert asked < MOST_ROUND_TRIPS
 
 
 def test_of_two_that_read_the_same_partition_one_is_refused(two: tuple[Runtime, Runtime]) -> None:

@@ -273,6 +273,35 @@ def two_appliers(
         yield
 
 
+class Noting(Hold):
+    """Holds nobody; keeps the statements."""
+
+    def __init__(self) -> None:
+        super().__init__((), kills=False)
+        self.statements: list[str] = []
+
+    def before(self, statement: object) -> None:
+        self.statements.append(str(statement))
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_each_place_where_one_can_be_held_is_a_statement_of_a_batch(
+    two_appliers: None, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Event) -> None:
+        if event.user_id == "bob":
+            raise Unlucky
+
+    runtime.consumer.register_event_handler("user.login", fail)
+    noting = Noting()
+    monkeypatch.setattr(HERE, "hold", noting)
+    for user in ("ada", "ada", "bob"):  # the second one moves a position that is stored
+        runtime.producer.publish("user.login", user, {})
+        assert runtime.consumer.step() == 1
+    for place in PLACES:
+        assert any(all(words in one for words in place) for one in noting.statements), place
+
+
 def test_two_appliers_come_to_what_a_replay_does_whatever_happens(two_appliers: None) -> None:
     chosen = settings(
         _SETTINGS,
