@@ -162,6 +162,20 @@ def test_a_users_events_are_found_however_many_changes_lie_between(
     assert page(since=Cursor(4)) == ([800_001, 250_004, 250_001], None)
 
 
+def test_every_character_of_a_text_is_stored(runtime: Runtime) -> None:
+    """Those among them that separate or quote something on the way to the database."""
+    text = "a\x1fb \x1e \x01 \"c\" \\d\\ {e,NULL} \t\n é \u2028 😀 '%s'"
+    batch = []
+    for n in range(3):
+        told = SAMPLES["notification.sent"] | {"message": f"{n}{text}"}
+        event = from_request("notification.sent", "ada", told, id=f"{n}")
+        record = Record("notifications", 0, n, b"ada", event.to_json(), (), event.time_ms)
+        batch.append(Applied(event, record))
+    runtime.read_side.apply(Batch(batch))
+    for n, one in enumerate(batch):
+        assert runtime.read_side.contents([f"{n}"]) == {f"{n}": one.event.to_json()}
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_lists_of_events_use_an_index(runtime: Runtime) -> None:
     """With ten million events a scan takes seconds."""
