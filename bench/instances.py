@@ -174,7 +174,7 @@ def _measured(processed: Callable[[], int]) -> float:
             first = time.monotonic(), done
         if time.monotonic() - began > SECONDS:
             raise MeasureFailed(f"Only {done:,} events were processed in {SECONDS:.0f} s.")
-        time.sleep(0.05)  # nothing tells another process that the position has moved
+        time.sleep(0.05)  # between two looks: nothing tells another process that a position moved
     if first is None:
         raise MeasureFailed("The events were processed too fast to be measured.")
     return (done - first[1]) / (time.monotonic() - first[0])

@@ -199,7 +199,7 @@ def test_an_instance_that_waits_for_events_seldom_asks_its_database(
         try:
             wait_for(lambda: service.status()["state"] == "idle", 30)
             began, before = time.monotonic(), distance.needed()["round_trips"]
-            time.sleep(5)  # what is counted comes with time
+            time.sleep(5)  # the span itself: round trips of an idle process are counted in it
             asked = (distance.needed()["round_trips"] - before) / (time.monotonic() - began)
         finally:
             service.kill()
