@@ -26,7 +26,7 @@ from jobquest.read.queries import Queries
 from jobquest.read.replay import RebuildFailed
 from jobquest.runtime import Runtime
 from tests.postgres import Postgres
-from tests.test_properties import _SETTINGS, ReadSideMachine, Unlucky
+from tests.test_properties import _SETTINGS, ATTEMPTS, ReadSideMachine, Unlucky
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -113,10 +113,10 @@ class TwoAppliersMachine(ReadSideMachine):
             raise Unlucky(event.id)
 
     def _step(self, runtime: Runtime) -> int:
-        called = len(self.calls)
+        self.outlived = len(self.calls)
         count = super()._step(runtime)
-        if not count:  # perhaps the other one reads its topics now: its calls came to nothing
-            del self.calls[called:]
+        if not count:  # perhaps another one reads its topics now: its calls came to nothing
+            del self.calls[self.outlived :]  # but not those of one that took over meanwhile
         return count
 
     # --- what else happens ---
@@ -300,6 +300,25 @@ def test_each_place_where_one_can_be_held_is_a_statement_of_a_batch(
         assert runtime.consumer.step() == 1
     for place in PLACES:
         assert any(all(words in one for words in place) for one in noting.statements), place
+
+
+def test_a_redriven_event_is_handled_last_by_one_that_takes_over_in_the_middle(
+    two_appliers: None,
+) -> None:
+    machine = TwoAppliersMachine()
+    for topic in TOPICS:
+        machine._take_over(topic)
+    machine.other.consumer._topics.clear()
+    machine.fail_for(ids={"x0"})
+    machine.earn(id="x0", user="ada", xp=10)
+    machine.drain_and_check()  # it dies
+    machine.fail_for(ids=set())
+    machine.earn(id="x1", user="ada", xp=10)
+    machine.drain_and_check()
+    machine.edit_and_redrive(n=0, user="ada", id="x0")
+    machine.another_consumer_takes_over(id="x2", user="ada", fails=False)
+    assert machine.calls == [*[("x0", False)] * ATTEMPTS, ("x1", True), ("x0", True), ("x2", True)]
+    machine.teardown()
 
 
 def test_two_appliers_come_to_what_a_replay_does_whatever_happens(two_appliers: None) -> None:

@@ -242,7 +242,7 @@ def _insert(dialect: str, table: Table, names: tuple[str, ...] = (), number: str
 @cache
 def _insert_missing(table: Table) -> str:
     key, names = _key(table), table.columns.keys()
-    lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in key)
+    lists = ", ".join(_unnested(table, name) for name in key)
     others = ", ".join(f"%s::{_kind(table, name)}" for name in names[len(key) :])
     return (
         f"INSERT INTO {table.name} ({_quoted(names)}) SELECT wanted.*, {others}"  # noqa: S608
@@ -290,7 +290,7 @@ def _select(
     # PostgreSQL would scan the whole table for thousands of keys, as long as it has less than about
     # 100,000 rows: 140 ms in place of 14. It does not look inside a subquery that ends like this.
     names = [f"k{n}" for n in range(len(key))]
-    lists = ", ".join(f"%s::{_kind(table, name)}[]" for name in key)
+    lists = ", ".join(_unnested(table, name) for name in key)
     same = _same(key, [f"wanted.{name}" for name in names])
     found = f"SELECT {shown} FROM {table.name} AS found WHERE {same} AND {where} {ending}"  # noqa: S608
     wanted = f"unnest({lists}) AS wanted ({', '.join(names)})"
