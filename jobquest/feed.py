@@ -147,7 +147,7 @@ class Feed:
         self._woken = threading.Event()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._looked = time.monotonic()
+        self._looked = float("-inf")  # at once: the status names the epoch
         self.epoch = ""
 
     def start(self) -> None:

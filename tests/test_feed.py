@@ -88,6 +88,11 @@ def happen(runtime: Runtime, count: int, body: int = 300) -> None:
         numbers.begin_after(connection, numbers.last(connection) + count)
 
 
+def test_the_epoch_is_known_soon_after_the_start(feed: Feed, runtime: Runtime) -> None:
+    wait_for(lambda: feed.epoch, 0.5)
+    assert feed.epoch == runtime.queries.epoch()
+
+
 def test_a_viewer_is_greeted_and_then_sees_what_happens(runtime: Runtime, feed: Feed) -> None:
     publish(runtime, "before")
     screen = Screen(feed)
