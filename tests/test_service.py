@@ -33,6 +33,17 @@ def outcome(service: Service, id: str) -> str | None:
     return answer.json["data"]["outcome"] if answer.code == 200 else None
 
 
+@pytest.mark.slow
+def test_the_first_start_says_only_what_matters(tmp_path: Path) -> None:
+    """The library that makes the tables logged eight lines about itself."""
+    service = Service(tmp_path, fresh=True).start()
+    try:
+        wait_for(lambda: service.status()["state"] == "idle", 30, service.tail)
+        assert "alembic" not in service.tail()
+    finally:
+        service.kill()
+
+
 def test_each_type_goes_from_a_post_to_the_live_view(service: Service) -> None:
     def greet() -> bool:
         """A group may have to join again at any time: then the greeting says `starting`."""

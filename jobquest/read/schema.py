@@ -118,10 +118,10 @@ def _refuse_unless_expanded(connection: Connection, found: str) -> None:
 
 def upgrade(connection: Connection, found: str | None) -> None:
     """Upgrade tables of revision `found` to ours, in the caller's transaction."""
+    config = _config()
     # The import takes a tenth of a second, and few starts need it.
     from alembic import command
 
-    config = _config()
     config.attributes["connection"] = connection
     with _UPGRADING:
         # Somebody may have dropped all tables except the one that stores the revision.
