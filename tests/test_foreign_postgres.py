@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
+from jobquest.read import database as databases
 from jobquest.read import tables
 from jobquest.read.database import Database
 from jobquest.runtime import Runtime
@@ -190,6 +191,25 @@ def shared(postgres_server: Postgres) -> Iterator[Database]:
         pass
     yield made
     made.close()
+
+
+@pytest.mark.postgres
+def test_a_connection_that_was_lost_while_it_was_idle_fails_nobody(
+    shared: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = text(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid != pg_backend_pid()"
+    )
+    monkeypatch.setattr(databases, "_PING_AFTER_SECONDS", 0.0)
+    with shared.reading(), shared.reading() as last:  # two connections
+        last.exec_driver_sql("SELECT 1")
+    with shared.reading() as mine:
+        [ended] = mine.execute(others).scalars()
+        assert ended
+    with shared.reading() as one, shared.reading() as another:
+        one.exec_driver_sql("SELECT 1")
+        another.exec_driver_sql("SELECT 1")
 
 
 @pytest.mark.postgres

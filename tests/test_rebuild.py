@@ -185,6 +185,17 @@ def test_a_rebuild_makes_the_same_rows_again(runtime: Runtime, small_batches: No
     assert rows_of(runtime) == before
 
 
+def test_large_records_share_a_transaction_only_as_far_as_they_fit(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(runtime, *(xp_event(f"e{n}", "ada", n) for n in range(4)))
+    consume(runtime)
+    monkeypatch.setattr(rebuilding, "BATCH_BYTES", 200)  # two of them are longer
+    steps: list[int] = []
+    runtime.rebuild.run(lambda done, _total: steps.append(done))
+    assert sorted(set(steps)) == [0, 2, 4]
+
+
 def test_the_new_tables_have_the_old_ones_indexes(runtime: Runtime) -> None:
     # SQLAlchemy's inspection leaves out what is indexed by an expression.
     query = {
