@@ -5,7 +5,7 @@ Created by the runtime, called by it and by the web side; changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from jobquest.browse import Wanted, browse
@@ -78,7 +78,9 @@ class Report:
         if progress.error and state in WORKING:
             state, reason = "disconnected", str(progress.error)
         elif state in WORKING or reason == NOBODY_READS:
-            lines = dict.fromkeys(line for one in processes for line in one.get("obstacles", ()))
+            lines = dict.fromkeys(
+                line for one in working_part(processes) for line in one.get("obstacles", ())
+            )
             state = "degraded" if lines and state in WORKING else state
             reason = " ".join(lines) or reason
         return {
@@ -162,17 +164,20 @@ class Report:
         return problems
 
     def processes(self) -> list[dict[str, Any]]:
-        """Each process that is alive, from its last heartbeat, sorted by host and pid. Raises
+        """Each process that is alive, from its last heartbeat, sorted by host and pid. If one is
+        silent, and others read its partitions, it has no partitions and is `takenOver`. Raises
         ReadSideUnavailable."""
-        processes = []
+        processes, silent = [], []
         for row in self._state.processes():
             consumer, silent_ms = row["consumer"], row["silent_ms"]
             if row["id"] == self._state.process_id:  # known here, even with a read-only database
                 row["heartbeat_ms"] += silent_ms
                 consumer, silent_ms = self._own_heartbeat(), 0
             if silent_ms > SILENT_AFTER_MS and consumer["state"] != "stopped":
-                reason = f"no heartbeat for {silent_ms // 1000} s"
+                who = f"{row['host']} (pid {row['pid']})"
+                reason = f"{who} has sent no heartbeat for {silent_ms // 1000} s"
                 consumer |= {"state": "stalled", "reason": reason}
+                silent.append(row["id"])
             processes.append(
                 {
                     "id": row["id"],
@@ -180,13 +185,32 @@ class Report:
                     "pid": row["pid"],
                     "version": None,  # of a process of an older version, which does not say it
                     "heartbeat": format_time(row["heartbeat_ms"]),
+                    "takenOver": False,
                     **consumer,
                 }
             )
+        _take_over(processes, silent)
         return sorted(processes, key=lambda one: (one["host"], one["pid"]))
 
 
+def _take_over(processes: Sequence[dict[str, Any]], silent: Collection[str]) -> None:
+    """Take from silent processes the partitions that others read by now."""
+    alive = (one["assignment"] for one in processes if one["id"] not in silent)
+    are_read = {place for assignment in alive for place in assignment}
+    for one in processes:
+        if one["id"] in silent and are_read:
+            one["assignment"] = [place for place in one["assignment"] if place not in are_read]
+            one["takenOver"] = not one["assignment"]
+
+
+def working_part(processes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The processes that the service's state depends on: nobody waits for one that is taken over,
+    which has ended, or will see that it has lost its partitions."""
+    return [one for one in processes if not one["takenOver"]]
+
+
 def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
+    processes = working_part(processes)
     is_read = any(process["assignment"] for process in processes if process["state"] in HEALTHY)
     # A process that joins while another one reads changes nothing yet.
     counted = [p for p in processes if not (is_read and p["state"] == "starting")]

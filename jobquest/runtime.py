@@ -45,7 +45,7 @@ from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.schema import REVISION
 from jobquest.read.service_state import ServiceState
 from jobquest.rebuilder import Rebuilder
-from jobquest.report import LOG_TOPICS, WORKING, Report
+from jobquest.report import LOG_TOPICS, WORKING, Report, working_part
 from jobquest.version import version
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ class Runtime:
 
         def reached(processes: list[dict[str, Any]]) -> bool:
             reading = any(process["assignment"] for process in processes)
-            return reading and _states(processes) <= WORKING
+            return reading and _states(working_part(processes)) <= WORKING
 
         return self._await("running", reached)
 

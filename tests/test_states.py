@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
@@ -190,11 +191,33 @@ def test_stalled_where_a_process_gives_no_sign_of_life(client: FlaskClient) -> N
     runtime = runtime_of(client)
     with runtime.database.writing() as connection:
         connection.exec_driver_sql(
+            "INSERT INTO processes SELECT 'silent', host, pid, heartbeat_ms - 10000,"
+            " json_set(consumer, '$.assignment', json('[\"notifications/1\"]')) FROM processes"
+        )
+    status = await_state(client, "stalled")
+    assert re.search(r" \(pid \d+\) has sent no heartbeat for 1\d s", str(status["reason"]))
+
+
+def test_a_silent_process_whose_partitions_others_read_makes_nobody_unready(
+    client: FlaskClient,
+) -> None:
+    await_state(client, "idle")
+    runtime = runtime_of(client)
+    with runtime.database.writing() as connection:
+        connection.exec_driver_sql(
             "INSERT INTO processes SELECT 'silent', host, pid, heartbeat_ms - 10000, consumer"
             " FROM processes"
         )
-    status = await_state(client, "stalled")
-    assert "no heartbeat for 1" in str(status["reason"])
+    status = runtime.report.status()
+    assert status["state"] == "idle"
+    assert client.get("/readyz").status_code == 200
+    [silent, alive] = sorted(status["processes"], key=lambda one: one["id"] != "silent")
+    assert (silent["takenOver"], silent["assignment"]) == (True, [])
+    assert "no heartbeat" in silent["reason"]
+    assert (alive["takenOver"], bool(alive["assignment"])) == (False, True)
+    readers = {one["process"] for topic in runtime.report.topics() for one in topic["partitions"]}
+    assert readers == {alive["id"]}
+    runtime.start_consumer()  # does not wait for it
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ from sqlalchemy import make_url, select
 
 from bench.distance import Distance
 from jobquest.config import load
-from jobquest.errors import PositionMoved
+from jobquest.errors import PositionMoved, ReadSideUnavailable
 from jobquest.events import from_request
 from jobquest.log import Origin, Record
-from jobquest.read import Applied, Batch, tables
+from jobquest.read import Applied, Batch, postgres, tables
 from jobquest.read.cursor import Cursor
 from jobquest.read.effects import EventRow, write_events
 from jobquest.read.projections import DERIVED
@@ -247,6 +247,34 @@ def test_an_event_that_two_apply_at_the_same_time_counts_once(
     user = two[0].queries.user("ada")
     assert user
     assert (user["eventCount"], user["xp"]) == (1, SAMPLES["xp.earned"]["xpAmount"])
+
+
+def test_an_applier_that_freezes_in_its_transaction_does_not_stop_the_other_for_long(
+    settings: dict[str, str],
+    postgres_server: Postgres,
+    new_postgres: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its locks are on rows that all appliers change: the server ends its session."""
+    assert 0 < int(postgres._SETTINGS["idle_in_transaction_session_timeout"]) <= 10_000
+    monkeypatch.setitem(postgres._SETTINGS, "idle_in_transaction_session_timeout", "1000")
+    url = postgres_server.new_database(f"CREATE DATABASE name TEMPLATE {new_postgres}")
+    frozen, other = (Runtime(load(settings | {"DATABASE_URL": url})) for _ in range(2))
+    holds, may_end = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(_apply_slowly, frozen, batch(0, 3, 0), holds, may_end)
+        assert holds.wait(10)
+        second = pool.submit(other.read_side.apply, batch(1, 3, 0))
+        try:
+            second.result(10)
+        finally:
+            may_end.set()
+        with pytest.raises(ReadSideUnavailable):
+            running.result(10)
+    frozen.read_side.apply(batch(0, 3, 0))  # it goes on, and nothing counts twice
+    assert sum(one["eventCount"] for one in other.queries.users("", 10)) == 6
+    for one in (frozen, other):
+        one.stop()
 
 
 def test_a_number_is_read_when_no_lower_one_can_appear(two: tuple[Runtime, Runtime]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from sqlalchemy import create_engine, text
 from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable, StateConflict, UpgradeWaits
-from jobquest.read import schema
+from jobquest.read import numbers, schema
+from jobquest.read.database import Database
 from jobquest.read.processes import FORGET_AFTER_MS
 from jobquest.read.shared_clock import database_ms
 from jobquest.rebuilder import Rebuilder
@@ -83,7 +85,7 @@ def test_an_upgrade_waits_while_older_processes_work_says_so_and_takes_over_by_i
     assert status["state"] == "disconnected"
     assert line in status["reason"]
     assert line in str(started.report.readiness(status)["readSide"])
-    with pytest.raises(UpgradeWaits, match="waits until it has stopped"):
+    with pytest.raises(UpgradeWaits, match="waits until they have stopped"):
         started.consumer.step()
     assert not started.log.members(started.config.kafka_group_id)
     xp = {"xpAmount": 5, "totalXp": 0}
@@ -114,13 +116,13 @@ def test_the_command_waits_for_older_processes_or_names_them_and_the_start_asks_
     beat(url, "alpha")
     app = create_app({**settings, "DATABASE_URL": url})
     runner, database = app.test_cli_runner(), app.extensions["jobquest"].database
-    line = r"alpha \(pid 7\). Stop it, then run `flask db upgrade`"
+    line = r"alpha \(pid 7\). Stop these processes, then run `flask db upgrade`"
     with pytest.raises(ReadSideUnavailable, match=line), database.reading():
         pass
     refused = runner.invoke(args=["db", "upgrade"])
     assert refused.exit_code == 1
     assert refused.output.count("\n") == 1
-    assert "alpha (pid 7). The upgrade waits until it has stopped" in refused.output
+    assert "alpha (pid 7). The upgrade waits until they have stopped" in refused.output
     stop = threading.Timer(0.3, leave, [url])
     stop.start()
     done = runner.invoke(args=["db", "upgrade", "--wait", "20"])
@@ -128,6 +130,33 @@ def test_the_command_waits_for_older_processes_or_names_them_and_the_start_asks_
     assert done.stderr.count("alpha (pid 7)") == 1
     assert done.stdout == f"Upgraded the tables from revision 0009 to {schema.REVISION}.\n"
     app.extensions["jobquest"].stop()
+
+
+@pytest.mark.postgres
+def test_an_upgrade_names_the_sessions_that_hold_a_table_and_takes_no_number_twice(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of the old version has frozen in a transaction, and goes on later."""
+    monkeypatch.setattr("jobquest.read.database._LOCKED_MS", 500)
+    url = postgres_server.new_database()
+    load_dump(url, "revision_0009")
+    database, engine = Database(url, upgrades=True), create_engine(url)
+    with engine.begin() as frozen, ThreadPoolExecutor(1) as pool:
+        frozen.execute(text("UPDATE counter SET seq = 500"))
+        pid = frozen.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(UpgradeWaits, match=rf"sessions {pid} of.*pg_terminate_backend"):
+            database.upgrade()
+        monkeypatch.setattr("jobquest.read.database._LOCKED_MS", 20_000)
+        upgrading = pool.submit(database.upgrade)
+        with create_engine(url).connect() as looking:
+            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            wait_for(lambda: looking.scalar(waits), 10)
+        frozen.commit()
+        upgrading.result(20)
+    with database.reading() as connection:
+        assert numbers.last(connection) == 500
+    database.close()
+    engine.dispose()
 
 
 # --- a database that the version before has filled ---

@@ -21,13 +21,14 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
-from jobquest.errors import ReadSideUnavailable, ReadSideUnusable
+from jobquest.errors import ReadSideUnavailable, ReadSideUnusable, UpgradeWaits
 from jobquest.read import postgres, schema, schema_check
 from jobquest.read.database_errors import (
     is_damage,
     is_forbidden,
     is_infrastructure,
     is_infrastructure_of_driver,
+    is_locked,
     is_missing_table,
 )
 
@@ -39,6 +40,11 @@ _CONNECT_SECONDS, _UNANSWERED_MS = 3, 10_000
 _CACHE_KB, _WRITER_CACHE_KB, _CHECKPOINT_PAGES = 2_000, 16_000, 10_000
 _T = TypeVar("_T")
 UPGRADE_LOCK = 7317001  # PostgreSQL's advisory locks have numbers instead of names
+_LOCKED_MS = 5_000  # that an upgrade waits for a table, while all others wait for the upgrade
+_IN_TRANSACTION = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND state = 'idle in transaction' ORDER BY xact_start"
+)
 _KEPT = 8  # idle connections that a pool keeps open
 _PING_AFTER_SECONDS = 1.0  # without use: whether the server is still there
 _GIVEN_BACK = "given_back"
@@ -294,12 +300,26 @@ class Database:
         with self._begin() as connection:
             if not self.is_file:  # SQLite's transaction holds the write lock
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+                connection.execute(text(f"SET LOCAL lock_timeout = {_LOCKED_MS}"))
             try:
                 return schema.bring_up(connection, may_upgrade=may_upgrade, where=self._where())
             except DBAPIError as error:
+                if is_locked(error):
+                    raise UpgradeWaits(self._locked()) from error
                 if not is_forbidden(error):
                     raise
                 raise ReadSideUnavailable(self._forbidden(error)) from error
+
+    def _locked(self) -> str:
+        """Who holds the tables: sessions whose transaction began before."""
+        with self.engine.connect() as connection:
+            pids = connection.execute(text(_IN_TRANSACTION)).scalars().all()
+        held = f"the sessions {', '.join(map(str, pids))} of" if pids else "another session of"
+        return (
+            f"The upgrade waits: {held} PostgreSQL hold locks on the tables, and their processes"
+            " may be frozen. Stop these, or end the sessions: SELECT pg_terminate_backend(pid)"
+            f" ({self._where()})."
+        )
 
     def _forbidden(self, error: DBAPIError) -> str:
         cause, role = str(error.orig).splitlines()[0], self.engine.url.username

@@ -64,6 +64,11 @@ def is_forbidden(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlstate", None) == "42501"
 
 
+def is_locked(error: DBAPIError) -> bool:
+    """Whether PostgreSQL says that somebody else has held a lock for longer than we wait."""
+    return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether a driver's error says that SQLite's file is damaged or no database at all."""
     return _sqlite_code(error) in _DAMAGED

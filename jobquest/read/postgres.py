@@ -11,6 +11,9 @@ from typing import Any
 from jobquest.errors import ReadSideUnusable
 
 CLIENT_ENCODING = "utf8"
+# A process that freezes inside a transaction, or whose machine is gone, holds locks that all others
+# wait for. The server ends its session after this time, and frees them.
+FROZEN_MS = 10_000
 # Administrators set these for people's sessions. Ours depend on them: after a lock was waited for,
 # others' changes must be visible; a rebuild works for minutes; numbers must come back unchanged.
 _SETTINGS = {
@@ -20,7 +23,7 @@ _SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
+    "idle_in_transaction_session_timeout": str(FROZEN_MS),
     "idle_session_timeout": "0",
     "standard_conforming_strings": "on",
     "extra_float_digits": "1",

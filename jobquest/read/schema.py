@@ -45,7 +45,7 @@ def revision(connection: Connection) -> str | None:
         if there.has_table("events") or (found and not _BASE <= found <= REVISION):
             raise ReadSideUnavailable(
                 "The database has tables of another application, or the read side has lost its"
-                f" table {first}. Give the read side its own database or schema, and run"
+                f" table {first}. Give the read side its own database, and run"
                 " `flask events rebuild`."
             )
         return None
@@ -93,8 +93,10 @@ def bring_up(connection: Connection, *, may_upgrade: bool, where: str) -> str | 
     if older := alive_before(connection, _works_from(found)):
         line += f", and an older version still works with them: {', '.join(older)}."
         if may_upgrade:
-            raise UpgradeWaits(f"{line} The upgrade waits until it has stopped ({where}).")
-        raise ReadSideUnavailable(f"{line} Stop it, then run `flask db upgrade` ({where}).")
+            raise UpgradeWaits(f"{line} The upgrade waits until they have stopped ({where}).")
+        raise ReadSideUnavailable(
+            f"{line} Stop these processes, then run `flask db upgrade` ({where})."
+        )
     if not may_upgrade:
         raise ReadSideUnavailable(f"{line}: run `flask db upgrade` ({where}).")
     upgrade(connection, found)

@@ -15,6 +15,9 @@ expands = False
 
 
 def upgrade() -> None:
+    if op.get_context().dialect.name == "postgresql":
+        # First, so that nobody takes a number between the look at the last one and the drop.
+        op.execute("LOCK TABLE counter IN ACCESS EXCLUSIVE MODE")
     op.create_table(
         "epoch",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
