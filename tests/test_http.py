@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
+from dataclasses import asdict
 from typing import Any
 
+import orjson
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from jobquest import create_app
+from jobquest.consumer import Snapshot
 from jobquest.events import CATALOGUE
+from jobquest.read.service_state import ServiceState
 from jobquest.runtime import Runtime
 from tests.samples import SAMPLES, TYPES
 from tests.service import wait_for
@@ -330,9 +332,21 @@ def test_health_readiness_and_metrics(client: FlaskClient) -> None:
     client.post(EVENTS, json=LOGIN)
     text = client.get("/metrics").text
     assert 'jobquest_consumer_state{state="stopped"} 1.0' in text
-    this = f'process="{socket.gethostname()}:{os.getpid()}"'
+    this = f'process="{runtime_of(client).state.process_id}"'
     assert f'{{code="201",method="POST",{this},route="/api/kafka/events"}} 1.0' in text
     assert f"jobquest_viewers{{{this}}} 0.0" in text
+
+
+def test_two_containers_of_one_host_name_and_pid_have_series_of_their_own(
+    client: FlaskClient,
+) -> None:
+    for _ in range(2):  # with the host and the pid of this process
+        twin = ServiceState(runtime_of(client).database)
+        twin.beat(orjson.dumps(asdict(Snapshot())))
+    lines = client.get("/metrics").text.splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len([one for one in series if one.startswith("jobquest_records_dead_total")]) >= 2
+    assert len(series) == len(set(series))
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://localhost", "file://"])

@@ -1,11 +1,10 @@
 """`/metrics` for Prometheus: the state of the service from its heartbeats, and the counts of the
-process that answers, with its name as a label, because another process may answer the next scrape.
+process that answers, with its id as a label (the status has the same), because another process may
+answer the next scrape. Host and pid would not do: those of two containers may be equal.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 
 from flask import Flask, Response
@@ -21,7 +20,7 @@ from jobquest.runtime import Runtime
 def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
     """Answer `/metrics`. Returns a function that counts a request by route, method and code."""
     registry = CollectorRegistry()
-    this = _named(socket.gethostname(), os.getpid())
+    this = runtime.state.process_id
     registry.register(_Service(runtime, this))
     requests = Counter(
         "jobquest_http_requests",
@@ -72,7 +71,7 @@ class _Service(Collector):
                 f"jobquest_records_{name}", f"Records that were {name}.", labels=["process"]
             )
             for process in status["processes"]:
-                records.add_metric([_named(process["host"], process["pid"])], process[name])
+                records.add_metric([process["id"]], process[name])
             yield records
         viewers = GaugeMetricFamily(
             "jobquest_viewers", "Live viewers of this process.", labels=["process"]
@@ -83,8 +82,3 @@ class _Service(Collector):
     def describe(self) -> list[Metric]:
         """Nothing: otherwise registering would call `collect`, and query the database, at start."""
         return []
-
-
-def _named(host: str, pid: int) -> str:
-    """The name of a process in the label."""
-    return f"{host}:{pid}"
