@@ -93,7 +93,7 @@ def test_a_number_alone_means_the_present_epoch(client: FlaskClient) -> None:
         runtime_of(client).rebuild.run()
 
 
-@pytest.mark.parametrize("place", ["x", ".", ".epoch", "-1", "1e3", "9" * 30, "²"])
+@pytest.mark.parametrize("place", ["x", ".", ".epoch", "1.", "-1", "1e3", "9" * 30, "²"])
 def test_a_place_that_is_none_is_refused_by_name(shared_client: FlaskClient, place: str) -> None:
     for name in ("after", "since"):
         errors = error_of(shared_client.get(f"/api/events?{name}={place}"), 400)["errors"]

@@ -150,7 +150,10 @@ def test_a_record_of_any_time_is_read_and_shown() -> None:
 def test_refused_numbers_are_told_with_their_bounds(client: FlaskClient) -> None:
     errors = error_of(client.get("/api/events?after=9007199254740993"), 400)["errors"]
     assert errors == {
-        "after": ["Must be the `next` of an answer, or a whole number to 9007199254740992."]
+        "after": [
+            "Must be the `next` of a list, `seq.epoch` of the live view, or a whole number to"
+            " 9007199254740992."
+        ]
     }
     records = "/api/kafka/topics/system-events/records"
     assert client.get(f"{records}?offset=9223372036854775807").status_code == 200

@@ -26,10 +26,13 @@ class Cursor(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """The cursor that is written like this. Raises ValueError, with a line for its reader."""
-        number, _, epoch = text.partition(".")
+        number, dot, epoch = text.partition(".")
         is_whole = number.isascii() and number.isdigit() and len(number) < 20
-        if not is_whole or int(number) > MAX_SEQ:
-            raise ValueError(f"Must be the `next` of an answer, or a whole number to {MAX_SEQ}.")
+        if not is_whole or int(number) > MAX_SEQ or (dot and not epoch):
+            raise ValueError(
+                "Must be the `next` of a list, `seq.epoch` of the live view, or a whole number to"
+                f" {MAX_SEQ}."
+            )
         return cls(int(number), epoch or None)
 
     def is_of(self, epoch: str) -> bool:
