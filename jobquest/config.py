@@ -145,7 +145,7 @@ class Config:
         "JOBQUEST_DATABASE_POOL",
         "16",
         _whole(8, 1000),
-        "database connections that a process may open",
+        "database connections that a process may open; at least 8",
     )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from jobquest import create_app
 from jobquest.config import load
@@ -220,6 +222,54 @@ def test_a_database_that_does_not_exist_yet_is_one_that_is_away(postgres_server:
         pass
     with pytest.raises(ReadSideUnavailable, match="does not exist"):
         database.select("SELECT 1", ())
+
+
+def take_all(url: str, taken: ExitStack) -> str:
+    """Open connections until the server refuses one; returns why it does."""
+    while True:
+        try:
+            taken.enter_context(psycopg.connect(url.replace("+psycopg", "")))
+        except psycopg.OperationalError as refused:
+            return str(refused)
+
+
+@pytest.mark.postgres
+def test_a_server_without_a_connection_left_is_told_with_what_to_do() -> None:
+    """For the administrator and others: some connections are kept for the administrator."""
+    if reason := why_not():
+        pytest.skip(reason)
+    server = Postgres().start()
+    try:
+        url = server.new_database()
+        server.run("CREATE ROLE somebody LOGIN")
+        server.run("ALTER SYSTEM SET max_connections = 6")
+        server.kill()
+        server.start()
+        with ExitStack() as taken:
+            for role, cause in (("somebody", "connection slots"), ("postgres", "too many clients")):
+                there = url.replace("postgres@", f"{role}@")
+                assert cause in take_all(there, taken)
+                database = Database(there)
+                with pytest.raises(ReadSideUnavailable, match=cause) as told, database.reading():
+                    pass
+                assert "Lower JOBQUEST_DATABASE_POOL, or raise PostgreSQL's max" in str(told.value)
+                database.close()
+    finally:
+        server.stop()
+
+
+def test_a_pool_without_a_connection_left_is_told_with_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'read.db'}")
+
+    def wait_in_vain() -> None:
+        raise PoolTimeout
+
+    monkeypatch.setattr(database.engine, "connect", wait_in_vain)
+    with pytest.raises(ReadSideUnavailable, match="raise JOBQUEST_DATABASE_POOL"):
+        database.select("SELECT 1", ())
+    database.close()
 
 
 def test_a_missing_table_stops_no_publisher_and_is_told(settings: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from jobquest.errors import ReadSideUnavailable, ReadSideUnusable, UpgradeWaits
 from jobquest.read import postgres, schema, schema_check
 from jobquest.read.database_errors import (
+    has_no_connection_left,
     is_damage,
     is_forbidden,
     is_infrastructure,
@@ -48,6 +49,10 @@ _IN_TRANSACTION = (
 _KEPT = 8  # idle connections that a pool keeps open
 _PING_AFTER_SECONDS = 1.0  # without use: whether the server is still there
 _GIVEN_BACK = "given_back"
+_FEWER = (
+    "Lower JOBQUEST_DATABASE_POOL, or raise PostgreSQL's max_connections: on Kafka each instance"
+    " opens up to (JOBQUEST_WORKERS + 1) × JOBQUEST_DATABASE_POOL connections."
+)
 
 
 class Database:
@@ -219,11 +224,13 @@ class Database:
         except OSError as error:
             raise ReadSideUnavailable(self._explained(error)) from error
         except PoolTimeout as error:
-            raise ReadSideUnavailable("The read side is busy: no connection is free.") from error
+            line = "The read side is busy: no connection is free. If that lasts, raise"
+            raise ReadSideUnavailable(f"{line} JOBQUEST_DATABASE_POOL.") from error
 
     def _explained(self, error: Exception) -> str:
         orig = getattr(error, "orig", None) or error
-        return self._line(" ".join(str(orig).split()).rstrip("."), is_damage(orig))
+        line = self._line(" ".join(str(orig).split()).rstrip("."), is_damage(orig))
+        return f"{line} {_FEWER}" if has_no_connection_left(orig) else line
 
     def _line(self, cause: str, damaged: bool = False) -> str:
         """One line: what is wrong, where, and what to do, if that is known."""

@@ -7,6 +7,7 @@ is too large; SQLite's may be a full disk or a misspelled column.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +17,9 @@ from sqlalchemy.exc import DBAPIError
 _SQLSTATE_CLASSES = frozenset({"08", "53", "57", "58", "40"})
 # A standby that accepts no writes yet; transactions that were ended for their age; damaged files.
 _SQLSTATES = frozenset({"25006", "25P03", "25P04", "XX001", "XX002"})
+# Too many clients, too many connections for a role or database, slots that are reserved. Only in
+# words: psycopg (3.3.9) has no code if connecting fails.
+_NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|connection slots")
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_CODES = _DAMAGED | {
     sqlite3.SQLITE_BUSY,
@@ -67,6 +71,11 @@ def is_forbidden(error: DBAPIError) -> bool:
 def is_locked(error: DBAPIError) -> bool:
     """Whether PostgreSQL says that somebody else has held a lock for longer than we wait."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
+def has_no_connection_left(error: BaseException) -> bool:
+    """Whether a driver's error says that PostgreSQL has no connection left for us."""
+    return _NO_CONNECTION_LEFT.search(str(error)) is not None
 
 
 def is_damage(error: BaseException) -> bool:
