@@ -370,7 +370,7 @@ def test_one_rebuild_at_a_time(runtime: Runtime) -> None:
     consume(runtime)
 
     def another() -> None:
-        with pytest.raises(StateConflict, match="Another rebuild"):
+        with pytest.raises(StateConflict, match="running: wait until it has ended"):
             Runtime(runtime.config).rebuild.run()
 
     during(runtime, another)

@@ -132,7 +132,7 @@ def test_starting_while_it_has_no_partition_yet(settings: dict[str, str]) -> Non
     with FileLock(folder / "log.db.job-quest-consumer.consumer"):
         client = create_app(settings).test_client()
         assert await_state(client, "starting")["consumerRunning"] is False
-        assert_not_ready(client, "starting")
+        assert_not_ready(client, "starting: It waits for its partitions.")
     await_state(client, "idle")
     runtime_of(client).stop()
 

@@ -58,6 +58,7 @@ RETRY_SECONDS = 0.5  # of retries, after which a step continues with new records
 LONGEST_WAIT_MS = int(1_000 * retries.LONGEST_WAIT_SECONDS * (1 + retries.JITTER))  # of an event
 NEVER = float("inf")
 PROGRESS_SECONDS = 1.0
+JOINS = "It waits for its partitions."
 STANDBY = "Other processes read every partition; this one takes over when one of them ends."
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0  # after an error of the thread's own
 
@@ -173,7 +174,7 @@ class Consumer:
             self._breaker.reset()
             self._probes.start_again()
             self._stop = threading.Event()
-            self._enter("starting")
+            self._enter("starting", JOINS)
             self._thread = threading.Thread(
                 target=self.run, args=(self._stop,), name="consumer", daemon=True
             )
@@ -242,7 +243,7 @@ class Consumer:
                 pass
             elif not assignment and now - joined < JOINING_SECONDS:
                 if self._snapshot.state not in ("disconnected", "crashed"):  # until it works again
-                    self._enter("starting")
+                    self._enter("starting", JOINS)
             elif now - self._last_record > IDLE_AFTER_SECONDS:
                 self._enter("idle", None if assignment else STANDBY, assignment)
             if 0 < count <= SMALL_STEP:
@@ -372,7 +373,7 @@ class Consumer:
         try:
             self._recover(self._recovering)
         except StateConflict as error:
-            raise Unavailable(f"{error} This process waits until it is done.") from error
+            raise Unavailable(str(error)) from error
 
     def _recovering(self, done: int, total: int) -> None:
         if self._stop.is_set():

@@ -138,7 +138,7 @@ class Rebuild:
 @contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
     """Hold a lock that only one rebuild can hold; it is freed if the process dies."""
-    busy = StateConflict("Another rebuild of this read side is running.")
+    busy = StateConflict("Another rebuild of this read side is running: wait until it has ended.")
     if connection.dialect.name == "sqlite":
         lock = FileLock(f"{connection.engine.url.database}.rebuild", timeout=0)
         try:
