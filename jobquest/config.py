@@ -149,7 +149,10 @@ class Config:
     )
     kafka_group_id: str = setting("KAFKA_GROUP_ID", "job-quest-consumer", _group, "consumer group")
     kafka_partitions: int = setting(
-        "KAFKA_PARTITIONS", "6", _whole(1, 1000), "partitions of the topics that it creates"
+        "KAFKA_PARTITIONS",
+        "6",
+        _whole(1, 1000),
+        "partitions of the topics that it creates; best a multiple of the instances",
     )
     kafka_replication_factor: int = setting(
         "KAFKA_REPLICATION_FACTOR", "1", _whole(1, 15), "replicas of the topics that it creates"
