@@ -51,6 +51,7 @@ DISTANCES = {NEAR: 0.002, FAR: 0.050, FAR_THREE: 0.050}  # each way
 GROUPS = {"near": (SQLITE, LOCAL, NEAR), "far": (FAR, FAR_THREE)}
 CONSUME, BATCH = "consume", "a batch"
 ROUND_TRIPS, STATEMENTS = "round trips", "statements"
+STORED = "an event"
 
 
 def _against(name: str, other: str) -> tuple[Series, Series]:
@@ -100,13 +101,14 @@ def _given_ids(events: Iterator[Event]) -> Iterator[Event]:
 
 
 def _step(broker: str, server: Postgres, results: Results) -> None:
-    """What a batch of one consumer needs from the database, without the service's other threads."""
+    """What a batch of one consumer and what an event needs from the database, without the service's
+    other threads."""
     url = make_url(server.new_database())
     with contenders.folder() as files, Distance(url.port or 0, 0.0) as distance:
         behind = url.set(port=distance.port).render_as_string()
         runtime = Runtime(load(_settings(files, broker) | {"DATABASE_URL": behind}))
         runtime.database.upgrade()
-        done = 0
+        before_all, done = _bytes(server, url.database or ""), 0
         while done < STEPPED_EVENTS:
             before = distance.needed()
             if count := runtime.consumer.step(0.5):
@@ -120,8 +122,19 @@ def _step(broker: str, server: Postgres, results: Results) -> None:
                     },
                 )
             done += count
+        after_all = _bytes(server, url.database or "")
+        grown = {name: (after_all[name] - before_all[name]) / done for name in after_all}
+        grown["bytes as JSON"] = sum(len(event.to_json()) for event in mix(done)) / done
+        results.note(STORED, f"of {done:,}", **grown)
         runtime.consumer.close()
         runtime.stop()
+
+
+def _bytes(server: Postgres, database: str) -> dict[str, float]:
+    """How large a database's tables with their indexes are, and the write-ahead log so far."""
+    log = "pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
+    [(tables, written)] = server.run(f"SELECT pg_database_size('{database}'), {log}")
+    return {"bytes in tables": float(tables), "bytes of write-ahead log": float(written)}
 
 
 def _rate(name: str, broker: str, server: Postgres) -> float:

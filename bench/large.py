@@ -27,7 +27,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from bench import contenders
-from bench.consuming import check, rebuild_seconds, sums
+from bench.consuming import NOTHING, check, rebuild_seconds, sums
 from bench.contenders import OURS
 from bench.fill import fill_file, fill_kafka
 from bench.goals import P50, P99, RATE
@@ -62,6 +62,7 @@ LISTS = {  # of events from long ago, or in no order of an index
     "/api/users": "/api/users",
 }
 CONSUME, PAGES, DASHBOARD = "consume", "pages", "dashboard"
+EMPTY = f"{OURS}, empty database"
 ANSWERED, PAINTED, TEXT_PAINTED = "answered", "painted", "text painted"
 WHOLE_BROWSER = "dashboard, whole browser"
 GOALS = (
@@ -72,6 +73,14 @@ GOALS = (
         "is",
         10_000,
         20_000,
+    ),
+    Goal(
+        "the same against an empty database, ids given by the service",
+        Series(CONSUME, OURS, RATE),
+        Series(CONSUME, EMPTY, RATE),
+        "times",
+        0.85,
+        0.95,
     ),
     *(
         Goal(f"`{route}`: p99, ms", Series(PAGES, route, P99), None, "is", 20, at_most=True)
@@ -152,16 +161,17 @@ def _fill(folder: Path, events: int) -> str:
 
 
 def _consume(folder: Path, results: Results) -> None:
-    """Consume more events from Kafka, other ones in each round."""
+    """Consume more events from Kafka, other ones in each round, here and into an empty folder."""
     for number in range(ROUNDS):
         expected = Expected()
-        with contenders.kafka() as broker:
+        with contenders.kafka() as broker, contenders.folder() as empty:
             fill_kafka(broker, expected.counting(mix(MORE_EVENTS, seed=number)))
-            before = sums(folder)
             count = str(MORE_EVENTS)
-            figures = contenders.figures_of("bench.consume_all", str(folder), count, broker)
-        check(folder, expected, before)
-        results.note(CONSUME, OURS, **{RATE: figures["events"] / figures["seconds"]})
+            for name, files in ((OURS, folder), (EMPTY, empty)):
+                before = sums(files) if (files / "read.db").exists() else NOTHING
+                figures = contenders.figures_of("bench.consume_all", str(files), count, broker)
+                check(files, expected, before)
+                results.note(CONSUME, name, **{RATE: figures["events"] / figures["seconds"]})
 
 
 def _look(folder: Path, browsers: dict[str, str], results: Results) -> None:
