@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jobquest.read.database import Database
 from jobquest.read.schema import REVISION
@@ -26,6 +27,8 @@ RELEASED = "0009"  # of which the code is there
 _SESSION = ("SET ", "SELECT pg_catalog.set_config")
 _FILL = "import sys; from tests.filled import main; main(*sys.argv[1:])"
 CODE = FOLDER / f"version_{RELEASED}.tar.xz"
+# Python 3.11.2, which Debian has, does not know it.
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 
 
 def _dump(name: str, make: Callable[[str, Path], None]) -> None:
@@ -72,7 +75,7 @@ def _empty(url: str, _folder: Path) -> None:
 def _filled(url: str, folder: Path) -> None:
     code = folder / "code"
     with tarfile.open(CODE) as archive:
-        archive.extractall(code, filter="data")
+        archive.extractall(code, **SAFELY)
     subprocess.run(
         [sys.executable, "-c", _FILL, url, str(folder)],
         cwd=code,  # where `jobquest` is found first

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobquest.read import schema
-from tests.dump_tables import CODE
+from tests.dump_tables import CODE, SAFELY
 from tests.load import Load
 from tests.postgres import Postgres
 from tests.service import Service, wait_for
@@ -38,7 +38,7 @@ def instances(
 ) -> Iterator[tuple[Service, Service]]:
     """One of the version before, one of this version; not started yet."""
     with tarfile.open(CODE) as archive:
-        archive.extractall(tmp_path / "code", filter="data")
+        archive.extractall(tmp_path / "code", **SAFELY)
     settings = {
         "KAFKA_BROKER": empty_kafka,
         "KAFKA_PARTITIONS": str(PARTITIONS),
