@@ -51,7 +51,7 @@ FOREIGN = {
 def encoded(request: pytest.FixtureRequest) -> Iterator[tuple[str, Postgres]]:
     """A server that `initdb` has made under LC_ALL=C, without our asking for UTF8."""
     if reason := why_not():
-        pytest.skip(reason)
+        pytest.skip(reason)  # what this machine lacks: the tests need a real PostgreSQL
     server = Postgres(ENCODINGS[request.param]).start()
     yield request.param, server
     server.stop()
@@ -237,7 +237,7 @@ def take_all(url: str, taken: ExitStack) -> str:
 def test_a_server_without_a_connection_left_is_told_with_what_to_do() -> None:
     """For the administrator and others: some connections are kept for the administrator."""
     if reason := why_not():
-        pytest.skip(reason)
+        pytest.skip(reason)  # what this machine lacks: the tests need a real PostgreSQL
     server = Postgres().start()
     try:
         url = server.new_database()

@@ -186,14 +186,20 @@ def test_stalled_by_a_transaction_that_hangs(
     assert runtime_of(client).queries.outcomes()["deadLetters"] == 0
 
 
-def test_stalled_where_a_process_gives_no_sign_of_life(client: FlaskClient) -> None:
-    await_state(client, "idle")
-    runtime = runtime_of(client)
+def add_silent_process(runtime: Runtime, consumer: str) -> None:
+    """A process that gave its last sign of life ten seconds ago; `consumer` is the SQL of what it
+    said of itself."""
     with runtime.database.writing() as connection:
         connection.exec_driver_sql(
             "INSERT INTO processes SELECT 'silent', host, pid, heartbeat_ms - 10000,"
-            " json_set(consumer, '$.assignment', json('[\"notifications/1\"]')) FROM processes"
+            f" {consumer} FROM processes"
         )
+
+
+def test_stalled_where_a_process_gives_no_sign_of_life(client: FlaskClient) -> None:
+    await_state(client, "idle")
+    runtime = runtime_of(client)
+    add_silent_process(runtime, "json_set(consumer, '$.assignment', json('[\"notifications/1\"]'))")
     status = await_state(client, "stalled")
     assert re.search(r" \(pid \d+\) has sent no heartbeat for 1\d s", str(status["reason"]))
 
@@ -203,11 +209,7 @@ def test_a_silent_process_whose_partitions_others_read_makes_nobody_unready(
 ) -> None:
     await_state(client, "idle")
     runtime = runtime_of(client)
-    with runtime.database.writing() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO processes SELECT 'silent', host, pid, heartbeat_ms - 10000, consumer"
-            " FROM processes"
-        )
+    add_silent_process(runtime, "consumer")
     status = runtime.report.status()
     assert status["state"] == "idle"
     assert client.get("/readyz").status_code == 200

@@ -134,10 +134,9 @@ def test_the_command_waits_for_older_processes_or_names_them_and_the_start_asks_
 
 @pytest.mark.postgres
 def test_an_upgrade_names_the_sessions_that_hold_a_table_and_takes_no_number_twice(
-    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    postgres_server: Postgres,
 ) -> None:
     """A process of the old version has frozen in a transaction, and goes on later."""
-    monkeypatch.setattr("jobquest.read.database._LOCKED_MS", 500)
     url = postgres_server.new_database()
     load_dump(url, "revision_0009")
     database, engine = Database(url, upgrades=True), create_engine(url)
@@ -146,7 +145,6 @@ def test_an_upgrade_names_the_sessions_that_hold_a_table_and_takes_no_number_twi
         pid = frozen.scalar(text("SELECT pg_backend_pid()"))
         with pytest.raises(UpgradeWaits, match=rf"sessions {pid} of.*pg_terminate_backend"):
             database.upgrade()
-        monkeypatch.setattr("jobquest.read.database._LOCKED_MS", 20_000)
         upgrading = pool.submit(database.upgrade)
         with create_engine(url).connect() as looking:
             waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
