@@ -396,6 +396,7 @@ def test_what_is_no_handshake_takes_no_seat(alone: Service) -> None:
 def test_a_viewer_may_say_a_little(alone: Service) -> None:
     """A page's own ping, or a library's: within bounds nobody is cut for it."""
     viewer = websocket.create_connection(live(alone), timeout=20)
+    assert json.loads(viewer.recv())["kind"] == "hello", "from here on it is sent what happens"
     for _ in range(20):
         viewer.send("hello")
         viewer.ping("x" * 100)
