@@ -14,7 +14,7 @@ from jobquest.config import load
 from jobquest.errors import SettingsError
 from jobquest.events import Event, from_request
 from jobquest.events.applications import STATUSES, known_first
-from jobquest.log import NewRecord
+from jobquest.log import PATIENT_SECONDS, NewRecord
 from jobquest.read import ReadSide
 from jobquest.read.event_filter import EventFilter
 from jobquest.runtime import Runtime
@@ -31,8 +31,9 @@ def consume(runtime: Runtime) -> int:
 
 
 def write(runtime: Runtime, topic: str, *values: bytes) -> None:
-    for future in runtime.log.append([NewRecord(topic, b"k", value) for value in values]):
-        future.result(5)
+    records = [NewRecord(topic, b"k", value) for value in values]
+    for future in runtime.log.append(records, PATIENT_SECONDS):
+        future.result(PATIENT_SECONDS)
 
 
 def outcomes(runtime: Runtime) -> list[tuple[str, str | None]]:

@@ -18,7 +18,7 @@ from jobquest import create_app
 from jobquest.config import load
 from jobquest.errors import StateConflict, Unavailable
 from jobquest.events import Event, from_request
-from jobquest.log import NewRecord, Partition
+from jobquest.log import PATIENT_SECONDS, NewRecord, Partition
 from jobquest.producer import record_of
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import tables
@@ -115,8 +115,8 @@ def xp_event(id: str, user: str, xp: int) -> Event:
 
 
 def append(runtime: Runtime, *events: Event) -> None:
-    for future in runtime.log.append([record_of(event) for event in events]):
-        future.result(5)
+    for future in runtime.log.append([record_of(event) for event in events], PATIENT_SECONDS):
+        future.result(PATIENT_SECONDS)
 
 
 def live_a_life(runtime: Runtime) -> Failing:
@@ -686,12 +686,10 @@ def test_a_rebuild_from_kafka(settings: dict[str, str], empty_kafka: str) -> Non
     runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "3"}))
     handler = failing(runtime, "bob")
     runtime.consumer.start()
-    for name in TYPES:
-        for user in ("u", "v", "w"):
-            runtime.producer.publish(name, user, SAMPLES[name])
+    append(runtime, *[from_request(name, user, SAMPLES[name]) for name in TYPES for user in "uvw"])
     append(runtime, *[xp_event(f"n{n}", f"user_{n % 9}", 60) for n in range(300)])
     append(runtime, xp_event("n1", "user_1", 60), xp_event("n1", "user_1", 61))
-    publish(runtime, "waits", "bob")
+    append(runtime, xp_event("waits", "bob", 10))
     write(runtime, "achievements", b"poison")
     wait_for(lambda: _is_drained(runtime), 60)
     runtime.consumer.stop()
