@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -20,7 +22,7 @@ from jobquest.runtime import Runtime
 from tests import browser as chromium
 from tests import kafka_broker as kafka
 from tests import postgres
-from tests.logs import delete_topics
+from tests.logs import emptied
 from tests.service import Service, wait_for
 from tests.template import ForkedService
 
@@ -115,17 +117,57 @@ def _is_whole(config: pytest.Config) -> bool:
     return config.args_source is pytest.Config.ArgsSource.TESTPATHS
 
 
+# --- what a test leaves ---
+
+_made: list[Service | Runtime] = []  # by the test that runs, and by its own fixtures
+
+
+def _note(kind: type[Service | Runtime]) -> None:
+    """Know of everything of this kind that is made, by whatever makes it."""
+    build = kind.__init__
+
+    def build_and_note(self: Service | Runtime, *arguments: Any, **settings: Any) -> None:
+        build(self, *arguments, **settings)
+        _made.append(self)
+
+    kind.__init__ = build_and_note
+
+
+_note(Service)
+_note(Runtime)
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Iterator[None]:
-    """End the services of a test whose setup fails: they would disturb the tests after it, which
-    share its Kafka."""
-    before = len(Service.launched)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[object]:
+    """What a fixture makes for several tests, it ends itself."""
+    before = len(_made)
+    made = yield
+    if fixturedef.scope != "function":
+        del _made[before:]
+    return made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """End what a test leaves, however it ended. A consumer that lives on in this process or in a
+    service is a member of the group of the tests after it, and takes partitions from them."""
     try:
         return (yield)
-    except BaseException:
-        for service in Service.launched[before:]:
-            service.kill()
-        raise
+    finally:
+        with ExitStack() as ending:
+            for made in _made:
+                ending.callback(_end, made)
+            _made.clear()
+
+
+def _end(made: Service | Runtime) -> None:
+    if isinstance(made, Service):
+        made.kill()
+        return
+    made.consumer.halt()
+    made.consumer.close()
+    if not made._stop.is_set():
+        made.stop()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -256,16 +298,14 @@ def default_broker() -> Iterator[kafka.KafkaBroker]:
 
 @pytest.fixture
 def kafka_as_it_comes(default_broker: kafka.KafkaBroker) -> str:
-    """The broker on Kafka's own settings without any topic: host:port."""
-    delete_topics(default_broker.bootstrap)
-    return default_broker.bootstrap
+    """The broker on Kafka's own settings without any topic or member: host:port."""
+    return emptied(default_broker.bootstrap)
 
 
 @pytest.fixture
 def empty_kafka(kafka_broker: kafka.KafkaBroker) -> str:
-    """The session's broker without any topic: host:port."""
-    delete_topics(kafka_broker.bootstrap)
-    return kafka_broker.bootstrap
+    """The session's broker without any topic or member: host:port."""
+    return emptied(kafka_broker.bootstrap)
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])

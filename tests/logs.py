@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import kafka
-from kafka.admin import KafkaAdminClient
+from kafka.admin import KafkaAdminClient, MemberToRemove
 
+from jobquest.config import load
 from jobquest.log import EventLog, Partition, Record, Subscription
 from jobquest.log.kafka import KafkaLog
 from jobquest.log.sqlite import SqliteLog
@@ -102,3 +103,16 @@ def delete_topics(bootstrap: str, topics: list[str] | None = None) -> None:
         if doomed & there:
             admin.delete_topics(sorted(doomed & there))
             wait_for(lambda: not doomed & set(admin.list_topics()), 20)
+
+
+def emptied(bootstrap: str) -> str:
+    """The same broker without topics, and without members of the service's group: one that was
+    killed stays in it for 10 s, for which the members after it would have to wait."""
+    group = load({}).kafka_group_id
+    with KafkaAdminClient(bootstrap_servers=bootstrap, api_version=(4, 0)) as admin:
+        if group in {one["group_id"] for one in admin.list_groups()}:
+            found = admin.describe_groups([group])[group]["members"]
+            doomed = [MemberToRemove(one["member_id"], one["group_instance_id"]) for one in found]
+            admin.remove_group_members(group, doomed)
+    delete_topics(bootstrap)
+    return bootstrap

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol
+from typing import IO, Any, Protocol
 
 from jobquest.config import load
 from jobquest.read.database import Database
@@ -56,8 +56,6 @@ class Service:
     them costs a fifth of the start.
     """
 
-    launched: ClassVar[list[Service]] = []  # by any test, in this process
-
     def __init__(
         self,
         folder: Path,
@@ -91,7 +89,6 @@ class Service:
         self.fresh = True  # a file that a test deletes is lost
         python_path = os.pathsep.join(self.python_path)
         self._process = self._spawn({**kept, **self.settings, "PYTHONPATH": python_path})
-        self.launched.append(self)
         wait_for(lambda: self._address() or self._ended(), START_SECONDS, self.tail)
         self.url = self._address()
         assert self.url, self.tail()
@@ -100,8 +97,7 @@ class Service:
 
     def kill(self) -> None:
         """`kill -9`, workers included: nothing gets to clean up."""
-        assert self._process
-        if self._process.poll() is None:
+        if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
 
