@@ -25,6 +25,7 @@ from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.log import EventLog, NewRecord, Partition, Record
 from jobquest.log.kafka import KafkaLog, sender
 from jobquest.log.kafka.encoding import encode
+from jobquest.log.kafka.subscription import ABSENCE_SECONDS
 from jobquest.log.kafka.version import library_of
 from tests.kafka_broker import KafkaBroker, free_port, why_not
 from tests.logs import UNTRIED, OnKafka, everything
@@ -345,7 +346,7 @@ def test_a_broker_that_was_killed_is_found_again(
             wait_for(lambda: subscription.poll(0.2, 10), 20)
             own_broker.kill()
             with pytest.raises(LogUnavailable):
-                wait_for(lambda: subscription.poll(0.2, 10), 20)
+                wait_for(lambda: subscription.poll(0.2, 10), ABSENCE_SECONDS + 20)
             own_broker.start()
 
             def appended() -> bool:

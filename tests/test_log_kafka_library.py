@@ -17,17 +17,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kafka
 import pytest
+from kafka import TopicPartition
+from kafka.errors import KafkaTimeoutError
 from kafka.record.default_records import DefaultRecordBatch
 
 from jobquest.errors import LogUnavailable
 from jobquest.log import NewRecord, Record
 from jobquest.log.kafka import fast_path
+from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.documented import DocumentedLibrary
 from jobquest.log.kafka.fast_path import FastLibrary
+from jobquest.log.kafka.library import Addresses
 from jobquest.log.kafka.version import TRIED, library_of
 from tests.kafka_broker import KafkaBroker
 from tests.logs import UNTRIED, OnKafka
@@ -280,3 +285,37 @@ def test_the_list_of_private_names_is_the_code_s() -> None:
         if is_private(name)
     }
     assert used == listed
+
+
+# --- a part of the cluster that hangs ---
+
+
+class _HangingLeaders:
+    """A library whose admin client has its answers, and whose reader has none."""
+
+    addresses = Addresses()
+
+    def __init__(self) -> None:
+        self.admins = 0
+
+    def admin(self, _timeout_ms: int, **_settings: Any) -> Any:
+        self.admins += 1
+        topic = {"name": "t", "topic_id": 1, "error_code": 0, "authorized_operations": None}
+        return SimpleNamespace(describe_topics=lambda _topics: [topic], close=lambda: None)
+
+    def reader(self, **_settings: Any) -> Any:
+        def fail(*_places: Any, **_more: Any) -> None:
+            raise KafkaTimeoutError("Failed to get offsets by timestamps in 2000 ms.")
+
+        return SimpleNamespace(consumer=SimpleNamespace(beginning_offsets=fail), close=lambda: None)
+
+
+def test_a_leader_that_hangs_does_not_make_the_cluster_seem_away() -> None:
+    """A subscription that thinks so leaves its group."""
+    library = _HangingLeaders()
+    cluster = Cluster(library, {"bootstrap_servers": ["b:1"]}, ["t"], 1, 1, {})
+    for _ in range(2):
+        assert cluster.identities(["t"]) == {"t": "1"}
+        with pytest.raises(LogUnavailable, match="offsets by timestamps"):
+            cluster.bounds([TopicPartition("t", 0)])
+    assert library.admins == 1

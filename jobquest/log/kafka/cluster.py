@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from kafka import TopicPartition
@@ -54,6 +55,25 @@ _NO_COORDINATOR = (
 _T = TypeVar("_T")
 
 
+@dataclass
+class _Connection:
+    """The admin client or the reader, while it works. If one fails, the other may not: offsets and
+    records come from a partition's leader, all else from any broker. If a leader hangs and all
+    connections were given up for it, a subscription would think that the whole cluster is away."""
+
+    client: Any = None
+    away_until: float = 0.0
+    away_reason: str = ""
+
+    def close(self) -> None:
+        client, self.client = self.client, None
+        try:
+            if client is not None:
+                client.close()
+        except Exception as error:
+            logger.debug("A Kafka client did not close: %s", error)
+
+
 class Cluster:
     """The brokers at `common["bootstrap_servers"]`. Any thread may call it."""
 
@@ -72,28 +92,25 @@ class Cluster:
         self._settings = settings_of(topics, partitions, replication_factor, topic_configs)
         self._pause = threading.Event()  # never set
         self._lock = threading.Lock()  # guards everything below
-        self._admin: Any = None
-        self._reader: Reader | None = None
+        self._admin, self._reader = _Connection(), _Connection()
         self._prepared = False
         self._compared = False
         self._unusable: dict[str, str] = {}  # topic: the missing right that hides it from us
         self._missing: dict[str, tuple[str, ...]] = {}  # topic: the missing rights on it
         self._looked = 0.0  # when these two were read for all topics
-        self._away_until = 0.0
-        self._away_reason = ""
 
     def prepare(self) -> Mapping[str, str]:
         """Create missing topics, once per connection; existing ones stay as they are. Returns the
         topics that can't be used, each with the reason."""
         is_over = time.monotonic() - self._looked > RIGHTS_SECONDS
         if not self._prepared or (self._unusable and is_over):
-            self._call(self._create_topics)
+            self._call(self._admin, self._create_topics)
         return {topic: missing_right(right, topic) for topic, right in self._unusable.items()}
 
     def compare(self) -> None:
         """Log, once, which topics have other settings than new ones would get."""
         if not self._compared:
-            self._call(self._compare_topics)
+            self._call(self._admin, self._compare_topics)
 
     def forget(self) -> None:
         """Check again at the next `prepare`: topics may be gone together with a lost broker."""
@@ -148,7 +165,7 @@ class Cluster:
                 return ()
             return [member_of(one) for one in found["members"]]
 
-        return self._call(query)
+        return self._call(self._admin, query)
 
     def remove_member(self, group: str, name: str, patience: float = COORDINATOR_SECONDS) -> bool:
         """Remove the member with this `group.instance.id`, if the group has one: others get its
@@ -182,11 +199,11 @@ class Cluster:
         if not places:
             return {}
         try:
-            return self._call(lambda: self._bounds(places))
+            return self._call(self._reader, lambda: self._bounds(places))
         except KeyError:  # new partitions: the library only knows those from when it connected
-            self._call(self._disconnect)
+            self._call(self._reader, self._reader.close)
         try:
-            return self._call(lambda: self._bounds(places))
+            return self._call(self._reader, lambda: self._bounds(places))
         except KeyError as error:
             raise LogUnavailable(f"Kafka does not say how long {error} is.") from error
 
@@ -200,7 +217,7 @@ class Cluster:
         self, spans: Mapping[Partition, tuple[int, int]], limit: int
     ) -> dict[Partition, Found]:
         """See `EventLog.read_each`."""
-        return self._call(lambda: self._read(spans, limit))
+        return self._call(self._reader, lambda: self._read(spans, limit))
 
     def offset_at(self, partition: Partition, moment_ms: int) -> int | None:
         """See `EventLog.offset_at`."""
@@ -212,21 +229,22 @@ class Cluster:
             )
             return None if found[place] is None else int(found[place].offset)
 
-        return self._call(query)
+        return self._call(self._reader, query)
 
     def close(self) -> None:
         """Close the connections."""
         with self._lock:
-            self._disconnect()
+            self._admin.close()
+            self._reader.close()
             self._library.close()
 
     # --- the rest is called with the lock held, or acquires it ---
 
-    def _call(self, query: Callable[[], _T]) -> _T:
+    def _call(self, connection: _Connection, query: Callable[[], _T]) -> _T:
         with self._lock:
-            if time.monotonic() < self._away_until:
-                raise LogUnavailable(self._away_reason)
-            with self._errors():
+            if time.monotonic() < connection.away_until:
+                raise LogUnavailable(connection.away_reason)
+            with self._errors(connection):
                 return query()
 
     def _of_coordinator(
@@ -244,14 +262,14 @@ class Cluster:
                 raise LogUnavailable(f"The right READ on the group {group} is missing.") from error
 
         deadline = time.monotonic() + patience
-        while (found := self._call(attempt)) is None:
+        while (found := self._call(self._admin, attempt)) is None:
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka has no coordinator for the group {group} yet.")
             self._pause.wait(PAUSE_SECONDS)
         return found[0]
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, connection: _Connection) -> Iterator[None]:
         began = time.monotonic()
         try:
             yield
@@ -260,11 +278,11 @@ class Cluster:
             topic = next(iter(topics), "") if isinstance(topics, (set, frozenset)) else str(topics)
             raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
-            self._away_reason = self._reason(error, began)
+            connection.away_reason = self._reason(error, began)
             # A client that lost its brokers does not always find them again: reconnect.
-            self._disconnect()
-            self._away_until = time.monotonic() + AWAY_SECONDS
-            raise LogUnavailable(self._away_reason) from error
+            connection.close()
+            connection.away_until = time.monotonic() + AWAY_SECONDS
+            raise LogUnavailable(connection.away_reason) from error
 
     def _reason(self, error: Exception, began: float) -> str:
         """What is wrong, with the addresses that the brokers advertise: the error does not name
@@ -281,25 +299,16 @@ class Cluster:
         following = reader.end_offsets(places, timeout_ms=ANSWER_MS)
         return {place: (first[place], following[place]) for place in places}
 
-    def _disconnect(self) -> None:
-        for client in (self._admin, self._reader.consumer if self._reader else None):
-            try:
-                if client is not None:
-                    client.close()
-            except Exception as error:
-                logger.debug("A Kafka client did not close: %s", error)
-        self._admin = self._reader = None
-
     def _administering(self) -> Any:
-        if self._admin is None:
-            self._admin = self._library.admin(
+        if self._admin.client is None:
+            self._admin.client = self._library.admin(
                 ANSWER_MS, **self._common, request_timeout_ms=ANSWER_MS
             )
-        return self._admin
+        return self._admin.client
 
     def _reading(self) -> Reader:
-        if self._reader is None:
-            self._reader = self._library.reader(
+        if self._reader.client is None:
+            self._reader.client = self._library.reader(
                 **self._common,
                 group_id=None,
                 enable_auto_commit=False,
@@ -310,10 +319,11 @@ class Cluster:
                 max_partition_fetch_bytes=READ_BYTES,
                 allow_auto_create_topics=False,
             )
-        return self._reader
+        reader: Reader = self._reader.client
+        return reader
 
     def _found(self, topics: Sequence[str]) -> list[dict[str, Any]]:
-        found = self._call(lambda: self._administering().describe_topics(list(topics)))
+        found = self._call(self._admin, lambda: self._administering().describe_topics(list(topics)))
         self._missing = self._missing | {topic["name"]: missing_rights(topic) for topic in found}
         there = [topic for topic in found if topic["error_code"] == 0]
         names = {topic["name"] for topic in there}

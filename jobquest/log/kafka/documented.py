@@ -195,6 +195,10 @@ class DocumentedReader:
         self._settings = settings
         self.consumer = KafkaConsumer(**settings)
 
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self.consumer.close(autocommit=False)
+
     def poll(self, timeout_ms: int, max_records: int) -> dict[Any, list[Record]]:
         """See `Reader.poll`."""
         try:

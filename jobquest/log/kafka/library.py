@@ -71,6 +71,10 @@ class Reader(Protocol):
         raises."""
         ...
 
+    def close(self) -> None:
+        """End it; nothing is committed."""
+        ...
+
 
 class Library(Protocol):
     """kafka-python, as one log uses it. The settings are the library's own."""

@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_SECONDS = 2.0  # within which a recreated topic is noticed
 # A cluster needs 9 s to replace a broker that hangs. A member that leaves the group meanwhile comes
-# back much later than one that stays: the others have to wait for its session to end.
-ABSENCE_SECONDS = 11.0
+# back much later than one that stays: the others have to wait for its session to end. The next look
+# is up to IDENTITY_SECONDS later, and may wait for 2 s for another caller.
+ABSENCE_SECONDS = 13.0
 CLOSE_MS = 3_000
 COMMIT_SECONDS = 1.0
 CLOSE_COMMIT_MS = 500

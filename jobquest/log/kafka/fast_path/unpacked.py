@@ -43,6 +43,10 @@ class FastReader:
             self.consumer.seek(found.place, found.offset + 1)
             return {found.place: [damaged(found.place, found.offset, found.cause)]}
 
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self.consumer.close(autocommit=False)
+
 
 class UnreadableRecord(Exception):
     """`cause` says why the record at `offset` of a partition can't be unpacked (checksum, codec,
