@@ -96,3 +96,23 @@ class NotRetryable(JobQuestError):
 
 class PositionMoved(JobQuestError):
     """Another consumer has stored positions for our partitions: ours are out of date."""
+
+
+class Unauthenticated(JobQuestError):
+    """A request has no valid credential. The message says what is wrong with it."""
+
+
+class Forbidden(JobQuestError):
+    """The caller's credential does not allow this."""
+
+
+class TooMany(JobQuestError):
+    """The caller has reached a limit; the same call may succeed in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AccessUnavailable(Unavailable):
+    """The credentials can't be looked up now, so nobody can be let in by one."""
