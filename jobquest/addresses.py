@@ -51,6 +51,16 @@ def host_name(host: str) -> str:
     return _name(found[1])
 
 
+def is_loopback(name: str) -> bool:
+    """Whether a name or an address can only mean this machine."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def in_url(name: str) -> str:
     """A host name in the form that URLs have: an IPv6 address gets brackets."""
     return f"[{name}]" if ":" in name else name

@@ -6,7 +6,6 @@ held to it by tests. It knows nothing of what the settings are used for.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from jobquest.addresses import PublicUrl
 from jobquest.errors import SettingsError
 
 Parse = Callable[[str], Any]
+MIN_SECRET_LENGTH = 32
 
 
 def _text(value: str) -> str:
@@ -55,26 +55,22 @@ def _choice(*choices: str) -> Parse:
     return parse
 
 
-def _loopback(value: str) -> str:
+def _host(value: str) -> str:
     if re.search(r"^[^:]*:[0-9]*$|\]:", value):
         raise ValueError("it has a port; write the address alone and set PORT")
-    try:
-        name = addresses.host_name(value)
-    except ValueError:
-        name = ""
-    if name != "localhost" and not _is_loopback_address(name):
-        raise ValueError(
-            "without credentials it listens on loopback only, and this version has none to set;"
-            " set HOST=127.0.0.1 and put a proxy that authenticates in front"
-        )
-    return name
+    return addresses.host_name(value)
 
 
-def _is_loopback_address(value: str) -> bool:
-    try:
-        return ipaddress.ip_address(value).is_loopback
-    except ValueError:
-        return False
+def _auth(value: str) -> str:
+    if value != "proxy":
+        raise ValueError("use proxy, or leave it unset")
+    return value
+
+
+def _secret_key(value: str) -> str:
+    if len(value) < MIN_SECRET_LENGTH:
+        raise ValueError(f"use at least {MIN_SECRET_LENGTH} random characters")
+    return value
 
 
 def _brokers(value: str) -> tuple[str, ...]:
@@ -118,7 +114,7 @@ _LISTS = (_names, _brokers, _origins)
 class Config:
     """Every setting, checked. Attributes in the order of the README's table."""
 
-    host: str = setting("HOST", "127.0.0.1", _loopback, "address to listen on")
+    host: str = setting("HOST", "127.0.0.1", _host, "address to listen on")
     port: int = setting("PORT", "5000", _whole(0, 65535), "port to listen on")
     kafka_broker: tuple[str, ...] = setting(
         "KAFKA_BROKER", None, _brokers, "Kafka's addresses, comma-separated; unset: embedded log"
@@ -174,6 +170,18 @@ class Config:
         "0",
         _whole(0, 10),
         "proxies in front that set X-Forwarded-*",
+    )
+    auth: str | None = setting(
+        "JOBQUEST_AUTH",
+        None,
+        _auth,
+        "proxy: the proxy in front authenticates, the service lets everybody in",
+    )
+    secret_key: str | None = setting(
+        "JOBQUEST_SECRET_KEY",
+        None,
+        _secret_key,
+        "signs CSRF tokens, the same on every instance; unset: made and kept in the data folder",
     )
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
@@ -317,7 +325,7 @@ def _parse(variable: str, parse: Parse, value: str) -> Any:
     try:
         return parse(value)
     except ValueError as error:
-        secret = "PASSWORD" in variable or "URL" in variable
+        secret = any(word in variable for word in ("PASSWORD", "URL", "SECRET"))
         shown = "" if secret else f"={value if value.isprintable() else ascii(value)}"
         raise SettingsError(f"{variable}{shown}: {error}.") from None
 

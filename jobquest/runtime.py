@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from jobquest.access import Access
 from jobquest.activity import Activity
 from jobquest.config import Config
 from jobquest.consumer import Consumer, Snapshot
@@ -78,6 +79,7 @@ class Runtime:
         self.database = Database(
             config.read_side_url, upgrades=config.database_upgrade, pool=config.database_pool
         )
+        self.access = Access(config, self.database)
         self.state = ServiceState(self.database)
         process_id = self.state.process_id
         self.dead_letters = DeadLetters(self.database, process_id, config.kafka_group_id)
@@ -146,6 +148,7 @@ class Runtime:
             self._started, self._consumes = True, consumes
         if self.outbox:
             self.outbox.start()
+        self.access.start()
         self.feed.start()
         self.relay.start()
         self._supervisor.start()
@@ -156,6 +159,7 @@ class Runtime:
         signal handler; `stop` does the rest."""
         self._stop.set()
         self._wake()
+        self.access.stop()
         self.feed.begin_stop()
 
     def stop(self) -> None:
@@ -171,6 +175,7 @@ class Runtime:
 
         self._stop.set()
         self._wake()
+        self.access.stop()
         if not self.consumer.halt(HALT_SECONDS):
             logger.warning("The consumer did not stop in time: this process ends without it.")
         self.relay.stop(left())
@@ -182,6 +187,7 @@ class Runtime:
             leaving.join(left())
             self._reporter.join(left())
         self.close_log(left())
+        self.access.close()
         self.database.close()
 
     def close_log(self, timeout: float = 5.0) -> None:

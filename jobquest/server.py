@@ -77,6 +77,7 @@ def main() -> None:
         config = load()
         app = create_app()  # reports what is wrong, handlers included, once
         app.extensions["jobquest"].database.refuse_unusable()
+        app.extensions["jobquest"].access.refuse_open_doors()
         serve = _gunicorn()  # imported first: clients wait from the moment that the port is open
         listening = _listen(config)
     except JobQuestError as error:

@@ -236,10 +236,15 @@ document.addEventListener("click", async ({ target }) => {
 // Returns the answer's `data`, `message`, `errors`, whether it is a success (`ok`), and its `code`,
 // 0 without an answer. Never rejects.
 export async function ask(method, address, body) {
+  const { csrf } = document.body.dataset; // nobody else's page knows it
   try {
     const response = await fetch(address, {
       method,
-      headers: { Accept: "application/json", ...(body && { "Content-Type": "application/json" }) },
+      headers: {
+        Accept: "application/json",
+        ...(body && { "Content-Type": "application/json" }),
+        ...(csrf && { "X-CSRF-Token": csrf }),
+      },
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout(ASK_MS),
     });

@@ -1,1 +1,240 @@
-"""Who may do what: credentials, and the callers that they stand for. Knows no HTTP and no Kafka."""
+"""Who may do what: credentials, and the callers that they stand for.
+
+The runtime owns one `Access`; the web side's guard asks it about each request. It knows no HTTP, no
+Kafka and nothing of events. `caller.py` says what callers are and what they may do.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import select
+
+from jobquest.access import schema, tables
+from jobquest.access.caller import LOCAL, PROXY, Caller
+from jobquest.access.changes import generation
+from jobquest.access.digests import KEY_PREFIX, digest
+from jobquest.access.keys import Keys
+from jobquest.access.operators import Operators
+from jobquest.access.secret_key import SecretKey
+from jobquest.access.seen import LOOK_SECONDS, Seen
+from jobquest.access.sessions import Sessions
+from jobquest.access.tickets import Tickets
+from jobquest.addresses import is_loopback
+from jobquest.clock import now_ms
+from jobquest.config import Config
+from jobquest.errors import AccessUnavailable, SettingsError, Unauthenticated, Unavailable
+from jobquest.read.database import Database
+
+logger = logging.getLogger(__name__)
+
+FILE = "access.db"
+MARKER = "protected"
+USED_SECONDS = 60.0  # between two notes of when keys and sessions were last used
+_LOST = (
+    "This service is protected, and its credentials are lost: add an operator with `flask operators"
+    " add`."
+)
+
+
+class Access:
+    """The credentials, and whom they let in. Safe for several threads.
+
+    While there is no credential, everybody is let in. Once there is one, a marker in the data
+    folder keeps the service protected, even if all credentials are lost.
+    """
+
+    def __init__(self, config: Config, database: Database) -> None:
+        """`database` is the read side's: a server has the credentials too, a file does not."""
+        self._is_by_proxy = config.auth == "proxy"
+        self._file = config.data_dir.absolute() / FILE if database.is_file else None
+        self._database = (
+            Database(f"sqlite:///{self._file}", tables=schema, outlives_power_cuts=True)
+            if self._file
+            else database.beside(schema)
+        )
+        self._marker = config.data_dir.absolute() / MARKER
+        self._exposed_by = _exposed_by(config)
+        self.secret_key = SecretKey(config.secret_key, config.data_dir.absolute())
+        self._is_protected: bool | None = None  # not known yet
+        self.keys = Keys(self._database, self._created)
+        self.operators = Operators(self._database, self._created)
+        self.sessions = Sessions(self._database)
+        self.tickets = Tickets(self._database)
+        self._seen = Seen()
+        self.ended: Callable[[str], None] = lambda credential: None
+        """Called with each watched credential that is no longer valid, or allows something else."""
+        self._used: dict[str, int] = {}  # credential → when it was last used
+        self._used_noted = time.monotonic()
+        self._watched: dict[str, Caller] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="access", daemon=True)
+
+    def start(self) -> None:
+        """Start to look for changes."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop that. Does not wait."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Close the connections of a file of credentials."""
+        if self._file:
+            self._database.close()
+
+    def refuse_open_doors(self) -> None:
+        """Raise SettingsError if others than this machine could reach the service, and everybody
+        would be let in."""
+        if self._is_by_proxy or not self._exposed_by:
+            return
+        try:
+            is_open = not self._has_credentials()
+        except Unavailable:
+            return  # then nobody is let in
+        if is_open:
+            raise SettingsError(
+                f"{self._exposed_by} lets others than this machine in, and there are no"
+                " credentials: create the first operator with `flask operators add NAME --role"
+                " operator`, or set JOBQUEST_AUTH=proxy if the proxy in front authenticates."
+            )
+
+    # --- who is let in ---
+
+    def everybody(self) -> Caller | None:
+        """Whom every request stands for if the service is open; None if it is protected. If the
+        database has never answered, it is protected."""
+        if self._is_by_proxy:
+            return PROXY
+        if self._is_protected is None:
+            self._find_mode()
+        return LOCAL if self._is_protected is False else None
+
+    def known(self, secret: str) -> Caller | None:
+        """Whom a key or a session stands for, if that is certain without waiting."""
+        found = self._seen.caller(digest(secret))
+        if found:
+            self._used[found.credential] = now_ms()
+        return found
+
+    def caller(self, secret: str) -> Caller:
+        """Whom a key (it begins with `jq_`) or a session stands for. Raises Unauthenticated, and
+        AccessUnavailable if nobody can tell."""
+        if found := self.known(secret):
+            return found
+        hashed, before = digest(secret), self._seen.generation
+        kind = self.keys if secret.startswith(KEY_PREFIX) else self.sessions
+        try:
+            found = kind.caller(hashed) if self._exists() else None
+        except Unavailable as error:
+            found = self._seen.caller_while_away(hashed)
+            if found is None:
+                raise AccessUnavailable(f"Nobody can be let in now: {error}") from error
+            return found
+        if found is None:
+            self._seen.forget(hashed)
+            if not self._has_credentials():
+                raise AccessUnavailable(_LOST)
+            raise Unauthenticated("This key or session is unknown, or it has ended.")
+        self._seen.add(hashed, found, before)
+        self._used[found.credential] = now_ms()
+        return found
+
+    def refuse_if_lost(self) -> None:
+        """Raise AccessUnavailable if the service is protected and nobody could sign in."""
+        if not self._has_credentials():
+            raise AccessUnavailable(_LOST)
+
+    def watch(self, callers: Iterable[Caller]) -> None:
+        """Remember whose sockets are open, for `ended`."""
+        self._watched = {one.credential: one for one in callers}
+
+    # --- open or protected ---
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether `everybody` needs no database."""
+        return self._is_by_proxy or self._is_protected is not None
+
+    def _created(self) -> None:
+        """Protect the service from now on, because there is a credential."""
+        if not self._marker.exists():
+            self._marker.write_text(
+                "This service has credentials. While this file is here, it lets nobody in without"
+                " one, even if they are lost.\n"
+            )
+
+    def _find_mode(self) -> None:
+        try:
+            self._look()
+        except Unavailable as error:
+            logger.warning("The credentials can't be looked up: %s", error)
+
+    def _look(self) -> bool:
+        """Look for changes. Returns whether there were any. Raises ReadSideUnavailable."""
+        changed = self._seen.looked(generation(self._database) if self._exists() else 0)
+        if changed or self._is_protected is None:
+            if has_credentials := self._has_credentials():
+                self._created()
+            is_protected = has_credentials or self._marker.exists()
+            self._is_protected = is_protected or bool(self._exposed_by)
+        return changed
+
+    def _exists(self) -> bool:
+        return self._file is None or self._file.exists()
+
+    def _has_credentials(self) -> bool:
+        if not self._exists():
+            return False
+        with self._database.asking() as connection:
+            return any(
+                connection.execute(select(1).select_from(table).limit(1)).first()
+                for table in (tables.operators, tables.keys)
+            )
+
+    # --- the thread that looks for changes ---
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                if self._look():
+                    self._end_changed()
+                if time.monotonic() - self._used_noted >= USED_SECONDS:
+                    self._note_used()
+            except Unavailable as error:
+                logger.debug("The credentials wait: %s", error)
+            except Exception:
+                logger.exception("The look for changed credentials failed and continues")
+
+    def _end_changed(self) -> None:
+        for credential, caller in list(self._watched.items()):
+            if self._current(credential, caller) != caller:
+                self.ended(credential)
+
+    def _current(self, credential: str, caller: Caller) -> Caller | None:
+        kind, _, id = credential.partition(":")
+        if kind == "key":
+            return self.keys.by_id(int(id))
+        return self.sessions.by_id(id) if kind == "session" else caller
+
+    def _note_used(self) -> None:
+        used, self._used = self._used, {}
+        self._used_noted = time.monotonic()
+        if used:
+            with self._database.writing() as connection:
+                self.keys.note_used(connection, used)
+                self.sessions.note_used(connection, used)
+        if self._exists():
+            self.sessions.forget_expired()
+
+
+def _exposed_by(config: Config) -> str:
+    """The setting by which others than this machine can reach the service; empty if none does."""
+    if not is_loopback(config.host):
+        return f"HOST={config.host}"
+    if config.public_url:
+        return "JOBQUEST_PUBLIC_URL"
+    return "JOBQUEST_TRUSTED_PROXIES" if config.trusted_proxies else ""

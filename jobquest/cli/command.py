@@ -10,6 +10,7 @@ import click
 from flask import current_app
 
 from jobquest.errors import JobQuestError
+from jobquest.events import format_time
 from jobquest.runtime import Runtime
 
 Command = Callable[..., None]
@@ -31,3 +32,8 @@ def one_line(command: Command) -> Command:
 def current_runtime() -> Runtime:
     """The runtime of the application for which the command runs."""
     return cast(Runtime, current_app.extensions["jobquest"])
+
+
+def time_or(moment_ms: int | None, instead: str) -> str:
+    """A time as commands show it."""
+    return instead if moment_ms is None else format_time(moment_ms)

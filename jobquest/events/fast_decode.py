@@ -120,7 +120,8 @@ def from_record(value: bytes, latest_ms: int = LAST_MS) -> Event | None:
 
 def from_request(body: bytes, default_user: str) -> tuple[Event, bool] | None:
     """The event that a client's body asks for, stamped with what it left out, and whether the
-    client gave its id. See `validation.from_request` and `requests.read`."""
+    client gave its id. Without a default user (empty), one that names none is not taken. See
+    `validation.from_request` and `requests.read`."""
     found = _read(_REQUEST, body)
     return None if found is None else _asked(found, default_user)
 
@@ -207,8 +208,8 @@ def _time_ms(text: str) -> int | None:
 
 
 def _is_plain(user: str) -> bool:
-    """Whether every character of it is printable ASCII."""
-    return user.isascii() and user.isprintable() and not user.isspace()
+    """Whether it is not empty and every character of it is printable ASCII."""
+    return bool(user) and user.isascii() and user.isprintable() and not user.isspace()
 
 
 def _frozen_data(data: Any) -> Any:

@@ -45,18 +45,19 @@ _BETWEEN = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _CLOSING = re.compile(r"[ \t\n\r]*\][ \t\n\r]*}[ \t\n\r]*")
 
 
-def read(body: bytes) -> Request:
-    """One event. Raises InvalidEvent with every error at once, by path."""
-    return read_plain(body) or read_strictly(body)
+def read(body: bytes, user: str | None = DEMO_USER) -> Request:
+    """One event. `user` is whose it is if it does not say; None: then it must. Raises InvalidEvent
+    with every error at once, by path."""
+    return read_plain(body, user) or read_strictly(body, user)
 
 
-def read_plain(body: bytes) -> Request | None:
+def read_plain(body: bytes, user: str | None = DEMO_USER) -> Request | None:
     """The same within microseconds for a usual valid event; None for every other."""
-    found = fast_decode.from_request(body, DEMO_USER)
+    found = fast_decode.from_request(body, user or "")
     return Request(*found) if found else None
 
 
-def read_batch(body: bytes) -> list[Request | InvalidEvent]:
+def read_batch(body: bytes, user: str | None = DEMO_USER) -> list[Request | InvalidEvent]:
     """Each event of `{"events": [...]}`, or what is wrong with it, in order. Raises InvalidEvent
     if the body is no such list."""
     parts = _split(body) or _split_slowly(body)
@@ -69,7 +70,7 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
     found: list[Request | InvalidEvent] = []
     for part in parts:
         try:
-            found.append(read(part))
+            found.append(read(part, user))
         except InvalidEvent as error:
             room -= _length(error)
             # A new exception: the first one's traceback keeps everything in memory.
@@ -78,11 +79,13 @@ def read_batch(body: bytes) -> list[Request | InvalidEvent]:
     return found
 
 
-def read_plain_batch(body: bytes, seconds: float) -> list[Request] | None:
+def read_plain_batch(
+    body: bytes, seconds: float, user: str | None = DEMO_USER
+) -> list[Request] | None:
     """The same within about `seconds` for usual valid events; None for every other list."""
     deadline = time.perf_counter() + seconds
     found: list[Request] = []
-    for one in fast_decode.from_batch(body, DEMO_USER):
+    for one in fast_decode.from_batch(body, user or ""):
         if one is None or len(found) == MAX_BATCH_EVENTS or time.perf_counter() > deadline:
             return None
         found.append(Request(*one))
@@ -124,7 +127,7 @@ def _split_slowly(body: bytes) -> list[bytes]:
     return []
 
 
-def read_strictly(body: bytes) -> Request:
+def read_strictly(body: bytes, user: str | None = DEMO_USER) -> Request:
     """What `read` does with a body that `fast_decode` does not take."""
     document = strict_json.loads(body)
     if not isinstance(document, dict):
@@ -133,6 +136,9 @@ def read_strictly(body: bytes) -> Request:
     # None means "left out" below, so a null from the client is refused here.
     wrong |= {name: ["Must not be null."] for name in _MEMBERS if document.get(name, 0) is None}
     given = {name: document[name] for name in _MEMBERS if document.get(name) is not None}
+    if user is None and "userId" not in document:
+        wrong["userId"] = ["Missing: a key or a session stands for no user."]
+    given.setdefault("userId", user or DEMO_USER)  # so that other errors are found too
     if wrong:
         raise InvalidEvent("The event is not valid.", wrong | _errors(given))
     return Request(_event(given), "id" in given)
@@ -141,7 +147,7 @@ def read_strictly(body: bytes) -> Request:
 def _event(given: dict[str, Any]) -> Event:
     return validation.from_request(
         given.get("eventType"),
-        given.get("userId", DEMO_USER),
+        given["userId"],
         given.get("data"),
         metadata=given.get("metadata", {}),
         id=given.get("id"),

@@ -1,6 +1,8 @@
-"""The read side's database: connections, transactions and their errors, for both dialects.
+"""A database: connections, transactions and their errors, for both dialects.
 
-SQLAlchemy's engine is here; `tables.py` defines what is stored, `schema.py` upgrades the tables.
+SQLAlchemy's engine is here. The read side's tables are in it, or those of the credentials, or both:
+`Tables` is what it must know of them. `tables.py` defines what the read side stores, `schema.py`
+upgrades its tables.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, text
 from sqlalchemy import event as engine_events
@@ -22,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
 from jobquest.errors import ReadSideUnavailable, ReadSideUnusable, UpgradeWaits
-from jobquest.read import postgres, schema, schema_check
+from jobquest.read import postgres, schema
 from jobquest.read.database_errors import (
     has_no_connection_left,
     is_damage,
@@ -55,6 +58,23 @@ _FEWER = (
 )
 
 
+class Tables(Protocol):
+    """A set of tables with a revision of its own: the module that creates and upgrades them."""
+
+    NAME: str  # "the read side", in errors
+    REVISION: str  # that this version needs
+    REPAIR: str  # what to do if their file is damaged
+
+    def is_current(self, connection: Connection) -> bool:
+        """Whether they have that revision already; nobody is waited for."""
+
+    def bring_up(self, connection: Connection, *, may_upgrade: bool, where: str) -> str | None:
+        """Create or upgrade them in the caller's transaction. Returns the revision before."""
+
+    def differences(self, connection: Connection) -> list[str]:
+        """A line for each difference between them and their models."""
+
+
 class Database:
     """The database behind `url`. Safe to build before a fork: it connects at the first use.
 
@@ -62,9 +82,19 @@ class Database:
     that do not exist yet are created in both cases.)
     """
 
-    def __init__(self, url: str, *, upgrades: bool = False, pool: int = 16) -> None:
-        """`pool`: the most connections at a time; a thread that needs another one waits."""
-        self.engine = _engine(url, pool)
+    def __init__(
+        self,
+        url: str,
+        *,
+        upgrades: bool = False,
+        pool: int = 16,
+        tables: Tables = schema,
+        outlives_power_cuts: bool = False,
+    ) -> None:
+        """`pool`: the most connections at a time; a thread that needs another one waits. With
+        `outlives_power_cuts`, each transaction in a file waits for the disk."""
+        self.engine = _engine(url, pool, outlives_power_cuts)
+        self._tables = tables
         self._upgrades = upgrades or self.is_file
         self._ready = False
         # SQLite has one writer at a time, and a waiting writer polls for its turn: of fifty, some
@@ -73,6 +103,12 @@ class Database:
         self._kept: PoolProxiedConnection | None = None  # for `select`
         self._selecting = threading.Lock()  # held while `_kept` is in use
         self._impatient: PoolProxiedConnection | None = None  # for `select_at_once`
+
+    def beside(self, tables: Tables) -> Database:
+        """The same database, by the same connections, for another set of tables."""
+        other = copy(self)
+        other._tables, other._ready = tables, False
+        return other
 
     @property
     def is_file(self) -> bool:
@@ -224,7 +260,7 @@ class Database:
         except OSError as error:
             raise ReadSideUnavailable(self._explained(error)) from error
         except PoolTimeout as error:
-            line = "The read side is busy: no connection is free. If that lasts, raise"
+            line = f"{self._name} is busy: no connection is free. If that lasts, raise"
             raise ReadSideUnavailable(f"{line} JOBQUEST_DATABASE_POOL.") from error
 
     def _explained(self, error: Exception) -> str:
@@ -237,11 +273,14 @@ class Database:
         where = self._where()
         if damaged:
             return (
-                f"The read side is damaged: {cause} ({where}). Stop the service, move that file"
-                " away with its -wal and -shm, run `flask events rebuild`, and start again: that"
-                " recreates it from the log."
+                f"{self._name} is damaged: {cause} ({where}). Stop the service, move that file"
+                f" away with its -wal and -shm, {self._tables.REPAIR}"
             )
-        return f"The read side is not available: {cause} ({where})."
+        return f"{self._name} is not available: {cause} ({where})."
+
+    @property
+    def _name(self) -> str:
+        return self._tables.NAME[0].upper() + self._tables.NAME[1:]
 
     def _where(self) -> str:
         url = self.engine.url
@@ -278,13 +317,13 @@ class Database:
         UpgradeWaits."""
         with self._unavailable():
             found = self._bring_up(may_upgrade=True)
-            return found, max(found or "", schema.REVISION)
+            return found, max(found or "", self._tables.REVISION)
 
     def differences(self) -> list[str]:
         """A line for each difference between the tables and the models. Raises
         ReadSideUnavailable."""
         with self._unavailable(), self.engine.connect() as connection:
-            return schema_check.differences(connection)
+            return self._tables.differences(connection)
 
     def _prepare(self) -> None:
         """Make sure, once per process, that this version can work with the tables."""
@@ -299,7 +338,7 @@ class Database:
         if self.is_file and not Path(self.engine.url.database or "").exists():
             return False
         with self.engine.connect() as connection:
-            return schema.is_current(connection)
+            return self._tables.is_current(connection)
 
     def _bring_up(self, *, may_upgrade: bool) -> str | None:
         if self.engine.url.database and self.is_file:
@@ -309,7 +348,8 @@ class Database:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
                 connection.execute(text(f"SET LOCAL lock_timeout = {_LOCKED_MS}"))
             try:
-                return schema.bring_up(connection, may_upgrade=may_upgrade, where=self._where())
+                where = self._where()
+                return self._tables.bring_up(connection, may_upgrade=may_upgrade, where=where)
             except DBAPIError as error:
                 if is_locked(error):
                     raise UpgradeWaits(self._locked()) from error
@@ -331,12 +371,12 @@ class Database:
     def _forbidden(self, error: DBAPIError) -> str:
         cause, role = str(error.orig).splitlines()[0], self.engine.url.username
         return (
-            f"The read side's tables can't be created: {cause} ({self._where()}). Allow the role to"
-            f" do that: GRANT CREATE ON SCHEMA public TO {role}."
+            f"The tables of {self._tables.NAME} can't be created: {cause} ({self._where()}). Allow"
+            f" the role to do that: GRANT CREATE ON SCHEMA public TO {role}."
         )
 
 
-def _engine(url: str, pool: int) -> Engine:
+def _engine(url: str, pool: int, outlives_power_cuts: bool) -> Engine:
     bounds = {"pool_size": min(pool, _KEPT), "max_overflow": max(0, pool - _KEPT)}
     if not url.startswith("sqlite"):
         return _postgres_engine(url, bounds)
@@ -349,7 +389,7 @@ def _engine(url: str, pool: int) -> Engine:
         connection.execute("PRAGMA journal_mode=WAL")
         # Positions are in the same file as the effects, and the log has all events: after a power
         # cut, lost transactions are only read again. So there is no fsync for each of them.
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if outlives_power_cuts else 'NORMAL'}")
         # By default SQLite copies its log into the file after as many pages as one large batch
         # changes, each time with a sync of the disk.
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")

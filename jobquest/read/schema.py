@@ -17,18 +17,23 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, inspect, select, text, update
 
 from jobquest.errors import ReadSideUnavailable, UpgradeWaits
+from jobquest.read import schema_check
 from jobquest.read.processes import alive_before
-from jobquest.read.tables import epoch
+from jobquest.read.tables import epoch, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 log = logging.getLogger(__name__)
 
+NAME = "the read side"
+REPAIR = "run `flask events rebuild`, and start again: that recreates it from the log."
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 REVISION = max(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
 _BASE, _BASE_LAYOUT = "0005", 5  # databases from before Alembic have a layout number instead
-_UPGRADING = threading.Lock()  # Alembic has one context for the whole process
+UPGRADING = threading.Lock()
+"""Held while Alembic works: it has one context for the whole process."""
 
 
 def revision(connection: Connection) -> str | None:
@@ -103,6 +108,16 @@ def bring_up(connection: Connection, *, may_upgrade: bool, where: str) -> str | 
     return found
 
 
+def differences(connection: Connection) -> list[str]:
+    """A line for each difference between the tables and the models. Raises ReadSideUnavailable if
+    the tables are unknown to this version."""
+    found = revision(connection)
+    if found != REVISION:
+        has = f"The tables have revision {found}" if found else "There are no tables"
+        return [f"{has}, this version needs {REVISION}."]
+    return schema_check.differences(connection, metadata)
+
+
 def _refuse_unless_expanded(connection: Connection, found: str) -> None:
     """Accept tables of a newer revision if that version has only expanded them since ours."""
     there = inspect(connection)
@@ -120,12 +135,12 @@ def _refuse_unless_expanded(connection: Connection, found: str) -> None:
 
 def upgrade(connection: Connection, found: str | None) -> None:
     """Upgrade tables of revision `found` to ours, in the caller's transaction."""
-    config = _config()
+    config = alembic_config(_MIGRATIONS)
     # The import takes a tenth of a second, and few starts need it.
     from alembic import command
 
     config.attributes["connection"] = connection
-    with _UPGRADING:
+    with UPGRADING:
         # Somebody may have dropped all tables except the one that stores the revision.
         command.stamp(config, found or "base", purge=True)
         command.upgrade(config, REVISION)
@@ -152,15 +167,16 @@ def _pending(found: str | None) -> list[Any]:
     """The modules of the migrations from `found` to our revision."""
     from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = ScriptDirectory.from_config(alembic_config(_MIGRATIONS))
     return [one.module for one in scripts.iterate_revisions(REVISION, found or "base")]
 
 
-def _config() -> Config:
+def alembic_config(folder: Path) -> Config:
+    """Alembic's settings for the migrations in a folder."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its import logs eight plugins
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(folder))
     config.set_main_option("path_separator", "os")
     return config

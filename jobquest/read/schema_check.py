@@ -1,4 +1,4 @@
-"""Compares a database's tables with the models: `flask db check`.
+"""Compares a database's tables with their models: `flask db check`.
 
 The models' tables are created for that, as temporary ones, so that the database itself spells
 both. Reads only; the caller's transaction must be rolled back.
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Inspector, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import SAWarning
 
-from jobquest.read import tables
-from jobquest.read.schema import REVISION, revision
+ACCESS = "access_"
+"""The names of the credentials' tables begin with it."""
 
-_OURS_ALONE = "alembic_version"  # no model has it
+_OF_ALEMBIC = ("alembic_version", "access_version")  # no model has them
 _INDEXES = {
     "sqlite": "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index' AND sql > ''",
     "postgresql": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = :name",
@@ -24,14 +24,14 @@ _INDEXES = {
 _TEMPORARY = "SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()"
 
 
-def differences(connection: Connection, models: MetaData = tables.metadata) -> list[str]:
-    """A line for each difference between the tables and the models. Raises ReadSideUnavailable if
-    the tables are unknown to this version."""
-    found = revision(connection)
-    if found != REVISION:
-        has = f"The tables have revision {found}" if found else "There are no tables"
-        return [f"{has}, this version needs {REVISION}."]
-    names = set(inspect(connection).get_table_names()) - {_OURS_ALONE}
+def differences(connection: Connection, models: MetaData, *, of_access: bool = False) -> list[str]:
+    """A line for each difference between the models and the tables: those of the credentials, or
+    all others, which may be in the same database."""
+    names = {
+        name
+        for name in inspect(connection).get_table_names()
+        if name not in _OF_ALEMBIC and name.startswith(ACCESS) == of_access
+    }
     there = _layout(connection, connection.dialect.default_schema_name, names)
     with _created(connection, models) as (made, schema):
         wanted = _layout(made, schema, models.tables.keys())

@@ -12,15 +12,19 @@ from flask import Flask
 
 from jobquest.runtime import Runtime
 from jobquest.web import errors, live, metrics, security
+from jobquest.web.csrf import Csrf
 from jobquest.web.dead_letters import dead_letters
 from jobquest.web.entrance import Entrance
 from jobquest.web.events import events
+from jobquest.web.guard import AccessGuard
 from jobquest.web.health import health
+from jobquest.web.needs import PUBLIC, needs
 from jobquest.web.pages import pages
 from jobquest.web.paths import Segment
 from jobquest.web.proxies import Proxies
 from jobquest.web.reads import reads
 from jobquest.web.status import status
+from jobquest.web.tickets import tickets
 
 
 def register(app: Flask, runtime: Runtime) -> None:
@@ -30,10 +34,15 @@ def register(app: Flask, runtime: Runtime) -> None:
     app.url_map.converters["segment"] = Segment
     errors.register(app)
     count = metrics.register(app, runtime)
-    for blueprint in (events, status, dead_letters, reads, health, pages):
+    for blueprint in (events, status, dead_letters, reads, health, tickets, pages):
         app.register_blueprint(blueprint)
     live.register(app)
-    guards, headers = security.guards(runtime.config), security.headers(runtime.config)
+    needs(PUBLIC)(app.view_functions["static"])
+    csrf = Csrf(lambda: runtime.access.secret_key.value)
+    csrf.register(app)
+    app.extensions["jobquest.csrf"] = csrf
+    access = AccessGuard(app, runtime.config, runtime.access, csrf)
+    guards, headers = security.guards(runtime.config, access), security.headers(runtime.config)
     entrance = Entrance(app, runtime, Proxies(runtime.config), guards, headers, count)
     app.extensions["jobquest.entrance"] = entrance
     app.wsgi_app = entrance  # type: ignore[method-assign]

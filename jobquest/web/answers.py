@@ -9,13 +9,20 @@ from typing import Any, NamedTuple, cast
 import orjson
 from flask import Response, current_app, jsonify, request
 
-from jobquest.errors import InvalidEvent
+from jobquest.access.caller import Caller
+from jobquest.errors import Forbidden, InvalidEvent
 from jobquest.events import exact_json, format_time, parse_time, strict_json
 from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
 from jobquest.runtime import Runtime
+
+CALLER = "jobquest.caller"
+"""In the environ: the `Caller`, once the guard has let the request in."""
+
+AT_ONCE = "jobquest.at_once"
+"""In the environ, if the guards must not wait: what they can't tell at once, they refuse."""
 
 RETRY_AFTER_SECONDS = 2
 OUTCOMES = ("processed", "retrying", "dead")
@@ -49,6 +56,22 @@ class UnsupportedMediaType(Exception):
 def runtime() -> Runtime:
     """The application's runtime."""
     return cast(Runtime, current_app.extensions["jobquest"])
+
+
+def caller() -> Caller:
+    """Who has sent the request."""
+    return cast(Caller, request.environ[CALLER])
+
+
+def whose(user_id: str) -> str:
+    """The user whose data an address names; `me` is the user of the token. Raises Forbidden if a
+    user asks for another one's."""
+    own = caller().user
+    if own is None:
+        return user_id
+    if user_id != "me":
+        raise Forbidden("A user's token reads /api/users/me and what is below it.")
+    return own
 
 
 def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Response, int]:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, abort, request
 
+from jobquest.access.caller import OPERATE, READ
 from jobquest.consumer.redrive import MAX_DEAD_LETTERS, Redriven
 from jobquest.errors import InvalidEvent
 from jobquest.read.dead_letters import DeadLetterFilter
@@ -20,6 +21,7 @@ from jobquest.web.answers import (
     success,
     whole_parameter,
 )
+from jobquest.web.needs import needs
 
 dead_letters = Blueprint("dead_letters", __name__, url_prefix="/api/kafka")
 
@@ -39,6 +41,7 @@ FILTERS = {
 
 
 @dead_letters.get("/dead-letters")
+@needs(READ)
 def listed() -> tuple[Response, int]:
     """Dead letters by filter, newest first, and the number of dead letters with each error."""
     choice_parameter("state", STATES, None)
@@ -49,12 +52,14 @@ def listed() -> tuple[Response, int]:
 
 
 @dead_letters.get("/dead-letters/<int:id>")
+@needs(READ)
 def one(id: int) -> tuple[Response, int]:
     """One dead letter with its whole value."""
     return success(_dead_letter(id))
 
 
 @dead_letters.patch("/dead-letters/<int:id>")
+@needs(OPERATE)
 def edit(id: int) -> tuple[Response, int]:
     """Replace the value to redrive; with `dryRun`, only check the new value."""
     dry = flag_parameter("dryRun")
@@ -76,6 +81,7 @@ def edit(id: int) -> tuple[Response, int]:
 
 
 @dead_letters.post("/dead-letters/<int:id>/discard")
+@needs(OPERATE)
 def discard(id: int) -> tuple[Response, int]:
     """Discard a dead letter."""
     reason = json_object().get("reason")
@@ -85,6 +91,7 @@ def discard(id: int) -> tuple[Response, int]:
 
 
 @dead_letters.post("/dead-letters/redrive")
+@needs(OPERATE)
 def redrive() -> tuple[Response, int]:
     """Process dead letters again."""
     body = json_object()
@@ -97,6 +104,7 @@ def redrive() -> tuple[Response, int]:
 
 
 @dead_letters.get("/retries")
+@needs(READ)
 def retries() -> tuple[Response, int]:
     """The events that wait for another try of their handlers."""
     limit = whole_parameter("limit", DEFAULT_LIMIT, 1, MAX_LIMIT) or DEFAULT_LIMIT
@@ -104,6 +112,7 @@ def retries() -> tuple[Response, int]:
 
 
 @dead_letters.post("/retries/<segment:id>/now")
+@needs(OPERATE)
 def try_now(id: str) -> tuple[Response, int]:
     """Retry the head of an ordering key now."""
     if runtime().queries.retry(id) is None:

@@ -22,7 +22,7 @@ from flask.sessions import SecureCookieSessionInterface
 
 from jobquest.errors import JobQuestError
 from jobquest.runtime import Runtime
-from jobquest.web.answers import RETRY_AFTER_SECONDS, Answer, failure
+from jobquest.web.answers import AT_ONCE, CALLER, RETRY_AFTER_SECONDS, Answer, failure
 from jobquest.web.errors import Refused, answer_to, unexpected
 from jobquest.web.paths import LIVE, SLASH, canonical_path
 from jobquest.web.proxies import Proxies
@@ -106,6 +106,7 @@ class Entrance:
         """The valid events of a request that the worker's loop can answer. This neither waits nor
         takes long. None if a thread has to answer: a guard refuses the request, it is no plain
         publish, or somebody has added a layer, guard or hook that may refuse it."""
+        environ[AT_ONCE] = True
         has_other_layers = self._app.wsgi_app is not self or self.guards != self._own_guards
         if has_other_layers or self._refusal(environ) or not self._is_ours_alone(environ):
             return None
@@ -114,7 +115,7 @@ class Entrance:
             body = _body(environ, environ["wsgi.input"])
         except Refused:
             return None
-        return self.publisher.check(body, is_batch=path == _BATCH)
+        return self.publisher.check(body, environ[CALLER], is_batch=path == _BATCH)
 
     def send(self, answer: Answer, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request that no view has answered."""
@@ -159,8 +160,8 @@ class Entrance:
         try:
             body = _body(environ, environ["wsgi.input"])
             if path == _BATCH:
-                return publish_batch(self._runtime, body)
-            return publish_one(self._runtime, body)
+                return publish_batch(self._runtime, body, environ[CALLER])
+            return publish_one(self._runtime, body, environ[CALLER])
         except Refused as refused:
             return refused.answer
         except JobQuestError as error:

@@ -4,17 +4,21 @@ page if a browser asks for one."""
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from jobquest.errors import (
+    Forbidden,
     IdConflict,
     InvalidEvent,
     JobQuestError,
     RecordRefused,
     StateConflict,
+    TooMany,
+    Unauthenticated,
     Unavailable,
 )
 from jobquest.runtime import StateNotReached
@@ -24,9 +28,12 @@ logger = logging.getLogger(__name__)
 
 _CODES: dict[type[JobQuestError], int] = {
     InvalidEvent: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
     IdConflict: 409,
     StateConflict: 409,
     RecordRefused: 413,
+    TooMany: 429,
     Unavailable: 503,
     StateNotReached: 504,
 }
@@ -58,8 +65,15 @@ def answer_to(error: JobQuestError) -> Answer:
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 500)
     errors = error.errors if isinstance(error, InvalidEvent) else None
     more: dict[str, Any] = {"data": error.status} if isinstance(error, StateNotReached) else {}
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == 503 else {}
-    return Answer(code, failure(error.args[0], errors, **more), headers)
+    return Answer(code, failure(error.args[0], errors, **more), _headers(code, error))
+
+
+def _headers(code: int, error: JobQuestError) -> dict[str, str]:
+    if isinstance(error, TooMany):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if code == 401:  # RFC 9110, section 11.6.1
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == 503 else {}
 
 
 def unexpected(error: Exception) -> Answer:

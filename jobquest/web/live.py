@@ -22,16 +22,19 @@ from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
+from jobquest.access.caller import OWN, READ
 from jobquest.feed import Viewer
 from jobquest.web.answers import (
     RETRY_AFTER_SECONDS,
     Answer,
+    caller,
     cursor_parameter,
     event_filter,
     failure,
     runtime,
 )
 from jobquest.web.errors import Refused
+from jobquest.web.needs import needs
 from jobquest.web.paths import LIVE
 
 MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
@@ -97,7 +100,7 @@ def register(app: Flask) -> None:
     Sock(app).route(LIVE, endpoint=ENDPOINT)(view)
     app.register_error_handler(RemoteProtocolError, _no_handshake)
     app.register_error_handler(WebsocketMismatch, _no_upgrade)
-    app.view_functions[ENDPOINT] = _admitting(app.view_functions[ENDPOINT])
+    app.view_functions[ENDPOINT] = needs(READ, OWN)(_admitting(app.view_functions[ENDPOINT]))
 
 
 def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
@@ -107,7 +110,8 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
 
     def admit() -> Any:
         g.since = cursor_parameter("since")
-        g.filter = event_filter()
+        own = caller().user
+        g.filter = event_filter(**({} if own is None else {"users": frozenset({own})}))
         _check_handshake()
         if not connections.acquire(blocking=False):  # one step, so that no burst overruns it
             raise ServiceUnavailable(

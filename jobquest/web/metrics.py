@@ -13,8 +13,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from jobquest.access.caller import READ
 from jobquest.report import WORST_FIRST
 from jobquest.runtime import Runtime
+from jobquest.web.needs import needs
 
 
 def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
@@ -33,6 +35,7 @@ def register(app: Flask, runtime: Runtime) -> Callable[[str, str, int], None]:
         requests.labels(this, route, method, code).inc()
 
     @app.get("/metrics")
+    @needs(READ)
     def metrics() -> Response:
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 

@@ -12,9 +12,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobquest.errors import IdConflict, InvalidEvent, JobQuestError, LogUnavailable, Unavailable
+from jobquest.access.caller import LOCAL, PROXY, Caller
+from jobquest.errors import (
+    Forbidden,
+    IdConflict,
+    InvalidEvent,
+    JobQuestError,
+    LogUnavailable,
+    Unavailable,
+)
 from jobquest.events import Event, format_time
-from jobquest.events.requests import Request, read, read_batch, read_plain, read_plain_batch
+from jobquest.events.requests import (
+    DEMO_USER,
+    Request,
+    read,
+    read_batch,
+    read_plain,
+    read_plain_batch,
+)
 from jobquest.log.pending import Pending
 from jobquest.producer import Published, log_published
 from jobquest.runtime import Runtime
@@ -40,16 +55,40 @@ _Firsts = Mapping[str, dict[str, Any]]
 # --- on a thread ---
 
 
-def publish_one(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
+def publish_one(runtime: Runtime, body: bytes, caller: Caller, *, dry_run: bool = False) -> Answer:
     """Check one event and keep it, unless it is a dry run. Raises JobQuestError."""
-    [outcome] = _keep(runtime, [read(body)], dry_run)
+    request = read(body, _default_user(caller))
+    _refuse_others([request], caller)
+    [outcome] = _keep(runtime, [request], dry_run)
     return _one_answer(runtime, outcome)
 
 
-def publish_batch(runtime: Runtime, body: bytes, *, dry_run: bool = False) -> Answer:
+def publish_batch(
+    runtime: Runtime, body: bytes, caller: Caller, *, dry_run: bool = False
+) -> Answer:
     """The same with a list of events. Raises JobQuestError if the body is no such list."""
-    requests = read_batch(body)
+    requests = read_batch(body, _default_user(caller))
+    _refuse_others(requests, caller)
     return _batch_answer(runtime, _keep(runtime, requests, dry_run), requests)
+
+
+def _default_user(caller: Caller) -> str | None:
+    """Whose an event is that does not say: the user's own, or nobody's if credentials are asked
+    for."""
+    return caller.user or (DEMO_USER if caller.kind in (LOCAL.kind, PROXY.kind) else None)
+
+
+def _refuse_others(requests: Sequence[Request | InvalidEvent], caller: Caller) -> None:
+    """Raise Forbidden if a user publishes for another one: that is no error of one event."""
+    if not _are_own(requests, caller):
+        raise Forbidden(f"This token publishes for {caller.name} alone, not for another userId.")
+
+
+def _are_own(requests: Sequence[Request | InvalidEvent], caller: Caller) -> bool:
+    own = caller.user
+    return own is None or all(
+        one.event.user_id == own for one in requests if isinstance(one, Request)
+    )
 
 
 def _keep(
@@ -95,17 +134,18 @@ class AsyncPublisher:
         a file can be asked about ids without waiting."""
         return self._runtime.database.is_file
 
-    def check(self, body: bytes, *, is_batch: bool) -> Publish | None:
+    def check(self, body: bytes, caller: Caller, *, is_batch: bool) -> Publish | None:
         """The events of a body, if all are plain and valid; None if a thread has to check it, or to
         wait because too many events are under way."""
         if self._under_way >= MAX_UNDER_WAY:
             return None
+        user = _default_user(caller)
         if is_batch:
-            requests = read_plain_batch(body, PROMPT_SECONDS)
+            requests = read_plain_batch(body, PROMPT_SECONDS, user)
         else:
-            one = read_plain(body) if len(body) <= PROMPT_BYTES else None
+            one = read_plain(body, user) if len(body) <= PROMPT_BYTES else None
             requests = [one] if one else None
-        if not requests:
+        if not requests or not _are_own(requests, caller):
             return None
         self._under_way += len(requests)
         return Publish(requests, is_batch)

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
+from jobquest.access.caller import OWN, READ
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.read.projections import USER_LISTS
@@ -24,7 +25,9 @@ from jobquest.web.answers import (
     success,
     time_parameter,
     whole_parameter,
+    whose,
 )
+from jobquest.web.needs import needs
 
 reads = Blueprint("reads", __name__, url_prefix="/api")
 
@@ -34,18 +37,21 @@ DEFAULT_DAYS = 30
 
 
 @reads.get("/events")
+@needs(READ)
 def events() -> tuple[Response, int]:
     """Events by filter, newest change first."""
     return success(_events())
 
 
 @reads.get("/events/<id>")
+@needs(READ)
 def event(id: str) -> tuple[Response, int]:
     """One event's life."""
     return success(runtime().queries.event(id) or abort(404, "There is no event with this id."))
 
 
 @reads.get("/users")
+@needs(READ)
 def users() -> tuple[Response, int]:
     """Users whose id contains `q`."""
     q = request.args.get("q", "")
@@ -53,20 +59,24 @@ def users() -> tuple[Response, int]:
 
 
 @reads.get("/users/<segment:user_id>")
+@needs(READ, OWN)
 def user(user_id: str) -> tuple[Response, int]:
     """A user's statistics."""
-    return success(_known_user(user_id))
+    return success(_known_user(whose(user_id)))
 
 
 @reads.get("/users/<segment:user_id>/events")
+@needs(READ, OWN)
 def user_events(user_id: str) -> tuple[Response, int]:
     """A user's events, newest change first."""
+    user_id = whose(user_id)
     _known_user(user_id)
     return success(_events(users=frozenset({user_id})))
 
 
 def user_list(name: str, user_id: str) -> tuple[Response, int]:
     """A user's rows of one projection, newest first."""
+    user_id = whose(user_id)
     _known_user(user_id)
     found = runtime().queries.user_list(name, user_id, _limit(MAX_LIMIT), after_parameter())
     return listed(name, found)
@@ -74,11 +84,14 @@ def user_list(name: str, user_id: str) -> tuple[Response, int]:
 
 for _name in USER_LISTS:
     reads.add_url_rule(
-        f"/users/<segment:user_id>/{_name}", f"user_{_name}", partial(user_list, _name)
+        f"/users/<segment:user_id>/{_name}",
+        f"user_{_name}",
+        needs(READ, OWN)(partial(user_list, _name)),
     )
 
 
 @reads.get("/analytics")
+@needs(READ)
 def analytics() -> tuple[Response, int]:
     """Counts by type and window of event time; by default the last 60 windows."""
     window = choice_parameter("window", tuple(WINDOWS_MS), "minute") or "minute"
@@ -89,6 +102,7 @@ def analytics() -> tuple[Response, int]:
 
 
 @reads.get("/analytics/overview")
+@needs(READ)
 def overview() -> tuple[Response, int]:
     """Applications, XP per day, top users, learning; by default the last 30 days. Its size is
     limited: 10,000 days, ten users, 50 of everything else."""
@@ -96,6 +110,7 @@ def overview() -> tuple[Response, int]:
 
 
 @reads.get("/analytics/minutes")
+@needs(READ)
 def minutes() -> tuple[Response, int]:
     """The consumer's counts in each of the last minutes; by default 60."""
     count = whole_parameter("count", DEFAULT_WINDOWS, 1, MAX_WINDOWS) or DEFAULT_WINDOWS

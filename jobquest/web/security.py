@@ -37,12 +37,13 @@ _PREFLIGHT_SECONDS = "600"
 _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,2000}")
 
 
-def guards(config: Config) -> list[Guard]:
-    """What every request has to pass, in this order."""
+def guards(config: Config, access: Guard) -> list[Guard]:
+    """What every request has to pass, in this order; `access` asks who calls."""
     return [
         _trusted_host(config),
         _address_without_nul,
         _allowed_origin(config),
+        access,
     ]
 
 

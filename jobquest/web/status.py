@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, abort, request
 
+from jobquest.access.caller import OPERATE, READ
 from jobquest.browse import Wanted
 from jobquest.errors import InvalidEvent
 from jobquest.read.queries import MAX_LIMIT
 from jobquest.web.answers import json_object, runtime, success, time_parameter, whole_parameter
+from jobquest.web.needs import needs
 
 status = Blueprint("status", __name__, url_prefix="/api/kafka")
 
@@ -17,12 +19,14 @@ MAX_OFFSET = 2**63 - 1
 
 
 @status.get("/status")
+@needs(READ)
 def show() -> tuple[Response, int]:
     """The service's status, and the epoch of the database that it is about."""
     return success({**runtime().report.status(), "epoch": runtime().feed.epoch})
 
 
 @status.post("/status")
+@needs(OPERATE)
 def switch() -> tuple[Response, int]:
     """Start or stop the consumer of the whole service; answers when that is done."""
     action = json_object().get("action")
@@ -34,6 +38,7 @@ def switch() -> tuple[Response, int]:
 
 
 @status.get("/topics")
+@needs(READ)
 def topics() -> tuple[Response, int]:
     """Partitions, offsets and lag of every topic. The answer is small, because the topics are
     fixed: a thousand partitions of each are 1 MB."""
@@ -41,6 +46,7 @@ def topics() -> tuple[Response, int]:
 
 
 @status.get("/topics/<topic>/records")
+@needs(READ)
 def records(topic: str) -> tuple[Response, int]:
     """Records of one partition from an offset or a time; without either, the latest ones."""
     found = runtime().report.records(topic, *wanted_records())

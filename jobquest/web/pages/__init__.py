@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Blueprint
 
+from jobquest.access.caller import OPERATE, READ
 from jobquest.clock import now_ms
 from jobquest.events import PERSONAL_FIELDS
 from jobquest.web.pages import (
@@ -22,9 +23,11 @@ from jobquest.web.pages import (
     live,
     now,
     publish,
+    sign_in,
     topics,
     users,
 )
+from jobquest.web.pages.sign_in import csrf_token, may, signed_in
 from jobquest.web.pages.words import FILTERS, MASK, here, personal_shown
 
 pages = Blueprint("pages", __name__)
@@ -38,16 +41,17 @@ _PAGES = (
     analytics.page,
     publish.page,
     catalogue.page,
+    sign_in.page,
 )
-# The links of the navigation: endpoint, word.
+# The links of the navigation: endpoint, word, the scope that it needs.
 NAVIGATION = (
-    ("pages.live.show", "Live"),
-    ("pages.users.search", "Users"),
-    ("pages.topics.show", "Topics"),
-    ("pages.failures.show", "Failures"),
-    ("pages.analytics.show", "Analytics"),
-    ("pages.publish.show", "Publish"),
-    ("pages.catalogue.show", "Catalogue"),
+    ("pages.live.show", "Live", READ),
+    ("pages.users.search", "Users", READ),
+    ("pages.topics.show", "Topics", READ),
+    ("pages.failures.show", "Failures", READ),
+    ("pages.analytics.show", "Analytics", READ),
+    ("pages.publish.show", "Publish", OPERATE),
+    ("pages.catalogue.show", "Catalogue", READ),
 )
 
 for _page in _PAGES:
@@ -60,8 +64,13 @@ for _name, _filter in FILTERS.items():
 def _for_every_page() -> dict[str, Any]:
     personal = personal_shown()
     hidden = [] if personal else sorted(PERSONAL_FIELDS)
+    may_read = may(READ)
     return {
-        "navigation": NAVIGATION,
+        "navigation": [one[:2] for one in NAVIGATION if may(one[2])],
+        "may": may,
+        "may_read": may_read,
+        "signed_in": signed_in(),
+        "csrf_token": csrf_token(),
         "here": here,
         "page_now": now_ms(),  # so that ages are right even if the browser's clock is wrong
         "personal_shown": personal,

@@ -10,12 +10,14 @@ from typing import Any
 
 from flask import Blueprint, render_template, request, url_for
 
+from jobquest.access.caller import READ
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent
 from jobquest.events import CATALOGUE, format_time, parse_time
 from jobquest.events.applications import known_first
 from jobquest.read.queries import MAX_WINDOWS, WINDOWS_MS
 from jobquest.web.answers import choice_parameter, runtime, time_value, whole_parameter
+from jobquest.web.needs import needs
 from jobquest.web.reads import DEFAULT_DAYS, DEFAULT_WINDOWS, time_span
 
 page = Blueprint("analytics", __name__)
@@ -31,6 +33,7 @@ QUICK = (
 
 
 @page.get("/analytics")
+@needs(READ)
 def show() -> tuple[str, int]:
     """Counts by type and window, applications, XP, users, learning; 400 with the form unchanged if
     a parameter is wrong."""

@@ -10,17 +10,20 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
+from jobquest.access.caller import READ
 from jobquest.clock import now_ms
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS, EventType
 from jobquest.events.fields import FIELDS
 from jobquest.read.queries import WINDOWS_MS
 from jobquest.web.answers import runtime
+from jobquest.web.needs import needs
 
 page = Blueprint("catalogue", __name__)
 
 
 @page.get("/catalogue")
+@needs(READ)
 def show() -> str:
     """Every type by topic, or those that contain `q`; without counts if they can't be read."""
     wanted = request.args.get("q", "").strip()

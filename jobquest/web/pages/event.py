@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, render_template, request, url_for
 
+from jobquest.access.caller import READ
 from jobquest.events import OUR_PREFIX
 from jobquest.read.life import MAX_FOLLOW_UPS
 from jobquest.web.answers import runtime
+from jobquest.web.needs import needs
 from jobquest.web.pages.words import many, number, shown, span
 
 page = Blueprint("event", __name__)
@@ -62,12 +64,14 @@ class Step(NamedTuple):
 
 
 @page.get("/events")
+@needs(READ)
 def find() -> tuple[str, int]:
     """The same for an id that a path can't carry."""
     return show(request.args.get("id", ""))
 
 
 @page.get("/events/<segment:id>")
+@needs(READ)
 def show(id: str) -> tuple[str, int]:
     """The page; for an unknown event, a page that waits for it or says that it does not exist."""
     life = runtime().queries.event(id)

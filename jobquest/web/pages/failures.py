@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, abort, render_template, request, url_for
 
+from jobquest.access.caller import READ
 from jobquest.clock import now_ms
 from jobquest.consumer.redrive import MAX_REDRIVES
 from jobquest.demo import MODULE
@@ -32,6 +33,7 @@ from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
 from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
+from jobquest.web.needs import needs
 from jobquest.web.pages.event_form import EventForm, event_form
 from jobquest.web.pages.now import status_now
 from jobquest.web.pages.words import MASK, PAGE_BYTES, shown_text, span, visible_lines
@@ -44,6 +46,7 @@ ANY = "any"
 
 
 @page.get("/failures")
+@needs(READ)
 def show() -> str:
     """Events that wait for a retry, and the dead letters that match, newest first."""
     service = runtime()
@@ -82,6 +85,7 @@ def show() -> str:
 
 
 @page.get("/dead-letters/<int:id>")
+@needs(READ)
 def dead_letter(id: int) -> str:
     """One dead letter with its event's outcome and the form that edits it."""
     queries = runtime().queries

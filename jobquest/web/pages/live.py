@@ -12,9 +12,11 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, render_template, request
 
+from jobquest.access.caller import READ
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.web.answers import OUTCOMES, cursor_parameter, event_filter, runtime
+from jobquest.web.needs import needs
 from jobquest.web.pages.now import STATES, State, lag_words, status_now
 from jobquest.web.pages.words import (
     MAX_SUMMARY,
@@ -56,6 +58,7 @@ _FIELDS = (
 
 
 @page.get("/")
+@needs(READ)
 def show() -> tuple[str, int]:
     """The page; 503 if the events can't be read, with everything else shown."""
     wanted, after = event_filter(), cursor_parameter("after")

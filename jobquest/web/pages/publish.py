@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, render_template, request, url_for
 
+from jobquest.access.caller import OPERATE
 from jobquest.demo import FAIL, MARK, MODULE, REFUSE
 from jobquest.events import CATALOGUE, TOPICS, EventType
 from jobquest.events.requests import DEMO_USER
 from jobquest.web.answers import runtime
+from jobquest.web.needs import needs
 from jobquest.web.pages.event_form import event_form
 from jobquest.web.pages.words import visible_lines
 
@@ -118,6 +120,7 @@ console.log(answer.data);
 
 
 @page.get("/publish")
+@needs(OPERATE)
 def show() -> tuple[str, int]:
     """The form of the chosen type; without one, the list of types."""
     wanted = request.args.get("type", "")

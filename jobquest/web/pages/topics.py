@@ -12,6 +12,7 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template, request, url_for
 
+from jobquest.access.caller import READ
 from jobquest.browse import MAX_SCANNED, MAX_SECONDS
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, TopicUnavailable, Unavailable
@@ -19,6 +20,7 @@ from jobquest.events import PERSONAL_FIELDS, format_time
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
+from jobquest.web.needs import needs
 from jobquest.web.pages.now import status_now
 from jobquest.web.pages.words import (
     MASK,
@@ -48,6 +50,7 @@ STOPPED = {
 
 
 @page.get("/topics")
+@needs(READ)
 def show() -> tuple[str, int]:
     """Every topic with its partitions, and the processes; 503 if the topics can't be read."""
     service = runtime()
@@ -79,6 +82,7 @@ def _names(processes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 @page.get("/topics/<topic>")
+@needs(READ)
 def records(topic: str) -> tuple[str, int]:
     """Records of one partition, raw and decoded; which offsets were read, and why it stopped."""
     if topic not in LOG_TOPICS:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Blueprint, abort, render_template, request, url_for
 
+from jobquest.access.caller import READ
 from jobquest.events import CATALOGUE
 from jobquest.events.applications import known_first
 from jobquest.events.levels import xp_for_level
@@ -20,6 +21,7 @@ from jobquest.read.portions import Portion
 from jobquest.read.projection import Section
 from jobquest.read.projections import APPLICATIONS, USER_LISTS
 from jobquest.web.answers import choice_parameter, cursor_parameter, runtime
+from jobquest.web.needs import needs
 from jobquest.web.pages.words import PAGE_BYTES, number, shown, summary_of
 
 page = Blueprint("users", __name__)
@@ -57,6 +59,7 @@ User = dict[str, Any]
 
 
 @page.get("/users")
+@needs(READ)
 def search() -> str:
     """Users whose id contains `q`; with `id`, that user's page, for an id that no path carries."""
     if "id" in request.args:
@@ -73,6 +76,7 @@ def search() -> str:
 
 
 @page.get("/users/<segment:user_id>")
+@needs(READ)
 def show(user_id: str) -> str:
     """One user; of one whose events are all unprocessed there is only the timeline."""
     queries = runtime().queries

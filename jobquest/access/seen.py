@@ -1,0 +1,86 @@
+"""What this process remembers of credentials, so that a request needs no database.
+
+By digest, in bounded memory. Whatever is remembered ends with the next change of credentials, see
+`changes.py`. While the database is away nobody can tell of a change: then what was seen within the
+last ten minutes still counts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from jobquest.access.caller import Caller
+
+MAX_REMEMBERED = 10_000
+LOOK_SECONDS = 1.0  # between two looks for changes
+FRESH_SECONDS = 2.0  # a look older than this means that the database is away
+AWAY_SECONDS = 600.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    caller: Caller
+    generation: int
+    seen: float  # on the monotonic clock, while the database could be asked
+
+
+class Seen:
+    """Safe for several threads."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._generation = -1  # at the latest look
+        self._looked = float("-inf")
+
+    @property
+    def generation(self) -> int:
+        """That of the latest look; -1 before the first one."""
+        return self._generation
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the latest look is recent enough to rely on."""
+        return time.monotonic() - self._looked <= FRESH_SECONDS
+
+    def looked(self, generation: int) -> bool:
+        """Note a look for changes. Returns whether there was one since the look before."""
+        changed = generation != self._generation
+        self._generation, self._looked = generation, time.monotonic()
+        return changed
+
+    def add(self, digest: str, caller: Caller, generation: int) -> None:
+        """Remember whom a credential stands for; `generation` is from before it was looked up."""
+        with self._lock:
+            if len(self._entries) >= MAX_REMEMBERED:
+                for old in list(self._entries)[: MAX_REMEMBERED // 10]:
+                    del self._entries[old]
+            self._entries[digest] = _Entry(caller, generation, time.monotonic())
+
+    def forget(self, digest: str) -> None:
+        """Forget a credential that is no longer valid."""
+        with self._lock:
+            self._entries.pop(digest, None)
+
+    def caller(self, digest: str) -> Caller | None:
+        """Whom a credential stands for, if that is certain without the database."""
+        entry = self._entries.get(digest)
+        if entry is None or entry.generation != self._generation or _has_ended(entry.caller):
+            return None
+        if self.is_fresh:
+            entry.seen = time.monotonic()
+            return entry.caller
+        return entry.caller if time.monotonic() - entry.seen <= AWAY_SECONDS else None
+
+    def caller_while_away(self, digest: str) -> Caller | None:
+        """The same if the database has just failed to answer."""
+        entry = self._entries.get(digest)
+        if entry is None or _has_ended(entry.caller):
+            return None
+        return entry.caller if time.monotonic() - entry.seen <= AWAY_SECONDS else None
+
+
+def _has_ended(caller: Caller) -> bool:
+    return caller.expires is not None and caller.expires <= time.time()

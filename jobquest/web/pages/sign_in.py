@@ -1,0 +1,154 @@
+"""The pages where an operator signs in and out."""
+
+from __future__ import annotations
+
+import secrets
+from typing import cast
+
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    make_response,
+    redirect,
+    render_template,
+    request,
+)
+from flask.typing import ResponseReturnValue
+
+from jobquest.access.caller import LOCAL, PROXY, Caller
+from jobquest.access.digests import digest
+from jobquest.access.sessions import HOURS
+from jobquest.addresses import is_loopback
+from jobquest.errors import Forbidden
+from jobquest.web.answers import CALLER, caller, runtime
+from jobquest.web.csrf import FIELD, Csrf
+from jobquest.web.guard import COOKIE, SIGN_IN, session_cookie
+from jobquest.web.needs import ANYBODY, PUBLIC, needs
+from jobquest.web.proxies import ORIGINAL
+
+page = Blueprint("sign_in", __name__)
+
+FORM_COOKIE = "jobquest_form"  # of a form without a session
+_WRONG = "This name and password do not belong together."
+_PLAIN_HTTP = (
+    "Signing in needs https: over plain http, everybody on the way could read the password. Open"
+    " this page by the proxy's https address."
+)
+
+
+def may(scope: str) -> bool:
+    """Whether the reader of this page has a scope."""
+    found: Caller | None = request.environ.get(CALLER)
+    return found is not None and found.may(scope)
+
+
+def signed_in() -> str | None:
+    """The operator's name; None if nobody has signed in."""
+    found: Caller | None = request.environ.get(CALLER)
+    return found.name if found is not None and found.kind == "operator" else None
+
+
+def csrf_token() -> str:
+    """The token for this page's forms and scripts; empty if no cookie lets it in."""
+    cookie = session_cookie(request.environ)
+    return _csrf().token(cookie) if cookie and signed_in() else ""
+
+
+@page.get(SIGN_IN)
+@needs(PUBLIC)
+def form() -> ResponseReturnValue:
+    """The form."""
+    if request.environ.get(CALLER) in (LOCAL, PROXY):
+        return _to(_wanted())
+    return _form("", 200)
+
+
+@page.post(SIGN_IN)
+@needs(PUBLIC)
+def sign_in() -> ResponseReturnValue:
+    """Begin a session, and go on to the wanted page."""
+    if not _is_private():
+        raise Forbidden(_PLAIN_HTTP)
+    _csrf().check_value(request.form.get(FIELD, ""), request.cookies.get(FORM_COOKIE, ""))
+    access = runtime().access
+    access.refuse_if_lost()
+    name, password = request.form.get("name", ""), request.form.get("password", "")
+    if not access.operators.accepts(name, password):
+        return _form(_WRONG, 401)
+    secret = access.sessions.begin(
+        name, address=request.remote_addr or "", agent=request.headers.get("User-Agent", "")
+    )
+    response = _to(_wanted())
+    _set(response, COOKIE, secret, HOURS * 3_600)
+    response.delete_cookie(FORM_COOKIE, path=_path())
+    return response
+
+
+@page.post("/sign-out")
+@needs(ANYBODY)
+def sign_out() -> ResponseReturnValue:
+    """End the session."""
+    cookie = session_cookie(request.environ)
+    if cookie and caller().kind == "operator":
+        runtime().access.sessions.end(digest(cookie))
+    response = _to(SIGN_IN)
+    response.delete_cookie(COOKIE, path=_path())
+    # Not "cookies": that would delete those of the whole site, the front end's among them.
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'
+    return response
+
+
+def _form(problem: str, code: int) -> Response:
+    cookie = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
+    page = render_template(
+        "sign_in.html",
+        problem=problem or ("" if _is_private() else _PLAIN_HTTP),
+        name=request.form.get("name", ""),
+        next=_wanted(),
+        form_token=_csrf().token(cookie),
+    )
+    response = make_response(page, code)
+    _set(response, FORM_COOKIE, cookie, 3_600)
+    return response
+
+
+def _set(response: Response, name: str, value: str, seconds: int) -> None:
+    is_secure = request.environ.get(ORIGINAL, "").startswith("https://")
+    response.set_cookie(
+        name,
+        value,
+        max_age=seconds,
+        path=_path(),
+        secure=is_secure,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def _path() -> str:
+    return f"{request.script_root}/"
+
+
+def _wanted() -> str:
+    """The page that was asked for: only one of ours."""
+    wanted = request.values.get("next", "/")
+    is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
+    return wanted if is_ours and wanted.isprintable() else "/"
+
+
+def _to(path: str) -> Response:
+    return cast(Response, redirect(f"{request.script_root}{path}", 303))
+
+
+def _is_private() -> bool:
+    """Whether nobody can listen: https as far as a trusted proxy says, or this machine alone."""
+    environ = request.environ
+    if environ.get(ORIGINAL, "").startswith("https://"):
+        return True
+    config = runtime().config
+    return config.public_url is None and is_loopback(environ.get("REMOTE_ADDR", ""))
+
+
+def _csrf() -> Csrf:
+    return cast(Csrf, current_app.extensions["jobquest.csrf"])
