@@ -24,7 +24,8 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.test import TestResponse
 
 from jobquest import create_app
-from jobquest.web.answers import Answer, failure
+from jobquest.access.caller import LOCAL
+from jobquest.web.answers import CALLER, Answer, failure
 from tests.service import Service, wait_for
 from tests.test_batch import xp
 from tests.test_http import EVENTS, consume, data_of, error_of, runtime_of
@@ -475,7 +476,7 @@ def test_publishes_leave_no_garbage_that_refers_to_itself(client: FlaskClient) -
         """Other threads leave some now and then, so in some attempts there is more."""
         gc.collect()
         for _ in range(20):
-            entrance._publish(environ | {"wsgi.input": io.BytesIO(GOOD)})
+            entrance._publish(environ | {"wsgi.input": io.BytesIO(GOOD), CALLER: LOCAL})
         return gc.collect() < 20
 
     gc.disable()

@@ -47,7 +47,7 @@ BROKEN = {
     "no certificate": ({"KAFKA_SSL_CAFILE": str(ROOT / "app.py")}, "KAFKA_SSL_CAFILE:", "PEM"),
     "key alone": ({"KAFKA_SSL_KEYFILE": "/no.pem"}, "KAFKA_SSL_KEYFILE ", "KAFKA_SSL_CERTFILE"),
     "broker": ({"KAFKA_BROKER": "localhost:99999"}, "KAFKA_BROKER=", "host:port"),
-    "address": ({"HOST": "::2"}, "HOST=::2:", "loopback"),
+    "address": ({"HOST": "a b"}, "HOST=a b:", "not a host name"),
     "port": ({"PORT": "http"}, "PORT=http:", "whole number"),
     "unknown": ({"JOBQUEST_WORKER": "2"}, "JOBQUEST_WORKER ", "JOBQUEST_WORKERS?"),
     "every origin": ({"JOBQUEST_CORS_ORIGINS": "*"}, "JOBQUEST_CORS_ORIGINS=", "every page"),

@@ -45,6 +45,7 @@ def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
     made = create_app(settings)
     runtime = made.extensions["jobquest"]
     runtime.producer.publish("user.login", "ada", {}, id="first")
+    assert runtime.access.everybody()  # known from now on
     yield made
     runtime.stop()
 
