@@ -175,7 +175,12 @@ class Access:
 
     def _look(self) -> bool:
         """Look for changes. Returns whether there were any. Raises ReadSideUnavailable."""
-        changed = self._seen.looked(generation(self._database) if self._exists() else 0)
+        self._seen.looking()
+        try:
+            changed = self._seen.looked(generation(self._database) if self._exists() else 0)
+        except BaseException:
+            self._seen.failed()
+            raise
         if changed or self._is_protected is None:
             if has_credentials := self._has_credentials():
                 self._created()
@@ -198,7 +203,7 @@ class Access:
     # --- the thread that looks for changes ---
 
     def _watch(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
+        while not self._stop.is_set():
             try:
                 if self._look():
                     self._end_changed()
@@ -208,6 +213,7 @@ class Access:
                 logger.debug("The credentials wait: %s", error)
             except Exception:
                 logger.exception("The look for changed credentials failed and continues")
+            self._stop.wait(LOOK_SECONDS)
 
     def _end_changed(self) -> None:
         for credential, caller in list(self._watched.items()):

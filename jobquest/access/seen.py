@@ -34,6 +34,8 @@ class Seen:
         self._lock = threading.Lock()
         self._generation = -1  # at the latest look
         self._looked = float("-inf")
+        self._looks_since: float | None = None  # a look that has not ended yet
+        self._has_failed = False
 
     @property
     def generation(self) -> int:
@@ -43,12 +45,28 @@ class Seen:
     @property
     def is_fresh(self) -> bool:
         """Whether the latest look is recent enough to rely on."""
-        return time.monotonic() - self._looked <= FRESH_SECONDS
+        return not self._has_failed and time.monotonic() - self._looked <= FRESH_SECONDS
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database does not answer the looks."""
+        since = self._looks_since
+        is_late = since is not None and time.monotonic() - since > FRESH_SECONDS
+        return self._has_failed or is_late
+
+    def looking(self) -> None:
+        """Note that a look for changes begins."""
+        self._looks_since = time.monotonic()
+
+    def failed(self) -> None:
+        """Note that it has failed."""
+        self._has_failed, self._looks_since = True, None
 
     def looked(self, generation: int) -> bool:
-        """Note a look for changes. Returns whether there was one since the look before."""
+        """Note what it has found. Returns whether there was a change since the one before."""
         changed = generation != self._generation
         self._generation, self._looked = generation, time.monotonic()
+        self._has_failed, self._looks_since = False, None
         return changed
 
     def add(self, digest: str, caller: Caller, generation: int) -> None:
@@ -72,7 +90,7 @@ class Seen:
         if self.is_fresh:
             entry.seen = time.monotonic()
             return entry.caller
-        return entry.caller if time.monotonic() - entry.seen <= AWAY_SECONDS else None
+        return self.caller_while_away(digest) if self.is_away else None
 
     def caller_while_away(self, digest: str) -> Caller | None:
         """The same if the database has just failed to answer."""

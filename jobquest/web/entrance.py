@@ -23,7 +23,7 @@ from flask.sessions import SecureCookieSessionInterface
 from jobquest.errors import JobQuestError
 from jobquest.runtime import Runtime
 from jobquest.web.answers import AT_ONCE, CALLER, RETRY_AFTER_SECONDS, Answer, failure
-from jobquest.web.errors import Refused, answer_to, unexpected
+from jobquest.web.errors import REFUSAL, Refused, answer_to, unexpected, wants_page
 from jobquest.web.paths import LIVE, SLASH, canonical_path
 from jobquest.web.proxies import Proxies
 from jobquest.web.publishing import AsyncPublisher, Publish, publish_batch, publish_one
@@ -87,7 +87,7 @@ class Entrance:
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         try:
-            answer = self._refusal(environ) or self._publish(environ)
+            answer = self._shown(self._refusal(environ), environ) or self._publish(environ)
         except Exception as error:
             answer = unexpected(error)
         if answer is None:
@@ -146,6 +146,15 @@ class Entrance:
         for guard in self.guards:
             if refusal := guard(environ):
                 return refusal
+        return None
+
+    def _shown(self, refusal: Answer | None, environ: Environ) -> Answer | None:
+        """A refusal; or None if the application has to show it as a page, and nothing else: no
+        view has the address that it gets."""
+        if refusal is None or refusal.document is None or not wants_page(environ):
+            return refusal
+        environ[REFUSAL] = refusal
+        environ["PATH_INFO"] = _UNKNOWN
         return None
 
     def _publish(self, environ: Environ) -> Answer | None:

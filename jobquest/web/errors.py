@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, jsonify, make_response, render_template, request
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_accept_header
 
 from jobquest.errors import (
     Forbidden,
@@ -41,6 +44,10 @@ _MESSAGES = {
     404: "There is nothing here.",
     405: "This method is not allowed here.",
 }
+
+
+REFUSAL = "jobquest.refusal"
+"""In the environ: why a guard has refused the request, whose path is one that no view has."""
 
 
 class Refused(Exception):
@@ -96,6 +103,8 @@ def _not_json(_error: Exception) -> Response:
 
 
 def _http(error: HTTPException) -> Response:
+    if refusal := request.environ.get(REFUSAL):
+        return _shaped(refusal)
     response = error.get_response()  # keeps Allow, Retry-After and the like
     if (error.code or 500) < 400:
         return Response(response.get_data(), response.status_code, list(response.headers.items()))
@@ -124,8 +133,14 @@ def _shaped(answer: Answer) -> Response:
 
 
 def _wants_page() -> bool:
+    return wants_page(request.environ)
+
+
+def wants_page(environ: Mapping[str, Any]) -> bool:
     """Whether a browser opens a page: it asks for HTML first, programs accept anything."""
-    if request.path.startswith(("/api/", "/ws/")):
+    if environ["PATH_INFO"].startswith(("/api/", "/ws/")):
         return False
     offered = ["application/json", "text/html"]
-    return request.accept_mimetypes.best_match(offered) == "text/html"
+    accepts = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
+    found: str | None = accepts.best_match(offered)
+    return found == "text/html"

@@ -11,9 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 from flask import Flask
-from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
-from werkzeug.http import parse_accept_header, parse_cookie
+from werkzeug.http import parse_cookie
 
 from jobquest.access import Access
 from jobquest.access.caller import Caller
@@ -21,7 +20,7 @@ from jobquest.config import Config
 from jobquest.errors import Forbidden, JobQuestError, Unauthenticated
 from jobquest.web.answers import AT_ONCE, CALLER, Answer
 from jobquest.web.csrf import Csrf
-from jobquest.web.errors import answer_to
+from jobquest.web.errors import answer_to, wants_page
 from jobquest.web.needs import ANYBODY, PUBLIC, declared
 from jobquest.web.paths import LIVE
 from jobquest.web.proxies import ORIGINAL
@@ -123,13 +122,9 @@ class AccessGuard:
 
     def _sign_in(self, environ: Environ) -> Answer | None:
         """The way to the sign-in page for a browser that opens a page."""
-        path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] != "GET" or path.startswith(("/api/", "/ws/")):
+        if environ["REQUEST_METHOD"] != "GET" or not wants_page(environ):
             return None
-        accepts = parse_accept_header(environ.get("HTTP_ACCEPT"), MIMEAccept)
-        if accepts.best_match(["application/json", "text/html"]) != "text/html":
-            return None
-        query = environ.get("QUERY_STRING")
+        path, query = environ["PATH_INFO"], environ.get("QUERY_STRING")
         wanted = quote(f"{path}?{query}" if query else path, safe="/")
         prefix = environ.get("SCRIPT_NAME", "")
         return Answer(303, None, {"Location": f"{prefix}{SIGN_IN}?next={wanted}"})
