@@ -29,6 +29,8 @@ class Connection:
     """
 
     __slots__ = (
+        "asked",
+        "asks",
         "busy",
         "client",
         "closed",
@@ -67,6 +69,8 @@ class Connection:
         self.publish: Publish | None = None  # that waits for the log, if no thread does
         self.pending = False  # the socket may have more to read
         self.too_large = False  # we don't wait for the request's body
+        self.asks = False  # its thread only asks whether the request is let in, by its head
+        self.asked = False  # it was asked, and the rest of the request may come
         self.served = False  # has had an answer
         self.half_closed = False  # the client sends no more than the socket has
         self.eof = False  # and we have read it all

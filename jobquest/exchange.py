@@ -210,6 +210,24 @@ class Exchange:
 
     # --- on a thread ---
 
+    def refusal(self, conn: Connection) -> Reply | None:
+        """The answer to a request whose guards refuse it by its head, before its body arrives; None
+        if they let it in."""
+        outlet = Outlet(conn)
+        try:
+            head = bytes(conn.data[: conn.framing.head])
+            request = OurRequest(self._settings, IterUnreader((head,)), conn.client)
+            response, environ = self._created(conn, request, b"", outlet, False)
+            answer = self._entrance.refusal(environ)
+            if answer is None:
+                return None
+            for piece in self._entrance.send(answer, environ, response.start_response):
+                response.write(piece)
+            response.close()
+        except Exception:  # whoever answers the whole request says what is wrong
+            return None
+        return Reply(outlet.collected(), False)
+
     def answer(self, conn: Connection, keep: bool) -> Reply:
         """Answer the request that the connection's bytes begin with. `keep`: another one may
         follow, if the client wants that."""

@@ -12,6 +12,7 @@ from enum import Enum
 
 MAX_HEAD_BYTES = 65_536
 MAX_BODY_BYTES = 1 << 20  # the largest that any route allows
+LARGE_BODY_BYTES = 16_384
 MAX_CHUNKED_BYTES = 2 * MAX_BODY_BYTES  # with the lines that have the sizes of chunks
 _MAX_CHUNK_LINE = 4_096
 _FIELDS = re.compile(rb"\r\n((?i:content-length|transfer-encoding|expect)):[ \t]*([^\r]*)")
@@ -41,6 +42,11 @@ class Framing:
         self._seen = 0  # where to search on
         self._end = 0  # where the body ends, unless it is chunked
         self.chunked = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body is larger than most, or of unknown length."""
+        return self.chunked or self._end - self.head > LARGE_BODY_BYTES
 
     def look(self, data: bytes | bytearray) -> Arrived:
         """How much has arrived of the request, of which `data` is everything so far."""

@@ -25,7 +25,7 @@ from gunicorn.http import errors
 from gunicorn.workers.base import Worker as BaseWorker
 
 from jobquest.connection import ANSWER_SECONDS, Connection
-from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, error_response
+from jobquest.exchange import FAILED, LATE, REFUSED, Exchange, Received, Reply, error_response
 from jobquest.framing import Arrived
 from jobquest.log.pending import when_all
 from jobquest.producer import CONFIRM_SECONDS
@@ -147,7 +147,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self.notify()
         self._listen(self.alive)
         for conn in list(self._conns.values()):
-            if conn.deadline <= now and not conn.closed:
+            if conn.framing.head and not (conn.busy or conn.closed or conn.asked):
+                self._ask(conn)  # its body is late
+            elif conn.deadline <= now and not conn.closed:
                 if conn.publish:
                     conn.publish.expire()
                 elif not conn.busy:
@@ -229,6 +231,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
                 conn.deadline = time.monotonic() + ARRIVE_SECONDS
             conn.add(data)
             arrived = conn.framing.look(conn.data)
+            if arrived is Arrived.PART and conn.framing.head and self._may_ask(conn):
+                self._ask(conn)
+                return
             if arrived is Arrived.PART and not conn.pending:
                 self._wait(conn)
                 return
@@ -237,6 +242,16 @@ class Worker(BaseWorker):  # type: ignore[misc]
             return
         conn.too_large = arrived is Arrived.TOO_LARGE
         self._hand_over(conn)
+
+    def _may_ask(self, conn: Connection) -> bool:
+        """Whether the guards should see a request before its body: if that is large, or the client
+        waits for our word. Nearly all others arrive whole at once."""
+        return not conn.asked and (conn.framing.expects or conn.framing.is_large)
+
+    def _ask(self, conn: Connection) -> None:
+        """Have a thread ask the guards, who may have to wait for a database."""
+        conn.asked = conn.asks = conn.busy = True
+        self._leave_to_thread(conn)
 
     def _wait(self, conn: Connection) -> None:
         """Wait for the rest of a request."""
@@ -409,24 +424,40 @@ class Worker(BaseWorker):  # type: ignore[misc]
     # --- on a thread ---
 
     def _serve(self, conn: Connection) -> None:
-        """Answer one request."""
-        keep, left = False, None
+        """Answer one request; or, before its body has arrived, ask whether it is let in."""
+        reply = Reply(b"", False)
+        left: bytes | None = None
         try:
-            answer, keep = self._exchange.answer(conn, keep=self.alive)
-            left = conn.send(answer) if answer else b""
+            if conn.asks:
+                refusal = self._exchange.refusal(conn)
+                conn.asks = False
+                if refusal is None:
+                    conn.pending = True  # the body may have come meanwhile
+                    conn.busy = False
+                    self._give_back(conn)
+                    return
+                reply, conn.data = refusal, b""
+            else:
+                reply = self._exchange.answer(conn, keep=self.alive)
+            left = conn.send(reply.data) if reply.data else b""
         except Exception:  # the connection must come back to the loop
             self.log.exception("A connection failed")
-        self._let_go(conn, left, keep)
+        self._let_go(conn, left, reply.keep)
         if conn.has_work:
-            self._finished.append(conn)
-            if self._asleep:
-                os.eventfd_write(self._wake, 1)
+            self._give_back(conn)
+
+    def _give_back(self, conn: Connection) -> None:
+        """Have the loop go on with a connection."""
+        self._finished.append(conn)
+        if self._asleep:
+            os.eventfd_write(self._wake, 1)
 
     def _let_go(self, conn: Connection, left: bytes | None, keep: bool) -> None:
         """The request is answered; the socket did not take `left` of the answer."""
         conn.unsent = left or b""
         conn.deadline = time.monotonic() + (ANSWER_SECONDS if left else self._idle_seconds)
         conn.framing.reset()
+        conn.asked = False
         conn.ending = not keep or left is None
         conn.served = True
         conn.busy = False  # from here on it is the loop's

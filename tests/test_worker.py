@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import websocket
 
+from jobquest import create_app
+from jobquest.access.caller import WRITE
 from jobquest.worker import MAX_THREADS
 from tests.kafka_broker import free_port
 from tests.load import events_of, threads_of, worker_of
@@ -105,6 +108,52 @@ def test_a_client_that_asks_first_for_too_much_is_refused_before_it_sends(talk: 
     assert document["status"] == "error"
     assert fields["Connection"] == "close"
     assert talk.is_over()
+
+
+@pytest.fixture(scope="module")
+def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, bytes]]:
+    """A service that asks for credentials, and the header with a key."""
+    folder = tmp_path_factory.mktemp("protected")
+    runtime = create_app({"JOBQUEST_DATA_DIR": str(folder)}).extensions["jobquest"]
+    key = runtime.access.keys.create("ci", [WRITE], None)
+    service = Service(folder).start()
+    yield service, b"Authorization: Bearer " + key.encode()
+    service.kill()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"Content-Length: 1000000"],
+        [b"Content-Length: 20", b"Expect: 100-continue"],
+        [b"Content-Length", b"Transfer-Encoding: chunked"],
+        [b"Content-Length: 20"],
+    ],
+    ids=["large", "asks first", "chunked", "late"],
+)
+def test_who_has_no_credential_is_refused_before_the_body(
+    protected: tuple[Service, bytes], fields: list[bytes]
+) -> None:
+    service, credential = protected
+    for wrong in ([], [b"Authorization: Bearer jq_unknown"]):
+        talk = Talk(service)
+        talk.say(spelled(b"", *fields, *wrong))
+        began = time.monotonic()
+        code, answered, _ = talk.answer()
+        assert (code, answered["Connection"]) == (401, "close")
+        assert time.monotonic() - began < 3  # not the five seconds that a body may take
+        assert talk.is_over()
+        talk.close()
+    talk = Talk(service)
+    asking = [field for field in fields if b"Expect" in field]
+    talk.say(spelled(LOGIN, credential, *asking)[: -len(LOGIN)])
+    if asking:
+        assert talk.interim() == b"HTTP/1.1 100 Continue"
+    else:
+        time.sleep(1.2)  # meanwhile its head was looked at
+    talk.say(LOGIN)
+    assert talk.answer()[0] == 201
+    talk.close()
 
 
 @pytest.mark.parametrize("size", [65_000, 66_000, 131_000, 1_000_000, 1_100_000, 5_000_000])

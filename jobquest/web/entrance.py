@@ -87,7 +87,7 @@ class Entrance:
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         try:
-            answer = self._shown(self._refusal(environ), environ) or self._publish(environ)
+            answer = self._shown(self.refusal(environ), environ) or self._publish(environ)
         except Exception as error:
             answer = unexpected(error)
         if answer is None:
@@ -108,7 +108,7 @@ class Entrance:
         publish, or somebody has added a layer, guard or hook that may refuse it."""
         environ[AT_ONCE] = True
         has_other_layers = self._app.wsgi_app is not self or self.guards != self._own_guards
-        if has_other_layers or self._refusal(environ) or not self._is_ours_alone(environ):
+        if has_other_layers or self.refusal(environ) or not self._is_ours_alone(environ):
             return None
         path = environ[_ROUTE] = environ["PATH_INFO"]
         try:
@@ -139,7 +139,7 @@ class Entrance:
         environ[_READS] = True
         return None
 
-    def _refusal(self, environ: Environ) -> Answer | None:
+    def refusal(self, environ: Environ) -> Answer | None:
         """The first guard's refusal; None if all let the request pass."""
         self._proxies.apply(environ)
         environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
