@@ -245,6 +245,15 @@ class Config:
     kafka_ssl_keyfile: str | None = setting(
         "KAFKA_SSL_KEYFILE", None, _text, "PEM file of the client's key"
     )
+    kafka_ssl_password: str | None = setting(
+        "KAFKA_SSL_PASSWORD", None, _text, "password of that key, if it is encrypted"
+    )
+    kafka_ssl_check_hostname: bool = setting(
+        "KAFKA_SSL_CHECK_HOSTNAME",
+        "true",
+        _flag,
+        "whether the brokers' certificates must be for their addresses",
+    )
 
     @property
     def mode(self) -> str:
@@ -330,13 +339,27 @@ def _parse(variable: str, parse: Parse, value: str) -> Any:
         raise SettingsError(f"{variable}{shown}: {error}.") from None
 
 
-def _coherent(config: Config) -> Config:
-    sasl = (config.kafka_security_protocol or "").startswith("SASL")
-    if sasl and not (config.kafka_sasl_mechanism and config.kafka_sasl_username):
+def _check_kafka_security(config: Config) -> None:
+    """Settings without effect are refused: whoever gives a password or an authority must not talk
+    to Kafka without them."""
+    protocol = config.kafka_security_protocol or "PLAINTEXT"
+    given = {row.metadata["variable"] for row in fields(config) if getattr(config, row.name)}
+    sasl = ("KAFKA_SASL_MECHANISM", "KAFKA_SASL_USERNAME", "KAFKA_SASL_PASSWORD")
+    tls = ("KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE", "KAFKA_SSL_PASSWORD")
+    if protocol.startswith("SASL") and (missing := [one for one in sasl if one not in given]):
+        raise SettingsError(f"KAFKA_SECURITY_PROTOCOL={protocol}: set {' and '.join(missing)} too.")
+    useless = [one for one in sasl if one in given and not protocol.startswith("SASL")]
+    useless += [one for one in tls if one in given and not protocol.endswith("SSL")]
+    if useless:
         raise SettingsError(
-            "KAFKA_SECURITY_PROTOCOL asks for SASL: set KAFKA_SASL_MECHANISM,"
-            " KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD too."
+            f"KAFKA_SECURITY_PROTOCOL={protocol} makes no use of {', '.join(useless)}: set another,"
+            " or remove them."
         )
+
+
+def _coherent(config: Config) -> Config:
+    if config.kafka_broker:
+        _check_kafka_security(config)
     if not config.kafka_broker and config.workers not in (None, 1):
         raise SettingsError(
             "JOBQUEST_WORKERS: the embedded log takes 1; set KAFKA_BROKER for more."

@@ -48,25 +48,41 @@ def _make_folder(variable: str, folder: Path) -> None:
 
 def _check_certificates(config: Config) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if config.kafka_ssl_cafile:
-        try:
-            context.load_verify_locations(config.kafka_ssl_cafile)
-        except OSError as error:  # ssl.SSLError is one
-            raise _unusable("KAFKA_SSL_CAFILE", config.kafka_ssl_cafile, error) from None
-    if config.kafka_ssl_certfile:
-        try:
-            context.load_cert_chain(
-                config.kafka_ssl_certfile, config.kafka_ssl_keyfile, password=lambda: ""
-            )
-        except OSError as error:
-            files = " with ".join(
-                filter(None, [config.kafka_ssl_certfile, config.kafka_ssl_keyfile])
-            )
-            raise _unusable("KAFKA_SSL_CERTFILE", files, error) from None
-    elif config.kafka_ssl_keyfile:
+    authority, own = config.kafka_ssl_cafile, config.kafka_ssl_certfile
+    key, password = config.kafka_ssl_keyfile, config.kafka_ssl_password
+    if key and not own:
         raise SettingsError("KAFKA_SSL_KEYFILE is useless alone; set KAFKA_SSL_CERTFILE too.")
+    _check_readable("KAFKA_SSL_CAFILE", authority)
+    _check_readable("KAFKA_SSL_CERTFILE", own)
+    _check_readable("KAFKA_SSL_KEYFILE", key)
+    if authority:
+        try:
+            context.load_verify_locations(authority)
+        except ssl.SSLError:
+            raise _unusable("KAFKA_SSL_CAFILE", authority, "no PEM") from None
+    if own:
+        try:
+            context.load_cert_chain(own, key, password=lambda: password or "")
+        except ssl.SSLError as error:
+            _refuse_password(key or own, password, error)
+            files = " with ".join(filter(None, [own, key]))
+            raise _unusable("KAFKA_SSL_CERTFILE", files, "no PEM, or not a pair") from None
 
 
-def _unusable(variable: str, files: str, error: OSError) -> SettingsError:
-    reason = "no PEM, or not a pair" if isinstance(error, ssl.SSLError) else error.strerror
+def _check_readable(variable: str, file: str | None) -> None:
+    try:
+        if file:
+            Path(file).read_bytes()
+    except OSError as error:
+        raise _unusable(variable, str(file), str(error.strerror)) from None
+
+
+def _refuse_password(key: str, password: str | None, error: ssl.SSLError) -> None:
+    """Raise SettingsError if the key is encrypted, and not with this password."""
+    if b"ENCRYPTED" in Path(key).read_bytes() and error.reason != "KEY_VALUES_MISMATCH":
+        what = "does not open" if password else "is not set, and must open"
+        raise SettingsError(f"KAFKA_SSL_PASSWORD {what} the encrypted key in {key}.") from None
+
+
+def _unusable(variable: str, files: str, reason: str) -> SettingsError:
     return SettingsError(f"{variable}: {files} can't be used ({reason}); name another file.")

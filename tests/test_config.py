@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from jobquest.config import load, variables
 from jobquest.environment import is_injected
 from jobquest.errors import SettingsError
 from jobquest.start_checks import check
+from tests import certificates
 
 
 @pytest.fixture(autouse=True)
@@ -183,12 +182,32 @@ def test_a_folder_that_may_not_be_written_to_is_one_line() -> None:
 
 
 @pytest.mark.slow
-def test_a_certificate_of_ours_that_openssl_reads_is_taken(tmp_path: Path) -> None:
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl on this machine")
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a"]
-    subprocess.run([*make, "-keyout", "key", "-out", "cert"], check=True, capture_output=True)
-    files = {"KAFKA_SSL_CAFILE": "cert", "KAFKA_SSL_CERTFILE": "cert", "KAFKA_SSL_KEYFILE": "key"}
-    check(load(files))
-    with pytest.raises(SettingsError, match="KAFKA_SSL_CERTFILE: cert with cert"):
-        check(load({**files, "KAFKA_SSL_KEYFILE": "cert"}))
+def test_a_certificate_and_a_key_that_belong_together_are_taken_and_no_others(
+    tmp_path: Path,
+) -> None:
+    if reason := certificates.why_not():
+        pytest.skip(reason)
+    ours = certificates.authority(tmp_path / "made", "a")
+    other = ours.issue("b")
+    files = {"KAFKA_SSL_CAFILE": str(ours.file), "KAFKA_SSL_CERTFILE": str(ours.file)}
+
+    def refusal(key: Path, password: str = "") -> str:
+        settings = {**files, "KAFKA_SSL_KEYFILE": str(key), "KAFKA_SSL_PASSWORD": password}
+        with pytest.raises(SettingsError) as refused:
+            check(load(settings))
+        assert not password or password not in str(refused.value)
+        return str(refused.value)
+
+    check(load({**files, "KAFKA_SSL_KEYFILE": str(ours.key)}))
+    key, password = str(ours.encrypted_key("p: w")), "p: w"
+    check(load({**files, "KAFKA_SSL_KEYFILE": key, "KAFKA_SSL_PASSWORD": password}))
+    no_pair = f"KAFKA_SSL_CERTFILE: {ours.file} with "
+    assert refusal(ours.file).startswith(no_pair)
+    assert refusal(other.key).startswith(no_pair)
+    assert refusal(other.encrypted_key("p: w"), "p: w").startswith(no_pair)
+    assert refusal(ours.encrypted_key("p: w"), "w: p").startswith(
+        "KAFKA_SSL_PASSWORD does not open"
+    )
+    assert refusal(ours.encrypted_key("p: w")).startswith("KAFKA_SSL_PASSWORD is not set")
+    missing = refusal(tmp_path / "none")
+    assert missing.startswith(f"KAFKA_SSL_KEYFILE: {tmp_path / 'none'} can't be used (No such file")

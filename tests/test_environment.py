@@ -19,6 +19,7 @@ APP = [sys.executable, str(ROOT / "app.py")]
 COMMAND = [sys.executable, "-m", "flask", "--app", str(ROOT / "app.py"), "events", "types"]
 
 PG = "postgresql+psycopg://me:secret@127.0.0.1"
+KAFKA = {"KAFKA_BROKER": "localhost:9092"}
 BROKEN = {
     "port of the database": ({"DATABASE_URL": f"{PG}:port/x"}, "DATABASE_URL:", "a number"),
     "port out of range": ({"DATABASE_URL": f"{PG}:99999/x"}, "DATABASE_URL:", "65535"),
@@ -46,6 +47,22 @@ BROKEN = {
     "certificate": ({"KAFKA_SSL_CAFILE": "/no.pem"}, "KAFKA_SSL_CAFILE:", "/no.pem"),
     "no certificate": ({"KAFKA_SSL_CAFILE": str(ROOT / "app.py")}, "KAFKA_SSL_CAFILE:", "PEM"),
     "key alone": ({"KAFKA_SSL_KEYFILE": "/no.pem"}, "KAFKA_SSL_KEYFILE ", "KAFKA_SSL_CERTFILE"),
+    "protocol": ({"KAFKA_SECURITY_PROTOCOL": "TLS"}, "KAFKA_SECURITY_PROTOCOL=TLS:", "SASL_SSL"),
+    "no password": (
+        {**KAFKA, "KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "PLAIN"},
+        "KAFKA_SECURITY_PROTOCOL=SASL_SSL:",
+        "set KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD too",
+    ),
+    "password that is not used": (
+        {**KAFKA, "KAFKA_SASL_PASSWORD": "secret", "KAFKA_SECURITY_PROTOCOL": "SSL"},
+        "KAFKA_SECURITY_PROTOCOL=SSL makes no use of",
+        "KAFKA_SASL_PASSWORD",
+    ),
+    "key's password that is not used": (
+        {**KAFKA, "KAFKA_SSL_PASSWORD": "secret"},
+        "KAFKA_SECURITY_PROTOCOL=PLAINTEXT makes no use of",
+        "KAFKA_SSL_PASSWORD",
+    ),
     "broker": ({"KAFKA_BROKER": "localhost:99999"}, "KAFKA_BROKER=", "host:port"),
     "address": ({"HOST": "a b"}, "HOST=a b:", "not a host name"),
     "port": ({"PORT": "http"}, "PORT=http:", "whole number"),
