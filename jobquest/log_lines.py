@@ -39,7 +39,8 @@ def log_lines(logger: logging.Logger, level: int, lines: Sequence[str]) -> None:
 
 class Seldom(logging.Filter):
     """For a handler: lets a line of the logger `name`, or of one below it, pass once in `seconds`,
-    with the number of lines that were left out. Lines that differ only in numbers count as one."""
+    with the number of lines that were left out. Lines that differ only in numbers count as one.
+    A broken connection is no reason for a traceback."""
 
     def __init__(self, name: str, seconds: float = SELDOM_SECONDS) -> None:
         super().__init__(name)
@@ -51,6 +52,8 @@ class Seldom(logging.Filter):
         """See `logging.Filter.filter`."""
         if not super().filter(record):
             return True  # not of that logger
+        if record.exc_info and isinstance(record.exc_info[1], OSError):
+            record.exc_info = None
         message = record.getMessage()
         left_out = self._left_out((record.name, _NUMBER.sub("0", message)))
         if left_out:

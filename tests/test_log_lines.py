@@ -176,3 +176,10 @@ def test_a_line_that_a_library_repeats_is_shown_seldom_with_how_often_it_was_lef
     assert len(written.getvalue().splitlines()) == 8 + MAX_KINDS * 2
     theirs.warning("another line")
     assert written.getvalue().endswith("another line\n")
+    theirs.error("a broken connection", exc_info=ConnectionResetError("reset"))
+    theirs.error("a bug", exc_info=ValueError("bug"))
+    assert written.getvalue().splitlines()[-3:] == [
+        "a broken connection",
+        "a bug",
+        "ValueError: bug",
+    ]

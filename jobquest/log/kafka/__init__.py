@@ -31,6 +31,7 @@ from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.membership import InstanceName
 from jobquest.log.kafka.sender import Sender
 from jobquest.log.kafka.subscription import KafkaSubscription
+from jobquest.log.kafka.tls import with_context
 from jobquest.log.kafka.version import library_of
 from jobquest.log.pending import Pending
 
@@ -62,7 +63,7 @@ class KafkaLog:
             "bootstrap_servers": list(bootstrap),
             "client_id": client_id,
             "api_version": (4, 0),  # given, so that creating a client needs no broker
-            **security,
+            **with_context(security),
         }
         self._member = self._common | {"client_id": member_name or client_id}
         self._instance = InstanceName(folder) if folder else None
