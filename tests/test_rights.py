@@ -3,9 +3,6 @@ names it, and all goes on by itself once it is allowed."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +22,7 @@ from jobquest.report import HEALTHY, LOG_TOPICS
 from tests.kafka_broker import why_not
 from tests.kafka_rights import GuardedBroker
 from tests.logs import UNTRIED, OnKafka, delete_topics, everything
-from tests.service import ROOT, Service, wait_for
+from tests.service import Service, wait_for
 
 pytestmark = pytest.mark.kafka
 
@@ -43,44 +40,6 @@ def broker() -> Iterator[GuardedBroker]:
     made.grant_group(GROUP)
     yield made
     made.remove()
-
-
-# --- the way in ---
-
-
-@pytest.mark.parametrize(
-    ("changed", "setting"),
-    [
-        ({"KAFKA_SASL_PASSWORD": "wrong"}, "KAFKA_SASL_PASSWORD"),
-        ({"KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"}, "KAFKA_SASL_MECHANISM"),
-        ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "KAFKA_SECURITY_PROTOCOL"),
-        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SECURITY_PROTOCOL"),
-        ({"KAFKA_BROKER": "no-such-host.invalid:9092"}, "can't resolve that name"),
-        ({"KAFKA_BROKER": "127.0.0.1:1"}, "Nothing listens there"),
-    ],
-    ids=["password", "mechanism", "plaintext", "tls", "unknown host", "nobody there"],
-)
-def test_whoever_cannot_connect_is_told_why_and_what_to_look_at(
-    broker: GuardedBroker, tmp_path: Path, changed: dict[str, str], setting: str
-) -> None:
-    """In a process of its own: another test's clients may still be trying."""
-    settings = {**broker.settings, "JOBQUEST_DATA_DIR": str(tmp_path), **changed}
-
-    def last_line() -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "kafka", "topics"],
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
-        assert done.returncode == 1
-        line = done.stderr.splitlines()[-1]
-        assert f"Kafka does not answer at {settings['KAFKA_BROKER']}: " in line
-        return line
-
-    # On a busy machine its two seconds may pass before the broker says what is wrong.
-    wait_for(lambda: setting in last_line(), 60)
 
 
 # --- the log ---

@@ -12,6 +12,7 @@ from jobquest import compose
 from jobquest.cli.command import current_runtime, one_line
 from jobquest.errors import Unavailable
 from jobquest.events import TOPICS
+from jobquest.log import missing_right
 from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
 
@@ -129,6 +130,8 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
         missing = [topic for topic in TOPICS if topic not in found]
         yield log, None
         yield f"{len(TOPICS)} topics", f"{', '.join(missing)} missing" if missing else None
+        if brokers:
+            yield "the rights on its topics and its group", _missing_rights(runtime)
     try:
         runtime.queries.last_seq()
         yield "the read side", None
@@ -139,6 +142,16 @@ def _checks(runtime: Runtime) -> Iterator[tuple[str, str | None]]:
     hint = status["reason"] or "no process consumes; start the service, or its consumer"
     yield f"the consumer is {state}", None if state in HEALTHY else hint
     yield _free_space(runtime)
+
+
+def _missing_rights(runtime: Runtime) -> str | None:
+    try:
+        found = runtime.log.missing_rights()
+        runtime.log.committed(runtime.config.kafka_group_id, TOPICS)
+    except Unavailable as error:
+        return str(error)
+    lines = (missing_right(right, topic) for topic in sorted(found) for right in found[topic])
+    return " ".join(lines) or None
 
 
 def _free_space(runtime: Runtime) -> tuple[str, str | None]:
