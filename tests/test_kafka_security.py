@@ -36,7 +36,7 @@ pytestmark = pytest.mark.kafka
 
 KEY_PASSWORD, WRONG = "key: p/w %41", "wr0ng: p/w %41"
 SECRETS = (PASSWORD, KEY_PASSWORD, WRONG)
-TOPICS = (*LOG_TOPICS, "operator-audit")
+TOPICS = tuple(dict.fromkeys([*LOG_TOPICS, "operator-audit"]))
 GROUP = "job-quest-consumer"
 WAYS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "certificate")
 VERSIONS = (kafka.__version__, UNTRIED)

@@ -36,8 +36,8 @@ _ADVICE = {  # by a part of an error's name or text; the most specific come firs
     "IllegalSaslState": _LISTENER,
     "DNS": "This machine can't resolve that name: check KAFKA_BROKER",
     "_ALERT_": (
-        "The broker wants a certificate that it trusts: check KAFKA_SSL_CERTFILE and"
-        " KAFKA_SSL_KEYFILE"
+        "The broker wants a certificate that it trusts and that is valid now: check"
+        " KAFKA_SSL_CERTFILE and KAFKA_SSL_KEYFILE"
     ),
     "has expired": _DATES,
     "not yet valid": _DATES,
