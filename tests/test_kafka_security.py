@@ -22,7 +22,7 @@ from jobquest.config import load
 from jobquest.errors import LogUnavailable, TopicUnavailable
 from jobquest.events import CATALOGUE
 from jobquest.log import EventLog, NewRecord, Partition
-from jobquest.log.kafka import KafkaLog
+from jobquest.log.kafka import KafkaLog, causes
 from jobquest.report import HEALTHY, LOG_TOPICS
 from jobquest.start_checks import check
 from tests import certificates, kafka_broker
@@ -52,6 +52,13 @@ def broker() -> Iterator[SecureBroker]:
     made.allow(rights())
     yield made
     made.remove()
+
+
+@pytest.fixture(autouse=True)
+def _forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test's refusal explains nothing of the next one's, in this process, where the doctor
+    runs. Services are processes of their own."""
+    monkeypatch.setattr(causes, "_REFUSED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
