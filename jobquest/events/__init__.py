@@ -11,7 +11,7 @@ from jobquest.events import fast_decode, validation
 from jobquest.events.catalogue import CATALOGUE, TOPICS, EventType
 from jobquest.events.event import LAST_MS, OUR_PREFIX, Event, format_time, new_id, parse_time
 from jobquest.events.fields import PERSONAL_FIELDS
-from jobquest.events.validation import from_request, judged_from
+from jobquest.events.validation import from_request, judged_from, wrong_with_user_id
 
 __all__ = [
     "CATALOGUE",
@@ -26,6 +26,7 @@ __all__ = [
     "judged_from",
     "new_id",
     "parse_time",
+    "wrong_with_user_id",
 ]
 
 

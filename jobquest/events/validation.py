@@ -62,9 +62,8 @@ def from_request(
         _check_plain(data, "data", errors)
         _check_plain(metadata, "metadata", errors)
     _check_type(event_type, "eventType", errors)
-    _check_user(user_id, errors)
-    if "userId" not in errors and (character := unseen_in(user_id)):
-        errors["userId"] = [f"Must not contain {character}, which can't be seen."]
+    if wrong := wrong_with_user_id(user_id):
+        errors["userId"] = wrong
     check_metadata(metadata, errors)
     if id is not None:
         _check_id(id, errors)
@@ -100,7 +99,8 @@ def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
     errors: dict[str, list[str]] = {}
     members = {"metadata": {}, **document}
     _check_type(members.get("type"), "type", errors)
-    _check_user(members.get("userId"), errors)
+    if wrong := _wrong_with_any_user_id(members.get("userId")):
+        errors["userId"] = wrong
     _check_id(members.get("id"), errors)
     check_metadata(members["metadata"], errors)
     moment = _check_time(members.get("timestamp"), at_ms(latest_ms), errors)
@@ -140,11 +140,20 @@ def _check_type(name: Any, path: str, errors: dict[str, list[str]]) -> None:
         errors[path] = [f"Unknown event type. Known: {', '.join(CATALOGUE)}."]
 
 
-def _check_user(user_id: Any, errors: dict[str, list[str]]) -> None:
+def wrong_with_user_id(user_id: Any) -> list[str]:
+    """Why a `userId` from a client is refused, a line each; empty if it is valid."""
+    if wrong := _wrong_with_any_user_id(user_id):
+        return wrong
+    character = unseen_in(user_id)
+    return [f"Must not contain {character}, which can't be seen."] if character else []
+
+
+def _wrong_with_any_user_id(user_id: Any) -> list[str]:
     try:
         _USER_ID.deserialize(user_id)
     except ValidationError as error:
-        errors["userId"] = [str(line) for line in error.messages]
+        return [str(line) for line in error.messages]
+    return []
 
 
 def _check_id(id: Any, errors: dict[str, list[str]]) -> None:
