@@ -96,7 +96,7 @@ class Traffic:
     ask the demo's handler to fail. The same `seed` gives the same events."""
 
     def __init__(self, users: int, failures: float, seed: int | None) -> None:
-        self._chance = random.Random(seed)  # noqa: S311 (not used for secrets)
+        self._chance = random.Random(seed)  # noqa: S311 (not used for secrets)  # nosec B311
         self._failures = failures
         self._number = 0
         self._lives = [self._life(_user(number)) for number in range(users)]

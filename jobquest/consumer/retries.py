@@ -34,7 +34,7 @@ class Backoff:
         """How long to wait after this many tries."""
         seconds = min(self.base_seconds * 2 ** min(attempts - 1, 30), LONGEST_WAIT_SECONDS)
         # Random, so that events that failed together are not retried together.
-        return int(seconds * 1000 * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
+        return int(seconds * 1000 * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311  # nosec B311
 
 
 class CircuitBreaker:
