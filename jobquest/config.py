@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from jobquest import addresses, environment
 from jobquest.addresses import PublicUrl
@@ -100,11 +101,50 @@ def _database(value: str) -> str:
     return value
 
 
+def _jwt_secret(value: str) -> str:
+    if "-----BEGIN" in value:
+        raise ValueError("it is a key in PEM form; name its file in JOBQUEST_JWT_PUBLIC_KEY")
+    if len(value.encode()) < 32:
+        raise ValueError(
+            "use at least 32 bytes, for example from"
+            " `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+        )
+    return value
+
+
+def _pem_file(value: str) -> Path:
+    if "-----BEGIN" in value:
+        raise ValueError("it is the key itself; write it to a file, and name that")
+    return Path(value)
+
+
+def _provider_url(value: str) -> str:
+    """An address of an identity provider. It may have a query."""
+    try:
+        parts = urlsplit(value)
+        host = addresses.host_name(parts.netloc)
+        port = parts.port
+    except ValueError:  # a user or password, too
+        host, port = "", 0
+    is_plain = re.fullmatch(r"[!-~]+", value) and "\\" not in value and "#" not in value
+    if not is_plain or not host or port == 0 or parts.scheme not in ("https", "http"):
+        raise ValueError("write for example https://id.example.com/.well-known/jwks.json")
+    if parts.scheme == "http" and host != "localhost" and not _is_loopback_address(host):
+        raise ValueError("anybody on the way could change what comes by http; use https")
+    return value
+
+
+def _is_secret(variable: str) -> bool:
+    """Whether a value must not be shown: URLs have passwords in them, and people paste keys where
+    a file is asked for."""
+    return any(word in variable for word in ("PASSWORD", "SECRET", "URL", "KEY"))
+
+
 def setting(variable: str, default: str | None, parse: Parse, help: str) -> Any:
     """One row of the table. `default` is as it would stand in the environment; None: unset."""
     row = {"variable": variable, "default": default, "parse": parse, "help": help}
     value = parse(default) if default is not None else (() if parse in _LISTS else None)
-    return field(default=value, metadata=row)
+    return field(default=value, metadata=row, repr=not _is_secret(variable))
 
 
 _LISTS = (_names, _brokers, _origins)
@@ -182,6 +222,33 @@ class Config:
         None,
         _secret_key,
         "signs CSRF tokens, the same on every instance; unset: made and kept in the data folder",
+    )
+    jwt_secret: str | None = setting(
+        "JOBQUEST_JWT_SECRET",
+        None,
+        _jwt_secret,
+        "front-end users' tokens are signed with it (HS256); at least 32 bytes",
+    )
+    jwt_public_key: Path | None = setting(  # noqa: RUF009 (as above)
+        "JOBQUEST_JWT_PUBLIC_KEY",
+        None,
+        _pem_file,
+        "or: PEM file of the public key that checks them (RS256, ES256, EdDSA)",
+    )
+    jwks_url: str | None = setting(
+        "JOBQUEST_JWKS_URL",
+        None,
+        _provider_url,
+        "or: where their identity provider has its keys",
+    )
+    jwt_issuer: str | None = setting(
+        "JOBQUEST_JWT_ISSUER", None, _text, "`iss` that their tokens must have"
+    )
+    jwt_audience: str | None = setting(
+        "JOBQUEST_JWT_AUDIENCE",
+        None,
+        _text,
+        "`aud` that their tokens must have; unset: tokens with one are refused",
     )
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
@@ -261,6 +328,11 @@ class Config:
         return "kafka" if self.kafka_broker else "embedded"
 
     @property
+    def takes_tokens(self) -> bool:
+        """Whether front-end users' tokens are accepted."""
+        return bool(self.jwt_secret or self.jwt_public_key or self.jwks_url)
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """The names that a request's Host may carry, without ports and brackets: compare with
         `addresses.host_name(header)`."""
@@ -287,10 +359,7 @@ class Config:
 
     def kafka_security(self) -> dict[str, Any]:
         """The security settings under the names that kafka-python gives them; only those set."""
-        renamed = {
-            "kafka_sasl_username": "sasl_plain_username",
-            "kafka_sasl_password": "sasl_plain_password",
-        }
+        renamed = {f"kafka_sasl_{one}": f"sasl_plain_{one}" for one in ("username", "password")}
         named = {
             renamed.get(row.name, row.name.removeprefix("kafka_")): getattr(self, row.name)
             for row in fields(self)
@@ -334,8 +403,7 @@ def _parse(variable: str, parse: Parse, value: str) -> Any:
     try:
         return parse(value)
     except ValueError as error:
-        secret = any(word in variable for word in ("PASSWORD", "URL", "SECRET"))
-        shown = "" if secret else f"={value if value.isprintable() else ascii(value)}"
+        shown = "" if _is_secret(variable) else f"={value if value.isprintable() else ascii(value)}"
         raise SettingsError(f"{variable}{shown}: {error}.") from None
 
 
@@ -360,8 +428,25 @@ def _check_kafka_security(config: Config) -> None:
 def _coherent(config: Config) -> Config:
     if config.kafka_broker:
         _check_kafka_security(config)
+    _check_tokens(config)
     if not config.kafka_broker and config.workers not in (None, 1):
         raise SettingsError(
             "JOBQUEST_WORKERS: the embedded log takes 1; set KAFKA_BROKER for more."
         )
     return config
+
+
+def _check_tokens(config: Config) -> None:
+    keys = {
+        "JOBQUEST_JWT_SECRET": config.jwt_secret,
+        "JOBQUEST_JWT_PUBLIC_KEY": config.jwt_public_key,
+        "JOBQUEST_JWKS_URL": config.jwks_url,
+    }
+    given = [variable for variable, value in keys.items() if value]
+    if len(given) > 1:
+        raise SettingsError(f"{' and '.join(given)}: set only one, tokens have one kind of key.")
+    if not given and (config.jwt_issuer or config.jwt_audience):
+        raise SettingsError(
+            "JOBQUEST_JWT_ISSUER and JOBQUEST_JWT_AUDIENCE are useless alone; set"
+            " JOBQUEST_JWT_SECRET, JOBQUEST_JWT_PUBLIC_KEY or JOBQUEST_JWKS_URL too."
+        )

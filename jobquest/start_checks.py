@@ -28,6 +28,11 @@ def check(config: Config) -> None:
             if file.is_dir():
                 raise SettingsError(f"DATABASE_URL: {file} is a folder; add the file's name.")
     _check_certificates(config)
+    if config.jwt_public_key:
+        # The import takes a tenth of a second, and few services need it.
+        from jobquest.access.public_keys import read_pem
+
+        read_pem(config.jwt_public_key)
 
 
 def _make_folder(variable: str, folder: Path) -> None:
