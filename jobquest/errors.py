@@ -116,3 +116,7 @@ class TooMany(JobQuestError):
 
 class AccessUnavailable(Unavailable):
     """The credentials can't be looked up now, so nobody can be let in by one."""
+
+
+class PasswordRefused(JobQuestError):
+    """A new password breaks the rules. The message says which."""
