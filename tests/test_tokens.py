@@ -307,6 +307,19 @@ def test_no_text_of_a_token_is_kept_and_no_secret_is_shown() -> None:
     assert idp.SECRET not in repr(found.__dict__)
 
 
+@pytest.mark.alone
+def test_a_token_seen_before_costs_microseconds() -> None:
+    found, token = by_secret(), idp.token(x="x" * 500)
+    found.check(token)
+    took = []
+    for _ in range(100):
+        began = time.perf_counter()
+        for _ in range(100):
+            found.known(token)
+        took.append((time.perf_counter() - began) / 100)
+    assert min(took) < 10e-6, min(took)
+
+
 # --- the settings ---
 
 
