@@ -129,7 +129,7 @@ def _provider_url(value: str) -> str:
     is_plain = re.fullmatch(r"[!-~]+", value) and "\\" not in value and "#" not in value
     if not is_plain or not host or port == 0 or parts.scheme not in ("https", "http"):
         raise ValueError("write for example https://id.example.com/.well-known/jwks.json")
-    if parts.scheme == "http" and host != "localhost" and not _is_loopback_address(host):
+    if parts.scheme == "http" and not addresses.is_loopback(host):
         raise ValueError("anybody on the way could change what comes by http; use https")
     return value
 

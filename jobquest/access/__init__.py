@@ -23,6 +23,7 @@ from jobquest.access.secret_key import SecretKey
 from jobquest.access.seen import LOOK_SECONDS, Seen
 from jobquest.access.sessions import Sessions
 from jobquest.access.tickets import Tickets
+from jobquest.access.tokens import Tokens
 from jobquest.addresses import is_loopback
 from jobquest.clock import now_ms
 from jobquest.config import Config
@@ -60,6 +61,8 @@ class Access:
         self._exposed_by = _exposed_by(config)
         self.secret_key = SecretKey(config.secret_key, config.data_dir.absolute())
         self._is_protected: bool | None = None  # not known yet
+        has_tokens = config.jwt_secret or config.jwt_public_key or config.jwks_url
+        self._tokens = Tokens(config) if has_tokens else None
         self.keys = Keys(self._database, self._created)
         self.operators = Operators(self._database, self._created)
         self.sessions = Sessions(self._database)
@@ -74,12 +77,16 @@ class Access:
         self._thread = threading.Thread(target=self._watch, name="access", daemon=True)
 
     def start(self) -> None:
-        """Start to look for changes."""
+        """Start to look for changes, and to fetch what tokens are checked with."""
         self._thread.start()
+        if self._tokens:
+            self._tokens.start()
 
     def stop(self) -> None:
         """Stop that. Does not wait."""
         self._stop.set()
+        if self._tokens:
+            self._tokens.stop()
 
     def close(self) -> None:
         """Close the connections of a file of credentials."""
@@ -112,6 +119,21 @@ class Access:
         if self._is_protected is None:
             self._find_mode()
         return LOCAL if self._is_protected is False else None
+
+    def bearer(self, secret: str) -> Caller:
+        """Whom a key or a user's token stands for. Raises Unauthenticated, and AccessUnavailable if
+        nobody can tell."""
+        if secret.startswith(KEY_PREFIX):
+            return self.caller(secret)
+        if self._tokens is None:
+            raise Unauthenticated("This is no API key, and users' tokens are not configured here.")
+        return self._tokens.check(secret)
+
+    def known_bearer(self, secret: str) -> Caller | None:
+        """The same, if that is certain without waiting."""
+        if secret.startswith(KEY_PREFIX):
+            return self.known(secret)
+        return self._tokens.known(secret) if self._tokens else None
 
     def known(self, secret: str) -> Caller | None:
         """Whom a key or a session stands for, if that is certain without waiting."""
@@ -192,6 +214,8 @@ class Access:
         return self._file is None or self._file.exists()
 
     def _has_credentials(self) -> bool:
+        if self._tokens:
+            return True
         if not self._exists():
             return False
         with self._database.asking() as connection:

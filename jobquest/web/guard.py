@@ -16,6 +16,7 @@ from werkzeug.http import parse_cookie
 
 from jobquest.access import Access
 from jobquest.access.caller import Caller
+from jobquest.access.digests import KEY_PREFIX
 from jobquest.config import Config
 from jobquest.errors import Forbidden, JobQuestError, Unauthenticated
 from jobquest.web.answers import AT_ONCE, CALLER, Answer
@@ -77,19 +78,17 @@ class AccessGuard:
         at_once = environ.get(AT_ONCE, False)
         authorization = environ.get("HTTP_AUTHORIZATION")
         if authorization is not None:
-            return self._of(_secret(authorization), at_once)
+            secret = _secret(authorization)
+            return self._access.known_bearer(secret) if at_once else self._access.bearer(secret)
         if environ["PATH_INFO"] == LIVE and (ticket := _ticket(environ)):
             return None if at_once else self._of_ticket(ticket)
         cookie = self._cookie(environ)
-        if cookie is None:
+        if cookie is None or cookie.startswith(KEY_PREFIX):  # a key is no session
             raise Unauthenticated(_NO_CREDENTIAL)
-        caller = self._of(cookie, at_once)
+        caller = self._access.known(cookie) if at_once else self._access.caller(cookie)
         if caller and environ["REQUEST_METHOD"] in _UNSAFE:
             self._csrf.check(environ, cookie)
         return caller
-
-    def _of(self, secret: str, at_once: bool) -> Caller | None:
-        return self._access.known(secret) if at_once else self._access.caller(secret)
 
     def _of_ticket(self, ticket: str) -> Caller:
         caller = self._access.tickets.redeem(ticket)
