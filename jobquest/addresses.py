@@ -96,6 +96,18 @@ def public_url(text: str) -> PublicUrl:
     return PublicUrl(scheme, host, path)
 
 
+def secure_url(text: str) -> str:
+    """An https address, unchanged; an http one only of this machine. Raises ValueError with the
+    reason."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("it has characters that no address has")
+    parts = _split(text.partition("?")[0], "a URL", "https://id.example.com")
+    _, host = _scheme_and_host(parts)
+    if parts.scheme == "http" and not is_loopback(host_name(host)):
+        raise ValueError("by http, anybody on the way could change what comes; use https")
+    return text
+
+
 def _split(text: str, kind: str, example: str) -> SplitResult:
     try:
         if not text.isprintable() or re.search(r"[\s\\]", text):  # urlsplit drops some of them

@@ -68,6 +68,12 @@ def _auth(value: str) -> str:
     return value
 
 
+def _issuer(value: str) -> str:
+    if "?" in value:
+        raise ValueError("it has a query, an issuer has none; leave it out")
+    return addresses.secure_url(value)
+
+
 def _secret_key(value: str) -> str:
     if len(value) < MIN_SECRET_LENGTH:
         raise ValueError(f"use at least {MIN_SECRET_LENGTH} random characters")
@@ -148,6 +154,17 @@ def setting(variable: str, default: str | None, parse: Parse, help: str) -> Any:
 
 
 _LISTS = (_names, _brokers, _origins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oidc:
+    """The identity provider at which operators sign in."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    operators: tuple[str, ...]
+    viewers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +267,27 @@ class Config:
         _text,
         "`aud` that their tokens must have; unset: tokens with one are refused",
     )
+    oidc_issuer: str | None = setting(
+        "JOBQUEST_OIDC_ISSUER",
+        None,
+        _issuer,
+        "operators sign in at this identity provider (OpenID Connect)",
+    )
+    oidc_client_id: str | None = setting(
+        "JOBQUEST_OIDC_CLIENT_ID", None, _text, "what the provider calls this service"
+    )
+    oidc_client_secret: str | None = setting(
+        "JOBQUEST_OIDC_CLIENT_SECRET", None, _text, "the service's secret there"
+    )
+    oidc_operators: tuple[str, ...] = setting(
+        "JOBQUEST_OIDC_OPERATORS",
+        None,
+        _names,
+        "verified e-mails and groups whose role is operator",
+    )
+    oidc_viewers: tuple[str, ...] = setting(
+        "JOBQUEST_OIDC_VIEWERS", None, _names, "verified e-mails and groups whose role is viewer"
+    )
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
     )
@@ -331,6 +369,19 @@ class Config:
     def takes_tokens(self) -> bool:
         """Whether front-end users' tokens are accepted."""
         return bool(self.jwt_secret or self.jwt_public_key or self.jwks_url)
+
+    @property
+    def oidc(self) -> Oidc | None:
+        """The identity provider at which operators sign in; None if there is none."""
+        if not (self.oidc_issuer and self.oidc_client_id and self.oidc_client_secret):
+            return None
+        return Oidc(
+            issuer=self.oidc_issuer,
+            client_id=self.oidc_client_id,
+            client_secret=self.oidc_client_secret,
+            operators=self.oidc_operators,
+            viewers=self.oidc_viewers,
+        )
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -429,6 +480,7 @@ def _coherent(config: Config) -> Config:
     if config.kafka_broker:
         _check_kafka_security(config)
     _check_tokens(config)
+    _check_oidc(config)
     if not config.kafka_broker and config.workers not in (None, 1):
         raise SettingsError(
             "JOBQUEST_WORKERS: the embedded log takes 1; set KAFKA_BROKER for more."
@@ -449,4 +501,20 @@ def _check_tokens(config: Config) -> None:
         raise SettingsError(
             "JOBQUEST_JWT_ISSUER and JOBQUEST_JWT_AUDIENCE are useless alone; set"
             " JOBQUEST_JWT_SECRET, JOBQUEST_JWT_PUBLIC_KEY or JOBQUEST_JWKS_URL too."
+        )
+
+
+def _check_oidc(config: Config) -> None:
+    given = {
+        "JOBQUEST_OIDC_ISSUER": config.oidc_issuer,
+        "JOBQUEST_OIDC_CLIENT_ID": config.oidc_client_id,
+        "JOBQUEST_OIDC_CLIENT_SECRET": config.oidc_client_secret,
+        "JOBQUEST_OIDC_OPERATORS or JOBQUEST_OIDC_VIEWERS": config.oidc_operators
+        or config.oidc_viewers,
+    }
+    missing = [variable for variable, value in given.items() if not value]
+    if missing and len(missing) < len(given):
+        raise SettingsError(
+            f"Signing in at an identity provider needs {', '.join(missing)} too: set all of it, or"
+            " none of the JOBQUEST_OIDC_ settings."
         )

@@ -183,6 +183,8 @@ def test_without_a_credential_only_what_is_public_answers(app: Flask, operator: 
         "GET /readyz",
         "GET /sign-in",
         "POST /sign-in",
+        "GET /sign-in/provider",
+        "GET /sign-in/callback",
         "GET /static/<path:filename>",
     }
 

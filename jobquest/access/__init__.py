@@ -19,6 +19,7 @@ from jobquest.access.changes import generation
 from jobquest.access.digests import KEY_PREFIX, digest
 from jobquest.access.keys import Keys
 from jobquest.access.operators import Operators
+from jobquest.access.provider import Provider
 from jobquest.access.secret_key import SecretKey
 from jobquest.access.seen import LOOK_SECONDS, Seen
 from jobquest.access.sessions import Sessions
@@ -67,6 +68,7 @@ class Access:
         self.operators = Operators(self._database, self._created)
         self.sessions = Sessions(self._database)
         self.tickets = Tickets(self._database)
+        self.provider = Provider(config.oidc) if config.oidc else None
         self._seen = Seen()
         self.ended: Callable[[str], None] = lambda credential: None
         """Called with each watched credential that is no longer valid, or allows something else."""
@@ -214,7 +216,7 @@ class Access:
         return self._file is None or self._file.exists()
 
     def _has_credentials(self) -> bool:
-        if self._tokens:
+        if self._tokens or self.provider:
             return True
         if not self._exists():
             return False

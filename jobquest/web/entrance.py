@@ -24,7 +24,7 @@ from jobquest.errors import JobQuestError
 from jobquest.runtime import Runtime
 from jobquest.web.answers import AT_ONCE, CALLER, RETRY_AFTER_SECONDS, Answer, failure
 from jobquest.web.errors import REFUSAL, Refused, answer_to, unexpected, wants_page
-from jobquest.web.paths import LIVE, SLASH, canonical_path
+from jobquest.web.paths import FROM_PROVIDER, LIVE, SLASH, TO_PROVIDER, canonical_path
 from jobquest.web.proxies import Proxies
 from jobquest.web.publishing import AsyncPublisher, Publish, publish_batch, publish_one
 
@@ -41,7 +41,8 @@ _EVENTS, _BATCH = "/api/kafka/events", "/api/kafka/events/batch"
 _PUBLISHES = {_EVENTS: "events.publish", _BATCH: "events.publish_batch"}  # path → endpoint
 _TOO_LARGE = "The body is too large: an event may have 64 KiB, a batch 1 MiB."
 _UNKNOWN = f"/{SLASH}"  # no route has it
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # they never wait for other requests
+# Probes never wait for other requests; nor does any for one that waits for somebody else.
+_NO_READERS = frozenset({"/healthz", "/readyz", "/metrics", LIVE, TO_PROVIDER, FROM_PROVIDER})
 _READS = "jobquest.reads"  # in the environ: it is one of the readers
 _ROUTE = "jobquest.route"  # in the environ: the rule that Flask has matched
 _STATUS = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -130,8 +131,7 @@ class Entrance:
     def _wait_to_read(self, environ: Environ) -> Answer | None:
         """Limit how many requests read at a time: each may need ten megabytes, and only one thread
         runs at a time anyway."""
-        path = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] != "GET" or path == LIVE or path in _PROBES:
+        if environ["REQUEST_METHOD"] != "GET" or environ["PATH_INFO"] in _NO_READERS:
             return None
         if not self._readers.acquire(timeout=READER_SECONDS):
             line = "Too many answers are being made; try again."

@@ -16,6 +16,9 @@ from werkzeug.routing import BaseConverter
 LIVE = "/ws/events"
 """The live view: the only path that can be upgraded to a WebSocket."""
 
+TO_PROVIDER, FROM_PROVIDER = "/sign-in/provider", "/sign-in/callback"
+"""The way to the identity provider, and back. These requests may wait for it."""
+
 SLASH = "\x1f"
 """Replaces a slash inside a segment (`%2F`) while routes are matched. No id contains it."""
 

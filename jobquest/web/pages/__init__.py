@@ -22,6 +22,7 @@ from jobquest.web.pages import (
     failures,
     live,
     now,
+    provider,
     publish,
     sign_in,
     topics,
@@ -42,6 +43,7 @@ _PAGES = (
     publish.page,
     catalogue.page,
     sign_in.page,
+    provider.page,
 )
 # The links of the navigation: endpoint, word, the scope that it needs.
 NAVIGATION = (

@@ -1,4 +1,4 @@
-"""The pages where an operator signs in and out."""
+"""The pages where an operator signs in and out; `provider.py` has those of an identity provider."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.access.digests import digest
 from jobquest.access.sessions import HOURS
 from jobquest.addresses import is_loopback
-from jobquest.errors import Forbidden
+from jobquest.errors import Forbidden, Unavailable
 from jobquest.web.answers import CALLER, caller, runtime
 from jobquest.web.csrf import FIELD, Csrf
 from jobquest.web.guard import COOKIE, SIGN_IN, session_cookie
@@ -31,6 +31,7 @@ page = Blueprint("sign_in", __name__)
 
 FORM_COOKIE = "jobquest_form"  # of a form without a session
 _WRONG = "This name and password do not belong together."
+_SIGNED_OUT = "signed-out"  # a parameter of the page
 _PLAIN_HTTP = (
     "Signing in needs https: over plain http, everybody on the way could read the password. Open"
     " this page by the proxy's https address."
@@ -60,29 +61,22 @@ def csrf_token() -> str:
 def form() -> ResponseReturnValue:
     """The form."""
     if request.environ.get(CALLER) in (LOCAL, PROXY):
-        return _to(_wanted())
-    return _form("", 200)
+        return _to(wanted())
+    return form_page("", 200)
 
 
 @page.post(SIGN_IN)
 @needs(PUBLIC)
 def sign_in() -> ResponseReturnValue:
     """Begin a session, and go on to the wanted page."""
-    if not _is_private():
-        raise Forbidden(_PLAIN_HTTP)
+    refuse_plain_http()
     _csrf().check_value(request.form.get(FIELD, ""), request.cookies.get(FORM_COOKIE, ""))
     access = runtime().access
     access.refuse_if_lost()
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if not access.operators.accepts(name, password):
-        return _form(_WRONG, 401)
-    secret = access.sessions.begin(
-        name, address=request.remote_addr or "", agent=request.headers.get("User-Agent", "")
-    )
-    response = _to(_wanted())
-    _set(response, COOKIE, secret, HOURS * 3_600)
-    response.delete_cookie(FORM_COOKIE, path=_path())
-    return response
+        return form_page(_WRONG, 401)
+    return begin_session(name, None, wanted())
 
 
 @page.post("/sign-out")
@@ -92,28 +86,56 @@ def sign_out() -> ResponseReturnValue:
     cookie = session_cookie(request.environ)
     if cookie and caller().kind == "operator":
         runtime().access.sessions.end(digest(cookie))
-    response = _to(SIGN_IN)
-    response.delete_cookie(COOKIE, path=_path())
+    goes_on = runtime().access.provider is not None
+    response = _to(f"{SIGN_IN}?{_SIGNED_OUT}=1" if goes_on else SIGN_IN)
+    delete_cookie(response, COOKIE)
     # Not "cookies": that would delete those of the whole site, the front end's among them.
     response.headers["Clear-Site-Data"] = '"cache", "storage"'
     return response
 
 
-def _form(problem: str, code: int) -> Response:
-    cookie = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
-    page = render_template(
-        "sign_in.html",
-        problem=problem or ("" if _is_private() else _PLAIN_HTTP),
-        name=request.form.get("name", ""),
-        next=_wanted(),
-        form_token=_csrf().token(cookie),
+def begin_session(name: str, role: str | None, next: str) -> Response:
+    """The answer to somebody who has just proved who they are: a session, and the wanted page."""
+    secret = runtime().access.sessions.begin(
+        name,
+        role=role,
+        address=request.remote_addr or "",
+        agent=request.headers.get("User-Agent", ""),
     )
-    response = make_response(page, code)
-    _set(response, FORM_COOKIE, cookie, 3_600)
+    response = _to(next)
+    set_cookie(response, COOKIE, secret, HOURS * 3_600)
+    delete_cookie(response, FORM_COOKIE)
     return response
 
 
-def _set(response: Response, name: str, value: str, seconds: int) -> None:
+def form_page(problem: str, code: int, next: str | None = None) -> Response:
+    """The form, with what went wrong; `next`: the wanted page, if the address does not name it."""
+    cookie = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
+    provider = runtime().access.provider
+    page = render_template(
+        "sign_in.html",
+        problem=problem or ("" if is_private() else _PLAIN_HTTP),
+        name=request.form.get("name", ""),
+        next=wanted() if next is None else next,
+        form_token=_csrf().token(cookie),
+        provider=provider and provider.host,
+        by_password=provider is None or _has_operators(),
+        signed_out=_SIGNED_OUT in request.args and not problem,
+    )
+    response = make_response(page, code)
+    set_cookie(response, FORM_COOKIE, cookie, 3_600)
+    return response
+
+
+def _has_operators() -> bool:
+    try:
+        return bool(runtime().access.operators.listed())
+    except Unavailable:
+        return True
+
+
+def set_cookie(response: Response, name: str, value: str, seconds: int) -> None:
+    """Have the browser keep something for us alone."""
     is_secure = request.environ.get(ORIGINAL, "").startswith("https://")
     response.set_cookie(
         name,
@@ -126,28 +148,39 @@ def _set(response: Response, name: str, value: str, seconds: int) -> None:
     )
 
 
-def _path() -> str:
-    return f"{request.script_root}/"
+def delete_cookie(response: Response, name: str) -> None:
+    """Have the browser forget it."""
+    response.delete_cookie(name, path=_path())
 
 
-def _wanted() -> str:
+def wanted() -> str:
     """The page that was asked for: only one of ours."""
-    wanted = request.values.get("next", "/")
-    is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
-    return wanted if is_ours and wanted.isprintable() else "/"
+    path = request.values.get("next", "/")
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\"))
+    return path if is_ours and path.isprintable() else "/"
 
 
-def _to(path: str) -> Response:
-    return cast(Response, redirect(f"{request.script_root}{path}", 303))
+def refuse_plain_http() -> None:
+    """Raise Forbidden if others could listen."""
+    if not is_private():
+        raise Forbidden(_PLAIN_HTTP)
 
 
-def _is_private() -> bool:
+def is_private() -> bool:
     """Whether nobody can listen: https as far as a trusted proxy says, or this machine alone."""
     environ = request.environ
     if environ.get(ORIGINAL, "").startswith("https://"):
         return True
     config = runtime().config
     return config.public_url is None and is_loopback(environ.get("REMOTE_ADDR", ""))
+
+
+def _path() -> str:
+    return f"{request.script_root}/"
+
+
+def _to(path: str) -> Response:
+    return cast(Response, redirect(f"{request.script_root}{path}", 303))
 
 
 def _csrf() -> Csrf:
