@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from jobquest.access.caller import ROLES, Caller
 from jobquest.access.changes import changing
@@ -54,7 +54,7 @@ class Sessions:
     def end_by_id(self, id: str) -> bool:
         """End the session that the list shows under this id. Returns whether there was one."""
         with changing(self._database) as connection:
-            found = connection.execute(delete(table).where(table.c.digest.startswith(id)))
+            found = connection.execute(delete(table).where(_has_id(id)))
             return bool(found.rowcount)
 
     def forget_expired(self) -> None:
@@ -75,13 +75,13 @@ class Sessions:
 
     def by_id(self, id: str) -> Caller | None:
         """The same for a session that was looked up before."""
-        return self._caller(table.c.digest.startswith(id))
+        return self._caller(_has_id(id))
 
     def note_used(self, connection: Connection, used: Mapping[str, int]) -> None:
         """Store when sessions were last used, by their credentials; others are left alone."""
         for credential, used_ms in used.items():
             if credential.startswith("session:"):
-                mine = update(table).where(table.c.digest.startswith(credential[8:]))
+                mine = update(table).where(_has_id(credential[8:]))
                 connection.execute(mine.values(used_ms=used_ms))
 
     def _caller(self, is_it: ColumnElement[bool]) -> Caller | None:
@@ -103,3 +103,8 @@ class Sessions:
             return None
         credential = f"session:{row.digest[:ID_LENGTH]}"
         return Caller("operator", row.name, ROLES[role], credential, row.expires_ms / 1000)
+
+
+def _has_id(id: str) -> ColumnElement[bool]:
+    # Not LIKE: its wildcards would name other sessions too.
+    return func.substr(table.c.digest, 1, ID_LENGTH) == id

@@ -12,10 +12,11 @@ from typing import Any
 
 from flask import Blueprint
 
-from jobquest.access.caller import OPERATE, READ
+from jobquest.access.caller import MANAGE, OPERATE, READ
 from jobquest.clock import now_ms
 from jobquest.events import PERSONAL_FIELDS
 from jobquest.web.pages import (
+    access,
     analytics,
     catalogue,
     event,
@@ -44,6 +45,7 @@ _PAGES = (
     catalogue.page,
     sign_in.page,
     provider.page,
+    access.page,
 )
 # The links of the navigation: endpoint, word, the scope that it needs.
 NAVIGATION = (
@@ -54,6 +56,7 @@ NAVIGATION = (
     ("pages.analytics.show", "Analytics", READ),
     ("pages.publish.show", "Publish", OPERATE),
     ("pages.catalogue.show", "Catalogue", READ),
+    ("pages.access.show", "Access", MANAGE),
 )
 
 for _page in _PAGES:
