@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -69,6 +69,7 @@ class OidcProvider:
         self.keys: list[dict[str, Any]] = [rsa_key().as_dict(private=False)]
         self.metadata: dict[str, Any] = {}  # other than the usual ones
         self.instead: dict[str, tuple[int, bytes, dict[str, str]]] = {}  # answers by path
+        self.pause = 0.0  # between two bytes of an answer
         self.asked: list[str] = []  # paths, in order
         self.codes: dict[str, dict[str, str]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -169,7 +170,12 @@ class OidcProvider:
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                with suppress(OSError):  # nobody waits for the rest
+                    for part in (
+                        [body] if not provider.pause else map(bytes, zip(body, strict=True))
+                    ):
+                        self.wfile.write(part)
+                        time.sleep(provider.pause)
 
             do_POST = do_GET  # noqa: N815
 

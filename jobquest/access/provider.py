@@ -43,7 +43,6 @@ _ALGORITHMS = frozenset(
     {f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512)}
     | {"EdDSA", "Ed25519"}
 )
-_KEY_TYPES = ("RSA", "EC", "OKP")
 
 _T = TypeVar("_T")
 
@@ -247,7 +246,7 @@ def _decoded(status: int, body: bytes, kind: type[_T]) -> _T:
 def _key_set(listed: _Keys) -> KeySet:
     keys = []
     for one in listed.keys:
-        if one.get("kty") in _KEY_TYPES and one.get("use", "sig") == "sig":
+        if one.get("use", "sig") == "sig":
             try:
                 keys.append(import_key(one))
             except (JoseError, ValueError, TypeError):
