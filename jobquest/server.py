@@ -20,11 +20,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobquest import create_app, listeners
+from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
 from jobquest.log_lines import Lines, Seldom, finish, write_behind
+from jobquest.runtime import Runtime
 from jobquest.web.live import MAX_VIEWERS
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # glibc's malloc.h
 OWN_PAGES_BYTES = 256 * 1024
+_WHO = {
+    LOCAL: "Open: whoever can use this machine may do everything, until there is a credential.",
+    PROXY: "Open: the proxy in front authenticates, and whoever else reaches this address may do"
+    " everything.",
+    None: "Protected: everybody needs a key, a token or a sign-in.",
+}
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -76,15 +84,14 @@ def main() -> None:
     try:
         config = load()
         app = create_app()  # reports what is wrong, handlers included, once
-        app.extensions["jobquest"].database.refuse_unusable()
-        app.extensions["jobquest"].access.refuse_open_doors()
+        everybody = _refuse_unusable(app.extensions["jobquest"])
         serve = _gunicorn()  # imported first: clients wait from the moment that the port is open
         listening = _listen(config)
     except JobQuestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     host, port = listening.getsockname()[:2]
-    _say_where(config, host, port)
+    _say_where(config, everybody, host, port)
     if serve is None:
         print("gunicorn does not run here: this is Flask's own server.", flush=True)
         listening.close()
@@ -124,17 +131,23 @@ def _end(_number: int, _frame: Any) -> None:
     sys.exit(0)
 
 
-def _say_where(config: Config, host: str, port: int) -> None:
+def _refuse_unusable(runtime: Runtime) -> Caller | None:
+    """Raise JobQuestError if the service must not start; otherwise, whom each request stands for.
+    No connection stays open: the server forks, and a file's connections must not be shared."""
+    runtime.database.refuse_unusable()
+    try:
+        runtime.access.refuse_open_doors()
+        return runtime.access.everybody()
+    finally:
+        runtime.access.close()
+        runtime.database.close()
+
+
+def _say_where(config: Config, everybody: Caller | None, host: str, port: int) -> None:
     kind = "Apache Kafka" if config.kafka_broker else "the embedded event log"
     url = f"http://{in_url(host)}:{port}/"
     print(f"JobQuest events on {url} with {kind}; Ctrl-C stops.", flush=True)
-    if config.public_url or config.trusted_proxies:
-        place = f" at {config.public_url}" if config.public_url else ""
-        print(
-            f"Everyone who can use the proxy in front{place} may do everything here: this version"
-            " has no credentials, so the proxy must ask for them.",
-            flush=True,
-        )
+    print(_WHO[everybody], flush=True)
 
 
 def _listen(config: Config) -> socket.socket:

@@ -14,6 +14,7 @@ import pytest
 from jobquest import create_app
 from jobquest.errors import SettingsError
 from tests.service import ROOT, Service, wait_for
+from tests.signed_in import ProtectedService
 
 APP = [sys.executable, str(ROOT / "app.py")]
 COMMAND = [sys.executable, "-m", "flask", "--app", str(ROOT / "app.py"), "events", "types"]
@@ -232,21 +233,21 @@ def test_the_printed_address_answers_on_each_loopback_address(tmp_path: Path, ho
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("settings", "place"),
+    ("kind", "settings", "word"),
     [
-        ({"JOBQUEST_PUBLIC_URL": "https://events.example/jq"}, " at https://events.example/jq/"),
-        ({"JOBQUEST_TRUSTED_PROXIES": "1"}, ""),
-        ({}, None),
+        (Service, {}, "Open: whoever can use this machine"),
+        (Service, {"JOBQUEST_AUTH": "proxy"}, "Open: the proxy in front authenticates"),
+        (ProtectedService, {"JOBQUEST_TRUSTED_PROXIES": "1"}, "Protected: "),
     ],
 )
-def test_the_start_says_that_whoever_reaches_the_proxy_may_do_everything(
-    tmp_path: Path, settings: dict[str, str], place: str | None
+def test_the_start_says_who_is_let_in(
+    tmp_path: Path, kind: type[Service], settings: dict[str, str], word: str
 ) -> None:
-    service = Service(tmp_path, **settings).start()
-    service.kill()
-    said = [line for line in service.output if line.startswith("Everyone who can use the proxy")]
-    if place is None:
-        assert said == []
-    else:
-        [line] = said
-        assert f"in front{place} may do everything" in line
+    service = kind(tmp_path, **settings).start()
+    try:
+        said = [line for line in service.output if line.startswith(("Open: ", "Protected: "))]
+        assert len(said) == 1
+        assert said[0].startswith(word)
+        assert (service.get("/api/events", Cookie="").code == 401) == (word == "Protected: ")
+    finally:
+        service.kill()

@@ -207,7 +207,9 @@ def test_a_second_server_on_a_taken_port_ends_with_one_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("HOST", "0.0.0.0", "loopback"),
+        ("HOST", "0.0.0.0", "flask operators add"),
+        ("JOBQUEST_PUBLIC_URL", "https://events.example", "flask operators add"),
+        ("JOBQUEST_TRUSTED_PROXIES", "1", "JOBQUEST_AUTH=proxy"),
         ("KAFKA_BROKER", "localhost", "localhost:9092"),
         ("JOBQUEST_WORKERS", "4", "embedded"),
         ("JOBQUEST_TYPO", "1", "not a setting"),
