@@ -1,17 +1,20 @@
-"""Fixtures for the pages: a real browser over the real service on the embedded log."""
+"""Fixtures for the pages: a real browser over the real service on the embedded log. The service is
+protected, and an operator has signed in, unless a test says otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from tests import failing_handler
+from tests import failing_handler, signed_in
 from tests.browser import SharedBrowser
 from tests.service import Service
+from tests.signed_in import ProtectedService
 from tests.template import ForkedService
 
 Visit = Callable[..., Page]
@@ -30,9 +33,24 @@ def handlers() -> str:
 
 
 @pytest.fixture
-def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
+def kind() -> type[ForkedService]:
+    """The kind of service; a test may name one without credentials by a parameter of this name."""
+    return ProtectedService
+
+
+@pytest.fixture
+def browser(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Browser:
+    """Every page of it is the operator's."""
+    for name in ("new_context", "new_page"):
+        opens = partial(getattr(browser, name), storage_state=signed_in.cookies())
+        monkeypatch.setattr(browser, name, opens)
+    return browser
+
+
+@pytest.fixture
+def service(tmp_path: Path, handlers: str, kind: type[ForkedService]) -> Iterator[Service]:
     """A running service of this test's own."""
-    made = ForkedService(tmp_path, JOBQUEST_HANDLERS=handlers).start()
+    made = kind(tmp_path, JOBQUEST_HANDLERS=handlers).start()
     yield made
     made.kill()
 

@@ -88,7 +88,8 @@ def test_types_are_found_by_what_they_say(service: Service, visit: Visit) -> Non
 def test_types_are_shown_while_counts_cannot_be_read(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = ForkedService(tmp_path, DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    service = ForkedService(tmp_path, DATABASE_URL=nowhere, JOBQUEST_AUTH="proxy")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)

@@ -14,7 +14,7 @@ from tests import three_handlers
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, faults, overflow, publish, switch_demo, write
 from tests.service import Service, wait_for
-from tests.template import ForkedService
+from tests.signed_in import ProtectedService
 
 pytestmark = pytest.mark.browser
 
@@ -25,7 +25,7 @@ FAILING = {"demo": "fail", "source": "mobile app"}
 def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
     """One whose events wait a minute for their second try, which is their last."""
     waits = {"JOBQUEST_RETRY_BASE_SECONDS": "60", "JOBQUEST_RETRY_MAX_ATTEMPTS": "2"}
-    made = ForkedService(tmp_path, JOBQUEST_HANDLERS=handlers, **waits).start()
+    made = ProtectedService(tmp_path, JOBQUEST_HANDLERS=handlers, **waits).start()
     wait_until_running(made)
     yield made
     made.kill()

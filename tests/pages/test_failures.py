@@ -14,7 +14,7 @@ from tests.pages.conftest import Visit
 from tests.pages.looks import button, publish, switch_demo, write
 from tests.samples import SAMPLES
 from tests.service import Service, wait_for
-from tests.template import ForkedService
+from tests.signed_in import ProtectedService
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +26,7 @@ def service(tmp_path: Path, handlers: str) -> Iterator[Service]:
     """One whose failing events wait for long, and that many failures don't pause."""
     settings = {"JOBQUEST_RETRY_BASE_SECONDS": "60", "JOBQUEST_RETRY_MAX_ATTEMPTS": "3"}
     settings["JOBQUEST_HANDLERS"] = handlers
-    made = ForkedService(tmp_path, JOBQUEST_BRAKE_FAILURES="1000", **settings).start()
+    made = ProtectedService(tmp_path, JOBQUEST_BRAKE_FAILURES="1000", **settings).start()
     yield made
     made.kill()
 

@@ -12,7 +12,7 @@ from tests import failing_handler
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, publish, switch_demo
 from tests.service import Service, wait_for
-from tests.template import ForkedService
+from tests.signed_in import ProtectedService
 
 pytestmark = [pytest.mark.browser, pytest.mark.kafka]
 
@@ -23,7 +23,7 @@ PATIENCE_MS = 40_000
 def service(empty_kafka: str, tmp_path: Path) -> Iterator[Service]:
     """A service of two web workers and a consumer on Kafka."""
     more = {"JOBQUEST_WORKERS": "2", "JOBQUEST_HANDLERS": failing_handler.MODULE}
-    made = ForkedService(tmp_path, KAFKA_BROKER=empty_kafka, **more).start()
+    made = ProtectedService(tmp_path, KAFKA_BROKER=empty_kafka, **more).start()
 
     def is_whole() -> bool:
         status = made.status()

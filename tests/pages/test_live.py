@@ -32,6 +32,7 @@ from tests.pages.looks import (
 )
 from tests.samples import SAMPLES
 from tests.service import Service, wait_for
+from tests.signed_in import ProtectedService
 from tests.template import ForkedService
 from tests.test_foreign_events import AS_TEXT, NUMBERS, from_elsewhere
 
@@ -138,7 +139,7 @@ def test_the_page_says_why_the_events_cannot_be_read(
 ) -> None:
     (tmp_path / "away").mkdir()
     nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
-    service = ForkedService(tmp_path / "away", DATABASE_URL=nowhere)
+    service = ForkedService(tmp_path / "away", DATABASE_URL=nowhere, JOBQUEST_AUTH="proxy")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)
@@ -216,7 +217,7 @@ def test_an_event_that_waits_is_one_row_until_it_goes_through_and_the_breaker_sa
 ) -> None:
     (tmp_path / "mail.py").write_text(BROKEN)
     (tmp_path / "broken").touch()
-    service = ForkedService(tmp_path, JOBQUEST_HANDLERS="mail", JOBQUEST_BRAKE_FAILURES="2")
+    service = ProtectedService(tmp_path, JOBQUEST_HANDLERS="mail", JOBQUEST_BRAKE_FAILURES="2")
     service.python_path.append(str(tmp_path))
     request.addfinalizer(service.kill)
     page = browser.new_page()

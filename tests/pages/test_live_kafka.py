@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.pages.conftest import Visit
 from tests.pages.looks import button, publish
 from tests.service import Service, wait_for
-from tests.template import ForkedService
+from tests.signed_in import ProtectedService
 
 pytestmark = [pytest.mark.browser, pytest.mark.kafka]
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.kafka]
 @pytest.fixture
 def service(tmp_path: Path, empty_kafka: str) -> Iterator[Service]:
     """A running service on Kafka, of this test's own."""
-    made = ForkedService(tmp_path, KAFKA_BROKER=empty_kafka).start()
+    made = ProtectedService(tmp_path, KAFKA_BROKER=empty_kafka).start()
     wait_for(lambda: made.status()["consumerRunning"], 60, made.tail)
     yield made
     made.kill()

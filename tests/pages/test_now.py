@@ -118,7 +118,7 @@ def test_a_database_that_is_away_is_said_on_every_page(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     nowhere = "postgresql+psycopg://nobody@127.0.0.1:1/none"
-    service = ForkedService(tmp_path, DATABASE_URL=nowhere)
+    service = ForkedService(tmp_path, DATABASE_URL=nowhere, JOBQUEST_AUTH="proxy")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     service.start()

@@ -20,6 +20,7 @@ from tests.pages.conftest import Visit
 from tests.pages.looks import HOSTILE, button, faults, looks, overflow, publish
 from tests.samples import SAMPLES, TYPES
 from tests.service import Service, wait_for
+from tests.signed_in import ProtectedService
 from tests.template import ForkedService
 
 pytestmark = pytest.mark.browser
@@ -319,7 +320,7 @@ def test_what_nobody_confirmed_is_published_again_and_counts_once(
 def test_an_event_that_waits_for_kafka_is_said_to(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = ForkedService(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
+    service = ProtectedService(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)
@@ -336,8 +337,11 @@ QUOTES = "it's \"quoted\" $HOME `id` \\n \\' !! true null %s \u202e \u2028 \U000
 MORE = {"a\nb": [QUOTES, None, True, False, 0.5, {}], "__proto__": {"x": "'; id #"}}
 
 
+@pytest.mark.parametrize("kind", [ForkedService])  # the code has no credential
 @pytest.mark.parametrize("language", ["curl", "python", "typescript"])
-def test_the_code_publishes_the_event(service: Service, visit: Visit, language: str) -> None:
+def test_the_code_publishes_the_event(
+    service: Service, visit: Visit, language: str, kind: type[ForkedService]
+) -> None:
     page = visit(
         "/publish?type=notification.sent", permissions=["clipboard-read", "clipboard-write"]
     )

@@ -9,19 +9,20 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.service import wait_for
-from tests.template import ForkedService
+from tests.signed_in import NAME, PASSWORD, ProtectedService
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def page(request: pytest.FixtureRequest, tmp_path: Path, browser: Browser) -> Iterator[Page]:
-    """The live page of a new service; nothing but clicks may follow."""
+    """The first page of a new service, which asks who comes; nothing but clicks and a password may
+    follow."""
     settings = {}
     if request.param == "kafka":
         settings["KAFKA_BROKER"] = request.getfixturevalue("empty_kafka")
-    service = ForkedService(tmp_path, **settings)
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    service = ProtectedService(tmp_path, **settings)
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, storage_state=None)
     try:
         service.settings["JOBQUEST_HANDLERS"] = "jobquest.demo"
         service.start()
@@ -39,6 +40,10 @@ def outcome(page: Page, word: str) -> Locator:
 
 
 def test_an_event_is_published_found_broken_edited_and_redriven_with_the_mouse(page: Page) -> None:
+    # sign in
+    page.get_by_label("Name").fill(NAME)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
     # publish
     page.get_by_role("link", name="Publish", exact=True).click()
     page.get_by_role("link", name="mission.completed").click()
@@ -72,3 +77,9 @@ def test_an_event_is_published_found_broken_edited_and_redriven_with_the_mouse(p
     expect(page.get_by_text("Received again after a redrive")).to_be_visible()
     page.get_by_role("link", name="demo-user").first.click()
     expect(page.get_by_text("100 XP", exact=True).first).to_be_visible()
+    # sign out
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    page.go_back()
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()

@@ -15,7 +15,7 @@ from tests.pages.conftest import Visit
 from tests.pages.looks import HOSTILE, button, faults, looks, overflow, publish, streaks, write
 from tests.samples import SAMPLES
 from tests.service import Service, wait_for
-from tests.template import ForkedService
+from tests.signed_in import ProtectedService
 
 pytestmark = pytest.mark.browser
 
@@ -158,7 +158,7 @@ def test_on_kafka_each_partition_has_its_row_reader_and_records(
     empty_kafka: str, tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     settings = {"KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "2", "JOBQUEST_WORKERS": "1"}
-    service = ForkedService(tmp_path, **settings)
+    service = ProtectedService(tmp_path, **settings)
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)
@@ -189,7 +189,7 @@ def test_on_kafka_each_partition_has_its_row_reader_and_records(
 def test_a_log_that_is_away_is_said_and_seen_to_come_back(
     tmp_path: Path, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    service = ForkedService(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
+    service = ProtectedService(tmp_path, KAFKA_BROKER="127.0.0.1:1", JOBQUEST_WORKERS="1")
     request.addfinalizer(service.kill)
     page = browser.new_page()
     request.addfinalizer(page.close)
