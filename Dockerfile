@@ -3,9 +3,11 @@
 # The base is pinned to a version. To pin its very bytes, add the digest that `docker buildx
 # imagetools inspect python:3.11.14-slim-bookworm` prints: `FROM python:3.11.14-slim-bookworm@sha256:…`.
 #
-# Without credentials, which this version does not have, the service listens on loopback only. A
-# published port does not reach it: run the proxy in the same network namespace, as
-# docker-compose.cluster.yml does.
+# The service listens on loopback, so a published port does not reach it: run the proxy in the same
+# network namespace, as docker-compose.cluster.yml does. Or set HOST=0.0.0.0 on a network that only
+# the proxy uses; it starts there as soon as there is an operator or a key. The first one:
+#   docker run --rm -it -v jobquest:/data --entrypoint flask jobquest-events:1 \
+#     operators add ada --role operator
 FROM python:3.11.14-slim-bookworm AS packages
 COPY requirements.txt constraints.txt /tmp/
 # Into an environment of their own: the next stage takes that and nothing else.

@@ -59,11 +59,10 @@ def documented(server: str, service: str, port: int, folder: Path) -> str:
 
 
 def of_instances(urls: Sequence[str], port: int) -> str:
-    """The configuration of the docs for several instances, without TLS and passwords."""
-    shared, server, _, upstream = DOCUMENTED
+    """The configuration of the docs for several instances, without TLS."""
+    shared, server, _, _, upstream = DOCUMENTED
     maps = shared[: shared.index("upstream")]
-    private = ("ssl_", "auth_")
-    plain = [line for line in server.splitlines() if not line.strip().startswith(private)]
+    plain = [line for line in server.splitlines() if not line.strip().startswith("ssl_")]
     places = {f"127.0.0.1:{5001 + n}": url.split("//")[1] for n, url in enumerate(urls)}
     places["listen 443 ssl;"] = f"listen 127.0.0.1:{port};"
     return _put(maps + upstream + "\n".join(plain), places)

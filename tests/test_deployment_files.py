@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import stat
 import subprocess
 import sys
@@ -25,14 +26,19 @@ import yaml
 
 from jobquest.config import load
 from tests import nginx
+from tests.kafka_broker import free_port
 from tests.nginx import Nginx
+from tests.postgres import Postgres
 from tests.service import ROOT, Service, wait_for
+from tests.signed_in import ProtectedService, signed_in
 from tests.test_compose import compose_command
+from tests.test_proxy_in_front import Front
 
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.cluster.yml"
 NGINX = ROOT / "deploy" / "nginx.conf"
-PASSWORD = {"POSTGRES_PASSWORD": "secret"}
+GUIDE = (ROOT / "docs" / "deployment.md").read_text()
+SECRETS = {"POSTGRES_PASSWORD": "secret", "JOBQUEST_SECRET_KEY": "s" * 32}
 NAME = "jobquest-"
 # name:1.2 and more, and maybe the digest of those very bytes
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+(\.\d+)+(-[a-z0-9.-]+)?(@sha256:[0-9a-f]{64})?")
@@ -257,7 +263,7 @@ def seconds(duration: str) -> int:
 
 
 @pytest.mark.slow
-def test_compose_accepts_the_cluster_if_it_has_a_password() -> None:
+def test_compose_accepts_the_cluster_if_it_has_its_secrets() -> None:
     if (compose := compose_command()) is None:
         pytest.skip("no docker compose on this machine")  # nothing else resolves the file
 
@@ -266,9 +272,11 @@ def test_compose_accepts_the_cluster_if_it_has_a_password() -> None:
         kept = {"PATH": os.environ["PATH"], **environment}
         return subprocess.run(command, env=kept, capture_output=True, text=True)
 
-    done = check(PASSWORD)
+    done = check(SECRETS)
     assert done.returncode == 0, done.stderr
-    assert check({}).returncode != 0, "no password of ours is anybody's default"
+    for name in SECRETS:
+        others = {key: value for key, value in SECRETS.items() if key != name}
+        assert check(others).returncode != 0, "no secret of ours is anybody's default"
 
 
 def test_every_image_of_the_cluster_is_pinned_but_the_one_that_is_built_here() -> None:
@@ -303,7 +311,10 @@ def test_instances_wait_for_what_they_need() -> None:
 def test_every_volume_is_declared_and_nobody_shares_one() -> None:
     mounts = [mount for one in SERVICES.values() for mount in one["volumes"]]
     files = [mount for mount in mounts if mount.startswith("./")]
-    assert files == ["./deploy/nginx.conf:/etc/nginx/nginx.conf:ro"]
+    assert files == [
+        "./deploy/nginx.conf:/etc/nginx/nginx.conf:ro",
+        "./deploy/tls:/etc/nginx/tls:ro",
+    ]
     named = [mount.split(":")[0] for mount in mounts if mount not in files]
     assert sorted(named) == sorted(DOCUMENT["volumes"])
     assert all(one["volumes"][0].split(":")[1] == only("VOLUME").rest for one in INSTANCES)
@@ -346,11 +357,19 @@ def test_brokers_find_each_other_and_advertise_what_the_instances_are_given() ->
         assert instance["environment"]["KAFKA_BROKER"].split(",") == told
 
 
+def settings_of(instance: dict[str, Any]) -> dict[str, str]:
+    """Its environment with its secrets, and what has a default left to it."""
+    filled = {}
+    for key, value in instance["environment"].items():
+        text = re.sub(r"\$\{(\w+):\?.*?\}", lambda found: SECRETS[found[1]], str(value))
+        filled[key] = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
+    return filled
+
+
 def test_the_instances_settings_are_the_services_own() -> None:
     for instance in INSTANCES:
-        said = {key: str(value) for key, value in instance["environment"].items()}
-        url = re.sub(r"\$\{POSTGRES_PASSWORD:.*?\}", "secret", said["DATABASE_URL"])
-        config = load(said | {"DATABASE_URL": url}, env_file=Path(os.devnull))
+        settings = settings_of(instance)
+        config, url = load(settings, env_file=Path(os.devnull)), settings["DATABASE_URL"]
         assert config.kafka_replication_factor == 3
         assert config.trusted_proxies == 1
         assert config.host == "127.0.0.1"
@@ -368,7 +387,46 @@ def test_only_the_proxy_is_published_and_only_here() -> None:
 def test_no_secret_is_written_in_the_file() -> None:
     for service in SERVICES.values():
         for key, value in service.get("environment", {}).items():
-            assert not SECRET.search(key) or value.startswith("${POSTGRES_PASSWORD:?"), key
+            assert not SECRET.search(key) or value.startswith(f"${{{key}:?"), key
+
+
+def test_instances_have_one_secret_key_and_credentials_in_one_database() -> None:
+    for key in ("JOBQUEST_SECRET_KEY", "DATABASE_URL"):
+        assert len({settings_of(one)[key] for one in INSTANCES}) == 1, key
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_an_instance_starts_once_the_documented_command_has_added_an_operator(
+    postgres_server: Postgres, tmp_path: Path
+) -> None:
+    """Which it can while nothing runs but PostgreSQL; and on another instance's data folder."""
+    [command] = re.findall(r"^cluster run --rm --entrypoint (.+)$", GUIDE, re.M)
+    program, name, *arguments = command.split()
+    assert SERVICES[name] in INSTANCES
+    settings = settings_of(SERVICES[name]) | {"DATABASE_URL": postgres_server.new_database()}
+    settings |= {"PORT": "0", "KAFKA_BROKER": "127.0.0.1:1"}
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    instance = Service(second, fresh=True, **settings)
+    with pytest.raises(AssertionError, match="flask operators add"):
+        instance.launch()
+    done = subprocess.run(
+        [sys.executable, "-m", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **settings, "JOBQUEST_DATA_DIR": str(first)},
+        input="correct horse battery\n" * 2,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    try:
+        instance.launch()
+        wait_for(lambda: instance.get("/healthz").code == 200, 30, instance.tail)
+        assert instance.get("/api/events").code == 401
+    finally:
+        instance.kill()
 
 
 # --- deploy/nginx.conf ---
@@ -377,19 +435,19 @@ def test_no_secret_is_written_in_the_file() -> None:
 def test_the_proxy_has_the_instances_addresses() -> None:
     text = NGINX.read_text()
     ports = [f"127.0.0.1:{one['environment']['PORT']}" for one in INSTANCES]
-    assert re.findall(r"^\s+server (\S+)", text, re.M) == [*ports, "{"]
-    [inside] = re.findall(r"listen (\d+);", text)
-    assert PROXY["ports"][0].rsplit(":", 1)[1] == inside
-    assert f":{inside}/proxy-health" in PROXY["healthcheck"]["test"][-1]
+    assert re.findall(r"^\s+server (\S+)", text, re.M) == [*ports, "{", "{"]
+    [plain], [secure] = (re.findall(rf"listen (\d+){end};", text) for end in ("", " ssl"))
+    assert [one.rsplit(":", 1)[1] for one in PROXY["ports"]] == [secure]
+    assert f":{plain}/proxy-health" in PROXY["healthcheck"]["test"][-1]
 
 
 @pytest.fixture
 def two_instances(tmp_path: Path) -> Iterator[list[Service]]:
     """Two services with a log of their own each, so that it shows which of them was asked."""
-    made = []
+    made: list[Service] = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        made.append(Service(tmp_path / name, JOBQUEST_TRUSTED_PROXIES="1"))
+        made.append(ProtectedService(tmp_path / name, JOBQUEST_TRUSTED_PROXIES="1"))
     for service in made:
         service.start()
     yield made
@@ -408,8 +466,10 @@ def proxy(two_instances: list[Service]) -> Iterator[Nginx]:
         text = text.replace(
             f":{instance['environment']['PORT']} ", f":{urlsplit(service.url).port} "
         )
-    text = text.replace("listen 8080;", f"listen 127.0.0.1:{made.port};")
+    text = text.replace("listen 8080;", f"listen 127.0.0.1:{free_port()};")
+    text = text.replace("listen 8443 ssl;", f"listen 127.0.0.1:{made.port} ssl;")
     text = text.replace("/tmp/", f"{made.folder}/")
+    text = text.replace("/etc/nginx/tls/", f"{made.folder}/")
     text = text.replace("/dev/stderr", f"{made.folder}/errors")
     yield made.run(text)
     made.stop()
@@ -417,23 +477,24 @@ def proxy(two_instances: list[Service]) -> Iterator[Nginx]:
 
 @pytest.mark.nginx
 def test_behind_the_proxy_both_instances_answer_and_one_is_enough(
-    two_instances: list[Service], proxy: Nginx, tmp_path: Path
+    two_instances: list[Service], proxy: Nginx
 ) -> None:
-    front = Service(tmp_path)
-    front.url = f"http://localhost:{proxy.port}"
+    front = Front(f"https://localhost:{proxy.port}", "", two_instances[0], signed_in())
 
     def publish(number: int) -> int:
         event = {"eventType": "user.login", "data": {}, "userId": "ada", "id": f"e-{number}"}
-        headers = {"Origin": front.url}
-        body = json.dumps(event).encode()
-        return front.request("POST", "/api/kafka/events", body, headers).code
+        return front.request("POST", "/api/kafka/events", event, Origin=front.url).code
 
     def events(service: Service) -> int:
         return len(service.get("/api/events?userId=ada").json["data"]["events"])
 
-    assert front.get("/proxy-health").code == 204
+    assert Front(front.url, "", two_instances[0]).request("GET", "/api/events").code == 401
     socket = websocket.create_connection(
-        f"ws://localhost:{proxy.port}/ws/events", timeout=10, origin=front.url
+        f"wss://localhost:{proxy.port}/ws/events",
+        timeout=10,
+        origin=front.url,
+        header=signed_in(),
+        sslopt={"cert_reqs": ssl.CERT_NONE, "check_hostname": False},
     )
     assert json.loads(socket.recv())["kind"] == "hello"
     socket.close()
@@ -441,10 +502,10 @@ def test_behind_the_proxy_both_instances_answer_and_one_is_enough(
     wait_for(lambda: sum(events(one) for one in two_instances) == 6, 20)
     before = events(two_instances[1])
     assert 0 < before < 6
-    large = json.dumps({"events": [{"metadata": {"filler": "x" * 8_000}}] * 120}).encode()
+    large = {"events": [{"metadata": {"filler": "x" * 8_000}}] * 120}
     assert front.request("POST", "/api/kafka/events/batch", large).code == 400, "it passes nginx"
     two_instances[0].kill()
     for number in range(6, 12):  # one that is on its way to the dead instance is 502: repeat it
         wait_for(lambda number=number: publish(number) in (200, 201), 10, proxy.errors)  # type: ignore[misc]
-    assert front.get("/readyz").code == 200
+    assert front.request("GET", "/readyz").code == 200
     wait_for(lambda: events(two_instances[1]) == before + 6, 20)

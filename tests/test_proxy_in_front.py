@@ -1,5 +1,8 @@
 """The service behind a real nginx: at a root, under a path, with its prefix taken away or not, with
-the Host passed on or not; and with the configuration of docs/deployment.md."""
+the Host passed on or not; and with the configuration of docs/deployment.md.
+
+With that, the service is protected, and an operator has signed in; or nginx asks for passwords.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,14 @@ import websocket
 from playwright.sync_api import Browser, Page, expect
 
 from jobquest import create_app
+from jobquest.access.caller import WRITE
+from jobquest.config import load
+from jobquest.runtime import Runtime
 from tests import nginx
 from tests.nginx import DOCUMENTED, PASSWORD, USER, Nginx
 from tests.samples import SAMPLES
 from tests.service import Answer, Service, wait_for
+from tests.signed_in import ProtectedService, cookies, signed_in
 
 HOST = "events.localhost"  # browsers know that it is loopback; the service trusts it if it is told
 LOGIN = {"eventType": "user.login", "data": {}, "userId": "ada"}
@@ -64,10 +71,12 @@ PLAIN_FRONTS = {
     "path taken away, Host rewritten": ("/jobquest", True, REWRITTEN),
 }
 SAID = {"path taken away, and said": ("/jobquest", True, f"{PASSED} {PREFIX}")}
-DOCUMENTED_FRONTS = {
+PROTECTED_FRONTS = {
     "documented, root": ("", DOCUMENTED[1]),
     "documented, path": ("/jobquest", DOCUMENTED[2]),
 }
+AUTHENTICATING = "documented, passwords"
+DOCUMENTED_FRONTS = {**PROTECTED_FRONTS, AUTHENTICATING: ("", DOCUMENTED[3])}
 FRONTS = [*PLAIN_FRONTS, *DOCUMENTED_FRONTS]
 
 
@@ -126,12 +135,15 @@ def front_of(name: str, folder: Path, **settings: str) -> Iterator[Front]:
     prefix = ({**PLAIN_FRONTS, **SAID, **DOCUMENTED_FRONTS})[name][0]
     proxy = Nginx()
     url = f"{'https' if is_documented else 'http'}://{HOST}:{proxy.port}{prefix}"
-    service = Service(folder, JOBQUEST_PUBLIC_URL=url, **settings)
+    if name in PROTECTED_FRONTS:
+        service: Service = ProtectedService(folder, JOBQUEST_PUBLIC_URL=url, **settings)
+    else:
+        service = Service(folder, JOBQUEST_PUBLIC_URL=url, JOBQUEST_AUTH="proxy", **settings)
     try:
         launched(service)
         address = service.url.removeprefix("http://")
         proxy.start((documented if is_documented else plain)(name, address, proxy))
-        yield Front(url, prefix, service, _password() if is_documented else {})
+        yield Front(url, prefix, service, _credentials(name))
     finally:
         service.kill()
         proxy.stop()
@@ -145,7 +157,7 @@ def launched(service: Service) -> Service:
 
 
 def documented(name: str, service: str, proxy: Nginx) -> str:
-    """A configuration of the docs, with TLS and passwords."""
+    """A configuration of the docs, with TLS."""
     return nginx.documented(DOCUMENTED_FRONTS[name][1], service, proxy.port, proxy.folder)
 
 
@@ -156,7 +168,9 @@ def plain(name: str, service: str, proxy: Nginx) -> str:
     return PLAIN.format(port=proxy.port, prefix=prefix, service=service, slash=slash, host=host)
 
 
-def _password() -> dict[str, str]:
+def _credentials(name: str) -> dict[str, str]:
+    if name != AUTHENTICATING:
+        return signed_in() if name in PROTECTED_FRONTS else {}
     basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     return {"Authorization": f"Basic {basic}"}
 
@@ -184,8 +198,10 @@ def front(
 def page(front: Front, browser: Browser) -> Iterator[Page]:
     """A browser's page that complains of nothing, and leaves no request unanswered."""
     options: dict[str, Any] = {"ignore_https_errors": True}
-    if front.headers:
+    if "Authorization" in front.headers:
         options["http_credentials"] = {"username": USER, "password": PASSWORD}
+    elif front.headers:
+        options["storage_state"] = cookies(HOST, f"{front.prefix}/")
     complaints: list[str] = []
     with closing(browser.new_context(**options)) as context:
         opened = context.new_page()
@@ -327,7 +343,7 @@ def test_the_documented_proxy_asks_who_comes_but_lets_browsers_ask_first(tmp_pat
     """A front end's preflight carries no password; what it asks for does."""
     origin = "https://front.example"
     settings = {"JOBQUEST_CORS_ORIGINS": origin}
-    with front_of("documented, root", tmp_path, **settings) as front:
+    with front_of(AUTHENTICATING, tmp_path, **settings) as front:
         stranger = Front(front.url, front.prefix, front.service)
         for path in ("/", "/api/events", "/healthz"):
             assert stranger.request("GET", path).code == 401
@@ -338,6 +354,25 @@ def test_the_documented_proxy_asks_who_comes_but_lets_browsers_ask_first(tmp_pat
         assert preflight.headers["Access-Control-Allow-Origin"] == origin
         taken = front.request("POST", "/api/kafka/events", LOGIN, Origin=origin)
         assert taken.code == 201
+
+
+def test_behind_the_documented_proxy_a_key_or_a_sign_in_lets_in_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """A front end that is listed publishes with a key, and never with an operator's cookie."""
+    origin = "https://front.example"
+    with front_of("documented, path", tmp_path, JOBQUEST_CORS_ORIGINS=origin) as front:
+        stranger = Front(front.url, front.prefix, front.service)
+        for path in ("/", "/api/events", "/metrics"):
+            assert stranger.request("GET", path).code == 401, path
+        assert stranger.request("POST", "/api/kafka/events", LOGIN).code == 401
+        assert front.request("POST", "/api/kafka/events", LOGIN, Origin=origin).code == 401
+        runtime = Runtime(load(front.service.settings))
+        key = {"Authorization": f"Bearer {runtime.access.keys.create('shop', [WRITE], None)}"}
+        runtime.access.close()
+        taken = stranger.request("POST", "/api/kafka/events", LOGIN, Origin=origin, **key)
+        assert taken.code == 201
+        assert taken.headers["Access-Control-Allow-Origin"] == origin
 
 
 def test_an_escaped_slash_passes_the_documented_proxy(tmp_path: Path) -> None:
@@ -371,15 +406,18 @@ def _unfollowed(front: Front, path: str) -> Answer:
 
 
 def test_the_documented_configuration_is_the_one_that_is_tested() -> None:
-    """What all share, a root, a path, several instances: tests start these very texts."""
-    assert len(DOCUMENTED) == 4
+    """What all share, a root, a path, passwords, several instances: tests start these texts."""
+    assert len(DOCUMENTED) == 5
     assert "upstream jobquest" in DOCUMENTED[0]
     assert "location / {" in DOCUMENTED[1]
     assert "location /jobquest/ {" in DOCUMENTED[2]
-    assert DOCUMENTED[3].count("    server ") == 3
-    lines = {line.split("#")[0].strip() for line in DOCUMENTED[1].splitlines()}
-    below = {line.split("#")[0].strip() for line in DOCUMENTED[2].splitlines()}
-    assert lines - below == {"location / {"}
+    assert DOCUMENTED[4].count("    server ") == 3
+    root, below, asking = (
+        {line.split("#")[0].strip() for line in text.splitlines()} for text in DOCUMENTED[1:4]
+    )
+    assert root - below == {"location / {"}
+    assert root < asking
+    assert not [line for line in root | below if line.startswith("auth_")]
 
 
 # --- whose X-Forwarded-* counts ---
@@ -391,7 +429,8 @@ def service_behind(tmp_path: Path) -> Iterator[Callable[[int], Service]]:
     made: list[Service] = []
 
     def start(trusted: int) -> Service:
-        service = Service(tmp_path, JOBQUEST_TRUSTED_PROXIES=str(trusted))
+        settings = {"JOBQUEST_TRUSTED_PROXIES": str(trusted), "JOBQUEST_AUTH": "proxy"}
+        service = Service(tmp_path, **settings)
         made.append(service)
         return launched(service)
 
@@ -474,7 +513,8 @@ def test_behind_one_proxy_only_what_it_has_said_counts(
 def test_the_clients_address_is_what_the_trusted_proxies_say(
     settings: dict[str, str], trusted: str, seen: str
 ) -> None:
-    app = create_app({**settings, "JOBQUEST_TRUSTED_PROXIES": trusted})
+    more = {"JOBQUEST_TRUSTED_PROXIES": trusted, "JOBQUEST_AUTH": "proxy"}
+    app = create_app({**settings, **more})
 
     @app.get("/seen")
     def show() -> str:
