@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -86,23 +87,18 @@ class Nginx:
         """Start it with a whole configuration, in the foreground, and wait until it listens."""
         user = "user root;\n" if os.geteuid() == 0 else ""
         (self.folder / "nginx.conf").write_text(f"{user}daemon off;\n{configuration}")
-        program = shutil.which(PROGRAM, path=_path())
-        assert program
         self._process = subprocess.Popen(
-            [
-                program,
-                "-p",
-                str(self.folder),
-                "-c",
-                "nginx.conf",
-                "-e",
-                str(self.folder / "errors"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            self._command(), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_for(self._listens, 10, self.errors)
         return self
+
+    def reload(self) -> None:
+        """Have it read its configuration again. Fails if that has an error."""
+        done = subprocess.run([*self._command(), "-t"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert self._process
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End it, its workers with it, and drop its files."""
@@ -115,6 +111,12 @@ class Nginx:
         """What it has complained of."""
         log = self.folder / "errors"
         return log.read_text() if log.exists() else ""
+
+    def _command(self) -> list[str]:
+        program = shutil.which(PROGRAM, path=_path())
+        assert program
+        errors = str(self.folder / "errors")
+        return [program, "-p", str(self.folder), "-c", "nginx.conf", "-e", errors]
 
     def _listens(self) -> bool:
         assert self._process

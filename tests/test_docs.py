@@ -22,7 +22,7 @@ API = (ROOT / "docs" / "api.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 PICTURE = (ROOT / "docs" / "architecture.svg").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def table(text: str, heading: str) -> list[list[str]]:
@@ -186,5 +186,8 @@ def test_the_api_reference_lists_every_route(client: FlaskClient) -> None:
 
 
 def test_the_commands_of_the_readme_are_there(client: FlaskClient) -> None:
-    for group, command in re.findall(r"`flask (kafka|events) ([a-z][a-z-]+)", README):
-        assert command in client.application.cli.commands[group].commands, command  # type: ignore[attr-defined]
+    groups = client.application.cli.commands
+    found = re.findall(r"(?:`|bin/)flask (kafka|events|operators|keys) ([a-z][a-z-]+)", README)
+    assert len({group for group, _ in found}) == 4
+    for group, command in found:
+        assert command in groups[group].commands, command  # type: ignore[attr-defined]
