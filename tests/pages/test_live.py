@@ -97,7 +97,8 @@ def test_an_empty_page_shows_a_command_that_works(service: Service, open_page: O
     assert words[:3] == ["curl", "-X", "POST"]
     assert words[3] == f"{service.url}/api/kafka/events"
     assert words[4:6] == ["-H", "Content-Type: application/json"]
-    answer = service.request("POST", "/api/kafka/events", words[7].encode())
+    assert words[6:8] == ["-H", "Authorization: Bearer YOUR_KEY"]
+    answer = service.request("POST", "/api/kafka/events", words[9].encode())
     assert answer.code == 201
     expect(row(page, answer.json["data"]["id"])).to_contain_text("Tailor my CV")
     expect(page.get_by_text("No events yet")).to_be_hidden()

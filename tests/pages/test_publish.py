@@ -15,6 +15,9 @@ from flask import render_template_string
 from playwright.sync_api import Browser, Page, Route, expect
 
 from jobquest import create_app
+from jobquest.access.caller import WRITE
+from jobquest.config import load
+from jobquest.runtime import Runtime
 from jobquest.web.pages.event_form import event_form
 from tests.pages.conftest import Visit
 from tests.pages.looks import HOSTILE, button, faults, looks, overflow, publish
@@ -337,7 +340,7 @@ QUOTES = "it's \"quoted\" $HOME `id` \\n \\' !! true null %s \u202e \u2028 \U000
 MORE = {"a\nb": [QUOTES, None, True, False, 0.5, {}], "__proto__": {"x": "'; id #"}}
 
 
-@pytest.mark.parametrize("kind", [ForkedService])  # the code has no credential
+@pytest.mark.parametrize("kind", [ForkedService, ProtectedService])
 @pytest.mark.parametrize("language", ["curl", "python", "typescript"])
 def test_the_code_publishes_the_event(
     service: Service, visit: Visit, language: str, kind: type[ForkedService]
@@ -353,7 +356,11 @@ def test_the_code_publishes_the_event(
     page.locator(f'[name=language][value="{language}"]').check()
     expect(page.locator(".code .block:visible")).to_have_count(1)
     page.locator(".code .copy:visible").click()
-    run(page, language, page.evaluate("navigator.clipboard.readText()"))
+    code = page.evaluate("navigator.clipboard.readText()")
+    assert ("YOUR_KEY" in code) == (kind is ProtectedService)
+    if kind is ProtectedService:
+        code = code.replace("YOUR_KEY", key_of(service))
+    run(page, language, code)
     service.wait_until_caught_up()
     events = service.get("/api/users/demo-user/events").json["data"]["events"]
     event = events[0]["event"]
@@ -361,6 +368,15 @@ def test_the_code_publishes_the_event(
     assert event["data"] == {**example, "title": QUOTES, "message": f"{QUOTES}\nand more"}
     assert event["metadata"] == MORE
     assert len(events) == 1
+
+
+def key_of(service: Service) -> str:
+    """A new key that publishes."""
+    access = Runtime(load(service.settings)).access
+    try:
+        return access.keys.create("code", [WRITE], None)
+    finally:
+        access.close()
 
 
 def run(page: Page, language: str, code: str) -> None:

@@ -29,7 +29,7 @@ from jobquest.web.pages import (
     topics,
     users,
 )
-from jobquest.web.pages.sign_in import csrf_token, may, signed_in
+from jobquest.web.pages.sign_in import csrf_token, is_protected, may, signed_in
 from jobquest.web.pages.words import FILTERS, MASK, here, personal_shown
 
 pages = Blueprint("pages", __name__)
@@ -75,6 +75,7 @@ def _for_every_page() -> dict[str, Any]:
         "may": may,
         "may_read": may_read,
         "signed_in": signed_in(),
+        "is_protected": is_protected(),
         "csrf_token": csrf_token(),
         "here": here,
         "page_now": now_ms(),  # so that ages are right even if the browser's clock is wrong

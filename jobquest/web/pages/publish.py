@@ -20,6 +20,7 @@ from jobquest.events.requests import DEMO_USER
 from jobquest.web.answers import runtime
 from jobquest.web.needs import needs
 from jobquest.web.pages.event_form import event_form
+from jobquest.web.pages.sign_in import is_protected
 from jobquest.web.pages.words import visible_lines
 
 page = Blueprint("publish", __name__)
@@ -35,29 +36,36 @@ _IN_PYTHON = {"true": "True", "false": "False", "null": "None"}
 
 
 class Code(NamedTuple):
-    """The event in a language: the code before and after it, and how its JSON is written."""
+    """The event in a language: the code before and after it, the part of it that carries a
+    credential, and how its JSON is written."""
 
     word: str
     before: str
     after: str
+    credential: str
     written: Callable[[str], str]
 
-    def text(self, address: str, event: dict[str, Any]) -> str:
+    def text(self, event: dict[str, Any]) -> str:
         document = visible_lines(json.dumps(event, indent=2, ensure_ascii=False))
-        return self.before_at(address) + self.written(document) + self.after_at(address)
+        return self.before + self.written(document) + self.after
 
-    def before_at(self, address: str) -> str:
-        return self.before.replace("ADDRESS", address)
-
-    def after_at(self, address: str) -> str:
-        return self.after.replace("ADDRESS", address)
+    def at(self, address: str, *, is_protected: bool) -> Code:
+        """The code for this service."""
+        left_out = "" if is_protected else self.credential
+        before, after = (
+            text.replace(left_out, "").replace("ADDRESS", address)
+            for text in (self.before, self.after)
+        )
+        return self._replace(before=before, after=after)
 
 
 CODE = {
     "curl": Code(
         "curl",
-        "curl -X POST ADDRESS \\\n  -H 'Content-Type: application/json' \\\n  -d '",
+        "curl -X POST ADDRESS \\\n  -H 'Content-Type: application/json' \\\n"
+        "  -H 'Authorization: Bearer YOUR_KEY' \\\n  -d '",
         "'",
+        "  -H 'Authorization: Bearer YOUR_KEY' \\\n",
         lambda document: document.replace("'", "'\\''"),
     ),
     "python": Code(
@@ -72,7 +80,7 @@ event = """,
 request = Request(
     "ADDRESS",
     data=json.dumps(event).encode(),
-    headers={"Content-Type": "application/json"},
+    headers={"Content-Type": "application/json", "Authorization": "Bearer YOUR_KEY"},
 )
 try:
     with urlopen(request, timeout=15) as answer:
@@ -80,6 +88,7 @@ try:
 except HTTPError as error:
     raise SystemExit(f"{error.code}: {error.read().decode()}")
 """,
+        ', "Authorization": "Bearer YOUR_KEY"',
         lambda document: _WORDS.sub(
             lambda found: _IN_PYTHON.get(found[0], found[0]),
             document,
@@ -104,7 +113,7 @@ const event = """,
 
 const response = await fetch("ADDRESS", {
   method: "POST",
-  headers: { "Content-Type": "application/json" },
+  headers: { "Content-Type": "application/json", "Authorization": "Bearer YOUR_KEY" },
   body: JSON.stringify(event),
 });
 const answer = (await response.json()) as Answer;
@@ -114,6 +123,7 @@ if (answer.status === "error") {
 }
 console.log(answer.data);
 """,
+        ', "Authorization": "Bearer YOUR_KEY"',
         lambda document: document.replace('"__proto__":', '["__proto__"]:'),
     ),
 }
@@ -144,8 +154,7 @@ def _form(row: EventType) -> dict[str, Any]:
     return {
         "form": event_form(row.name, event, as_request=True),
         "key": DEMO_USER,
-        "code": CODE,
-        "address": address,
+        "code": {name: one.at(address, is_protected=is_protected()) for name, one in CODE.items()},
         "event": event,
         "demo": MODULE in runtime().config.handlers,
         "fates": FATES,

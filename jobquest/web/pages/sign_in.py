@@ -44,6 +44,11 @@ def may(scope: str) -> bool:
     return found is not None and found.may(scope)
 
 
+def is_protected() -> bool:
+    """Whether requests need a credential of ours."""
+    return request.environ.get(CALLER) not in (LOCAL, PROXY)
+
+
 def signed_in() -> str | None:
     """The operator's name; None if nobody has signed in."""
     found: Caller | None = request.environ.get(CALLER)
