@@ -25,6 +25,7 @@ from jobquest.consumer.writing import Writer
 from jobquest.errors import PositionMoved, StateConflict, Unavailable
 from jobquest.log import EventLog, Origin, Partition, Record, Subscription
 from jobquest.read import Batch, ReadSide
+from jobquest.read.failures import Failure
 from jobquest.read.rebuild import Progress
 
 logger = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Consumer:
                 self._enter("disconnected", str(error))
             except Exception as error:
                 logger.exception("The consumer crashed and starts again")
-                self._enter("crashed", f"{type(error).__name__}: {error}")
+                self._enter("crashed", Failure.of(error).error)
             finally:
                 self._leave()
             if time.monotonic() - began > LONGEST_PAUSE_SECONDS * 2:

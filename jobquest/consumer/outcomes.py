@@ -52,7 +52,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def dies(self, error: Exception) -> Outcome:
         """The event can't be counted, now or later."""
-        return replace(self, verdict="dead", failure=Failure.of(error))
+        return replace(self, verdict="dead", failure=Failure.of(error, event=self.event))
 
     def failed(
         self, failure: Failure, now_ms: int, backoff: Backoff, *, final: bool = False

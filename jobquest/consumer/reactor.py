@@ -166,7 +166,7 @@ class Reactor:
             try:
                 handler(event)
             except BaseException as error:
-                failure = Failure.of(error, f"handler {name}")
+                failure = Failure.of(error, f"handler {name}", event)
                 final = isinstance(error, NotRetryable)
             if noted := self._watch.end():
                 outcome = replace(outcome, parked_row=noted, first_failed_ms=noted.first_failed_ms)

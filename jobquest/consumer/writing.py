@@ -54,7 +54,9 @@ class Writer:
             if len(outcomes) == 1:
                 self._blame(outcomes[0], error)
                 return
-            logger.warning("A batch failed (%s): applying it in halves.", Failure.of(error).error)
+            # Its text may have personal data of any of these events.
+            name = Failure.of(error).error_class
+            logger.warning("A batch failed (%s): applying it in halves.", name)
             self._write_in_halves(outcomes, {})
 
     def pass_over(self, reached: Mapping[Origin, int]) -> None:
@@ -101,7 +103,7 @@ class Writer:
         written either."""
         if outcome.verdict in ("dead", "parked"):
             raise error
-        failure = Failure.of(error)
+        failure = Failure.of(error, event=outcome.event)
         if isinstance(error, InvalidEvent | IdConflict | NotRetryable):
             failed = outcome.dies(error)
         else:

@@ -381,7 +381,7 @@ def _engine(url: str, pool: int, outlives_power_cuts: bool) -> Engine:
     if not url.startswith("sqlite"):
         return _postgres_engine(url, bounds)
     arguments = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, **bounds)
+    engine = create_engine(url, connect_args=arguments, hide_parameters=True, **bounds)
 
     @engine_events.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -418,7 +418,9 @@ def _postgres_engine(url: str, bounds: dict[str, int]) -> Engine:
         "client_encoding": postgres.CLIENT_ENCODING,
     }
     # The latest connection first: it has the statements prepared, and needs no ping.
-    engine = create_engine(url, connect_args=arguments, pool_use_lifo=True, **bounds)
+    engine = create_engine(
+        url, connect_args=arguments, pool_use_lifo=True, hide_parameters=True, **bounds
+    )
 
     @engine_events.listens_for(engine, "do_connect")
     def _connect(dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:

@@ -71,7 +71,9 @@ def dead_before_the_log(record: NewRecord, error: Exception) -> Dead:
     refused = Record(
         record.topic, NOWHERE, NOWHERE, record.key, record.value, record.headers, now_ms()
     )
-    return Dead(refused, Origin(record.topic, NOWHERE, event.id), Failure.of(error), event)
+    return Dead(
+        refused, Origin(record.topic, NOWHERE, event.id), Failure.of(error, event=event), event
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 from sqlalchemy.exc import DBAPIError
 
 from jobquest.errors import InvalidEvent, JobQuestError, NotRetryable
+from jobquest.events import Event
+from jobquest.events.personal import without_personal
 
 MAX_ERROR = 5_000
 MAX_PATH = 1_000
@@ -45,14 +47,12 @@ class Failure:
         return self.error.removeprefix(f"{self.error_class}: ")
 
     @staticmethod
-    def of(error: BaseException, part: str | None = None) -> Failure:
-        """The failure that an exception describes."""
+    def of(error: BaseException, part: str | None = None, event: Event | None = None) -> Failure:
+        """The failure that an exception describes, without the personal data of `event`."""
         part = part or getattr(error, _PART, None)
-        # SQLAlchemy's own text contains the whole statement and the event's values.
-        cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
         return Failure(
-            _line_of(cause),
-            type(cause).__name__[:200],
+            _storable(without_personal(_line_of(error), event), MAX_ERROR),
+            type(_cause_of(error)).__name__[:200],
             _path_of(error),
             part and _storable(part, MAX_PART),
             _trace_of(error),
@@ -78,16 +78,24 @@ def failing_as(part: str) -> Iterator[None]:
         raise
 
 
+def _cause_of(error: BaseException) -> BaseException:
+    """The database's own error: SQLAlchemy's text contains the whole statement."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig else error
+
+
 def _line_of(error: BaseException) -> str:
     """An error of our own is a sentence. The text of others may mean nothing alone ('salary')."""
-    name = type(error).__name__
+    cause = _cause_of(error)
+    name = type(cause).__name__
     try:
-        text = str(error)
+        text = str(cause)
     except Exception:  # a handler's own exception may fail here too
         return f"{name}, which can't be shown"
+    if cause is not error:
+        text = text.partition("\n")[0]  # PostgreSQL's details contain the row
     if isinstance(error, JobQuestError) and text:
-        return _storable(text, MAX_ERROR)
-    return _storable(f"{name}: {text}" if text else name, MAX_ERROR)
+        return text
+    return f"{name}: {text}" if text else name
 
 
 def _storable(text: str, longest: int) -> str:

@@ -100,7 +100,7 @@ class Entry(NamedTuple):
         return Dead(self.record, self.origin, _NO_FAILURE).event_id
 
     def dies(self, error: Exception) -> Dead:
-        return Dead(self.record, self.origin, Failure.of(error), self.event)
+        return Dead(self.record, self.origin, Failure.of(error, event=self.event), self.event)
 
 
 _NO_FAILURE = Failure("", "")
