@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jobquest.audit import TOPIC as AUDIT
 from jobquest.errors import LogUnavailable
 from jobquest.log import EventLog, Member, missing_right
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
@@ -94,8 +95,9 @@ class Obstacles:
 
 
 def _needed(topic: str, rights: Sequence[str]) -> list[str]:
-    """The rights on a topic without those that we do not need: nobody reads dead letters there."""
-    return [right for right in rights if not (topic == DEAD_LETTERS and right == "READ")]
+    """The rights on a topic without those that processing does not need: it reads neither dead
+    letters there nor the audit trail."""
+    return [r for r in rights if not (topic in (DEAD_LETTERS, AUDIT) and r == "READ")]
 
 
 def _of_rights(missing: Mapping[str, Sequence[str]]) -> Iterator[str]:

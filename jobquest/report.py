@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from jobquest.audit import TOPIC as AUDIT
 from jobquest.browse import Wanted, browse
 from jobquest.clock import now_ms
-from jobquest.errors import LogUnavailable, ReadSideUnavailable, TopicUnavailable
+from jobquest.errors import LogUnavailable, ReadSideUnavailable
 from jobquest.events import TOPICS, format_time
 from jobquest.lag import Lag, left_of, next_to_read
-from jobquest.log import EventLog, missing_right
+from jobquest.log import EventLog, refuse_unreadable
 from jobquest.read import ReadSide
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.failures import read_side_failed
@@ -22,7 +23,7 @@ from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.service_state import ServiceState
 
 SILENT_AFTER_MS = 5_000
-LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES)
+LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES, AUDIT)
 HEALTHY = frozenset({"running", "idle"})
 WORKING = HEALTHY | {"degraded"}
 NOBODY_READS = "No process reads a partition yet."
@@ -97,12 +98,14 @@ class Report:
             "timestamp": format_time(now_ms()),
         }
 
-    def topics(self) -> list[dict[str, Any]]:
+    def topics(self, more: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Every topic with its partitions' offsets, the group's lag, the records accepted a second
-        and the process that reads each partition. Raises Unavailable."""
-        found = self._log.describe(TOPICS)
+        and the process that reads each partition; and `more` topics, which no process reads. Raises
+        Unavailable."""
+        found = self._log.describe((*TOPICS, *more))
         stored = self._read_side.positions([info.origin for info in found])
-        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in found}
+        read = [info for info in found if info.origin.topic in TOPICS]
+        offsets = {info.origin: (info.next, next_to_read(info, stored)) for info in read}
         left = left_of(self._log, offsets)
         rates = self._lag.now().topics
         readers = {
@@ -132,16 +135,14 @@ class Report:
                     "process": readers.get(f"{info.origin.topic}/{info.origin.number}"),
                 }
             )
-        return [topics[name] for name in TOPICS if name in topics]
+        return [topics[name] for name in (*TOPICS, *more) if name in topics]
 
     def records(self, topic: str, partition: int, wanted: Wanted) -> dict[str, Any] | None:
         """Records of a partition; None if there is no such partition. Raises LogUnavailable, and
         TopicUnavailable if the topic may not be read."""
         if topic not in LOG_TOPICS:
             return None
-        for right in self._log.missing_rights().get(topic, ()):
-            if right != "WRITE":
-                raise TopicUnavailable(topic, missing_right(right, topic))
+        refuse_unreadable(self._log, topic)
         for info in self._log.describe([topic]):
             if info.origin.number == partition:
                 return browse(self._log, info, wanted)

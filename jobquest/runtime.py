@@ -18,6 +18,8 @@ import orjson
 
 from jobquest.access import Access
 from jobquest.activity import Activity
+from jobquest.audit import TOPIC as AUDIT
+from jobquest.audit import Audit, log_lost
 from jobquest.config import Config
 from jobquest.consumer import Consumer, Snapshot
 from jobquest.consumer.handlers import load_handlers
@@ -87,6 +89,7 @@ class Runtime:
         self.queries = Queries(self.database)
         self.log = _log(config, member_name(process_id))
         self.outbox = _outbox(config, self.log, self.read_side)
+        self.audit = Audit(self.log, self.outbox)
         self.producer = Producer(self.log, self.read_side, self.outbox)
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
@@ -383,6 +386,9 @@ def _outbox(config: Config, log: EventLog, read_side: ReadSide) -> Outbox | None
         return None
 
     def dead_letter(record: NewRecord, error: RecordRefused) -> None:
+        if record.topic == AUDIT:
+            log_lost(record.value or b"", error)
+            return
         logger.error("Failed to publish event: %s", error)
         read_side.apply(Batch(dead=[dead_before_the_log(record, error)]))
 

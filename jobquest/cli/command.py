@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import getpass
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,6 +15,9 @@ from flask import current_app
 from jobquest.errors import JobQuestError
 from jobquest.events import format_time
 from jobquest.runtime import Runtime
+
+if sys.platform != "win32":
+    import pwd
 
 Command = Callable[..., None]
 
@@ -32,6 +38,24 @@ def one_line(command: Command) -> Command:
 def current_runtime() -> Runtime:
     """The runtime of the application for which the command runs."""
     return cast(Runtime, current_app.extensions["jobquest"])
+
+
+def record(action: str, what: str, **details: Any) -> None:
+    """Record in the audit trail what this command has done. It is then done with the log."""
+    try:
+        current_runtime().audit.record(f"cli:{_user()}", action, what, details)
+    finally:
+        current_runtime().close_log()
+
+
+def _user() -> str:
+    """The Unix user's name, which no variable can change."""
+    if sys.platform == "win32":
+        return getpass.getuser()
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # containers run as users that have no name
+        return f"uid {os.getuid()}"
 
 
 def time_or(moment_ms: int | None, instead: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobquest.cli.command import current_runtime, one_line
+from jobquest.cli.command import current_runtime, one_line, record
 from jobquest.consumer.redrive import Redriven
 from jobquest.errors import StateConflict
 from jobquest.read.dead_letters import DeadLetterFilter
@@ -84,6 +84,9 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
             result = runtime.redrive.redrive_matching(_wanted(state="open", **options))
         else:
             result = runtime.redrive.redrive(ids)
+        chosen = {name: value for name, value in options.items() if value} if every else {}
+        counted = {"redriven": result.redriven, "refused": len(result.refused)}
+        record("redrive", "dead letters", **chosen, **counted)
     finally:
         runtime.close_log()
     _print(result)
@@ -96,6 +99,7 @@ def redrive(ids: tuple[int, ...], every: bool, **options: str | None) -> None:
 def discard(id: int, reason: str) -> None:
     """Discard dead letter ID."""
     current_runtime().redrive.discard(id, reason)
+    record("discard", f"dead letter {id}", reason=reason)
     click.echo(f"Dead letter {id} is discarded.")
 
 

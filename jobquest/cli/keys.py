@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from jobquest.access.caller import KEY_SCOPES
-from jobquest.cli.command import current_runtime, one_line, time_or
+from jobquest.cli.command import current_runtime, one_line, record, time_or
 from jobquest.clock import now_ms
 
 keys = AppGroup("keys", short_help="Create, list, rotate and revoke API keys.")
@@ -47,6 +47,7 @@ def create(name: str, scopes: tuple[str, ...], expires: int | None) -> None:
     """Create a key and show it, once."""
     ends = None if expires is None else now_ms() + expires
     _show(current_runtime().access.keys.create(name, scopes, ends))
+    record("key.created", f"key {name}", scopes=scopes, expires=time_or(ends, "never"))
 
 
 @keys.command("list")
@@ -67,6 +68,7 @@ def list_() -> None:
 def revoke(name: str) -> None:
     """End key NAME, in every process within two seconds."""
     current_runtime().access.keys.revoke(name)
+    record("key.revoked", f"key {name}")
     click.echo(f"Key {name} is revoked.")
 
 
@@ -76,6 +78,7 @@ def revoke(name: str) -> None:
 def rotate(name: str) -> None:
     """Replace key NAME by a new one with the same scopes and end; the old one ends."""
     _show(current_runtime().access.keys.rotate(name))
+    record("key.rotated", f"key {name}")
 
 
 def _show(key: str) -> None:

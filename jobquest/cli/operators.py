@@ -6,7 +6,7 @@ import click
 from flask.cli import AppGroup
 
 from jobquest.access.caller import ROLES
-from jobquest.cli.command import current_runtime, one_line, time_or
+from jobquest.cli.command import current_runtime, one_line, record, time_or
 
 operators = AppGroup("operators", short_help="Add, list, change and remove operators.")
 
@@ -22,6 +22,7 @@ _PASSWORD = click.password_option(help="Asked for if it is left out, so that no 
 def add(name: str, role: str, password: str) -> None:
     """Add operator NAME, who signs in with a password of at least 12 characters."""
     current_runtime().access.operators.add(name, password, role)
+    record("operator.added", f"operator {name}", role=role)
     click.echo(f"{name} can sign in as {role}.")
 
 
@@ -42,6 +43,7 @@ def list_() -> None:
 def role(name: str, new_role: str) -> None:
     """Change what operator NAME may do."""
     current_runtime().access.operators.set_role(name, new_role)
+    record("operator.changed", f"operator {name}", role=new_role)
     click.echo(f"{name} is {new_role} now.")
 
 
@@ -52,6 +54,7 @@ def role(name: str, new_role: str) -> None:
 def password(name: str, password: str) -> None:
     """Change the password of operator NAME; their sessions end."""
     current_runtime().access.operators.set_password(name, password)
+    record("operator.changed", f"operator {name}", password="another one")  # noqa: S106
     click.echo(f"{name} has a new password.")
 
 
@@ -61,4 +64,5 @@ def password(name: str, password: str) -> None:
 def remove(name: str) -> None:
     """Remove operator NAME; their sessions end."""
     current_runtime().access.operators.remove(name)
+    record("operator.removed", f"operator {name}")
     click.echo(f"{name} can't sign in any more.")

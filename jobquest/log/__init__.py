@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 import orjson
 
+from jobquest.errors import TopicUnavailable
 from jobquest.log.pending import Pending
 
 PROMPT_SECONDS = 1.5  # how long a person who publishes waits for the log
@@ -232,6 +233,13 @@ class EventLog(Protocol):
 def missing_right(right: str, topic: str) -> str:
     """The message for a missing right on a topic."""
     return f"The right {right} on topic {topic} is missing."
+
+
+def refuse_unreadable(log: EventLog, topic: str) -> None:
+    """Raise TopicUnavailable if a topic may not be read, LogUnavailable if the log is away."""
+    for right in log.missing_rights().get(topic, ()):
+        if right != "WRITE":
+            raise TopicUnavailable(topic, missing_right(right, topic))
 
 
 def dump_headers(headers: Headers) -> bytes:
