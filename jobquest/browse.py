@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobquest.errors import InvalidEvent
-from jobquest.events import exact_json, format_time, from_record, judged_from
+from jobquest.events import PERSONAL_FIELDS, exact_json, format_time, from_record, judged_from
+from jobquest.events.personal import MASK, masked_json
 from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
@@ -37,6 +38,7 @@ class Wanted:
     moment_ms: int | None = None
     limit: int = 50
     text: str = ""
+    in_personal: bool = False  # whether `text` may be found in personal data
     room: int = MAX_BYTES  # for the records as JSON; one record is always returned
 
 
@@ -145,7 +147,7 @@ class _Scan:
 
     def _fits(self, record: Record) -> bool:
         """Add a record if it matches. Returns whether it fitted."""
-        if self._wanted.text and not _contains(record, self._wanted.text):
+        if self._wanted.text and not _contains(record, self._wanted):
             return True
         shown = _fitted(_shown(record), self._wanted.room)
         self._room -= len(exact_json.dumps(shown))
@@ -156,10 +158,15 @@ class _Scan:
         return True
 
 
-def _contains(record: Record, text: str) -> bool:
-    needle = text.encode().lower()
-    headers = [part for name, value in record.headers for part in (name.encode(), value)]
-    return any(needle in part.lower() for part in (record.key, record.value, *headers) if part)
+def _contains(record: Record, wanted: Wanted) -> bool:
+    needle = wanted.text.encode().lower()
+    parts = [record.key, record.value]
+    for name, value in record.headers:
+        is_hidden = name in PERSONAL_FIELDS and not wanted.in_personal
+        parts += [name.encode(), MASK.encode() if is_hidden else value]
+    if not wanted.in_personal:  # what is masked can't be guessed by searching for it
+        parts = [part and masked_json(part) for part in parts]
+    return any(needle in part.lower() for part in parts if part)
 
 
 def _shown(record: Record) -> dict[str, Any]:

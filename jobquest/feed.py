@@ -50,13 +50,15 @@ _TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcod
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A changed event in the ring: the fields that filters need, and its JSON."""
+    """A changed event in the ring: the fields that filters need, and its JSON, with personal data
+    masked and as it is (the same bytes if there is none)."""
 
     seq: int
     type: str | None
     topic: str
     user: str | None
     json: bytes
+    unmasked: bytes
 
     def passes(self, wanted: EventFilter) -> bool:
         return wanted.matches(self.type, self.topic, self.user)
@@ -73,6 +75,7 @@ class Viewer:
 
     socket: socket.socket
     filter: EventFilter
+    sees_personal: bool = False  # nothing is masked
     backlog: int = 0
     stalled_since: float = 0.0
     _waiting: deque[memoryview] = field(default_factory=deque)
@@ -338,14 +341,14 @@ class Feed:
         if since < gap_to:
             viewer.send(_gap_frame(since + 1, gap_to))
         if missed:
-            viewer.send(_events_frame(missed))
+            viewer.send(_events_frame(missed, viewer.sees_personal))
 
     def _send_events(self, items: Sequence[Item]) -> None:
-        frames: dict[EventFilter, bytes] = {}
-        for wanted in {viewer.filter for viewer in self._viewers}:
+        frames: dict[tuple[EventFilter, bool], bytes] = {}
+        for wanted, personal in {(one.filter, one.sees_personal) for one in self._viewers}:
             chosen = [item for item in items if item.passes(wanted)]
-            frames[wanted] = _events_frame(chosen) if chosen else b""
-        self._send({viewer: frames[viewer.filter] for viewer in self._viewers})
+            frames[wanted, personal] = _events_frame(chosen, personal) if chosen else b""
+        self._send({one: frames[one.filter, one.sees_personal] for one in self._viewers})
 
     def _broadcast(self, frame: bytes = b"") -> None:
         with self._lock:
@@ -368,8 +371,9 @@ def _gap_frame(first: int, last: int) -> bytes:
     return _json_frame({"kind": "gap", "from": first, "to": last})
 
 
-def _events_frame(items: Iterable[Item]) -> bytes:
-    return _frame(b'{"kind":"events","items":[' + b",".join(i.json for i in items) + b"]}")
+def _events_frame(items: Iterable[Item], personal: bool) -> bytes:
+    shown = (item.unmasked if personal else item.json for item in items)
+    return _frame(b'{"kind":"events","items":[' + b",".join(shown) + b"]}")
 
 
 def _json_frame(message: dict[str, object]) -> bytes:

@@ -233,10 +233,19 @@ document.addEventListener("click", async ({ target }) => {
 
 // --- calling the API ---
 
+// The address for the same view as this page's: with personal data if the page shows it.
+export function asShown(address) {
+  if (personal.size) return address;
+  const shownToo = new URL(address, location.href);
+  shownToo.searchParams.set("personal", "shown");
+  return shownToo;
+}
+
 // Returns the answer's `data`, `message`, `errors`, whether it is a success (`ok`), and its `code`,
 // 0 without an answer. Never rejects.
 export async function ask(method, address, body) {
   const { csrf } = document.body.dataset; // nobody else's page knows it
+  if (method === "GET") address = asShown(address);
   try {
     const response = await fetch(address, {
       method,

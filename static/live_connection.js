@@ -2,7 +2,7 @@
 // opens. Passes updates to `receiver`: events(items), status(status), fresh(isFresh).
 // Used by live.js.
 
-import { announce, ask, byId, many, parseJson, part, setText, span } from "./common.js";
+import { announce, ask, asShown, byId, many, parseJson, part, setText, span } from "./common.js";
 
 const CHECK_MS = 5_000;
 const SILENCE_MS = 60_000; // heartbeats come every 25 s
@@ -48,7 +48,7 @@ export const connection = {
   open() {
     this.timer = null;
     if (!this.isPolling) this.say(this.tries ? "reconnecting" : "connecting", "waiting");
-    const address = new URL(page.dataset.socket, location.href);
+    const address = new URL(asShown(page.dataset.socket), location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     address.searchParams.set("since", this.place(this.since));
     let socket;

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, LogUnavailable, RecordRefused, StateConflict
 from jobquest.events import CATALOGUE, OUR_PREFIX, Event, from_record
+from jobquest.events.personal import masked_fields
 from jobquest.log import EventLog, NewRecord
 from jobquest.producer import confirmed
 from jobquest.read import ReadSide
@@ -88,6 +89,8 @@ class Redrive:
                 errors["id"] = [f"Must not begin with {OUR_PREFIX}."]
         elif event.id != dead_letter.event_id:
             errors["id"] = [f"Must stay {dead_letter.event_id}."]
+        for name in masked_fields(event.data):
+            errors[f"data.{name}"] = ["It is masked: send the value itself."]
         if errors:
             raise InvalidEvent("The value is not valid.", errors)
         if dead_letter.state != "open":

@@ -12,6 +12,7 @@ from flask import Flask
 
 from jobquest.runtime import Runtime
 from jobquest.web import errors, live, metrics, security
+from jobquest.web.audit import audit
 from jobquest.web.csrf import Csrf
 from jobquest.web.dead_letters import dead_letters
 from jobquest.web.entrance import Entrance
@@ -34,7 +35,7 @@ def register(app: Flask, runtime: Runtime) -> None:
     app.url_map.converters["segment"] = Segment
     errors.register(app)
     count = metrics.register(app, runtime)
-    for blueprint in (events, status, dead_letters, reads, health, tickets, pages):
+    for blueprint in (events, status, dead_letters, reads, health, tickets, audit, pages):
         app.register_blueprint(blueprint)
     live.register(app)
     needs(PUBLIC)(app.view_functions["static"])

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import orjson
-from flask import Response, current_app, jsonify, request
+from flask import Response, jsonify, request
 
-from jobquest.access.caller import Caller
 from jobquest.errors import Forbidden, InvalidEvent
 from jobquest.events import exact_json, format_time, parse_time, strict_json
 from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.portions import Portion
-from jobquest.runtime import Runtime
-
-CALLER = "jobquest.caller"
-"""In the environ: the `Caller`, once the guard has let the request in."""
+from jobquest.web import personal
+from jobquest.web.current import CALLER as CALLER
+from jobquest.web.current import caller as caller
+from jobquest.web.current import runtime as runtime
 
 AT_ONCE = "jobquest.at_once"
 """In the environ, if the guards must not wait: what they can't tell at once, they refuse."""
@@ -53,16 +52,6 @@ class UnsupportedMediaType(Exception):
     """The body is not declared to be JSON."""
 
 
-def runtime() -> Runtime:
-    """The application's runtime."""
-    return cast(Runtime, current_app.extensions["jobquest"])
-
-
-def caller() -> Caller:
-    """Who has sent the request."""
-    return cast(Caller, request.environ[CALLER])
-
-
 def whose(user_id: str) -> str:
     """The user whose data an address names; `me` is the user of the token. Raises Forbidden if a
     user asks for another one's."""
@@ -74,11 +63,15 @@ def whose(user_id: str) -> str:
     return own
 
 
-def success(data: Any, message: str | None = None, code: int = 200) -> tuple[Response, int]:
+def success(
+    data: Any, message: str | None = None, code: int = 200, *, masks: bool = True
+) -> tuple[Response, int]:
     """`{"status": "success", "message"?, "data"}`, in UTF-8: with escapes, some texts would be
-    three times as long."""
-    answer = {"status": "success"} | ({"message": message} if message else {})
-    body = exact_json.dumps({**answer, "data": data}, orjson.OPT_APPEND_NEWLINE)
+    three times as long. Personal data is masked, unless the sender may see it."""
+    answer = {"status": "success"} | ({"message": message} if message else {}) | {"data": data}
+    body = exact_json.dumps(answer, orjson.OPT_APPEND_NEWLINE)
+    if masks and (seen := personal.in_answer(answer, body)) is not None:
+        body = exact_json.dumps(seen, orjson.OPT_APPEND_NEWLINE)
     return Response(body, mimetype="application/json"), code
 
 

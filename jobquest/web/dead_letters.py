@@ -21,6 +21,7 @@ from jobquest.web.answers import (
     success,
     whole_parameter,
 )
+from jobquest.web.audited import audited, noted
 from jobquest.web.needs import needs
 
 dead_letters = Blueprint("dead_letters", __name__, url_prefix="/api/kafka")
@@ -60,6 +61,7 @@ def one(id: int) -> tuple[Response, int]:
 
 @dead_letters.patch("/dead-letters/<int:id>")
 @needs(OPERATE)
+@audited("edit", what="dead letter {id}")
 def edit(id: int) -> tuple[Response, int]:
     """Replace the value to redrive; with `dryRun`, only check the new value."""
     dry = flag_parameter("dryRun")
@@ -82,23 +84,30 @@ def edit(id: int) -> tuple[Response, int]:
 
 @dead_letters.post("/dead-letters/<int:id>/discard")
 @needs(OPERATE)
+@audited("discard", what="dead letter {id}")
 def discard(id: int) -> tuple[Response, int]:
     """Discard a dead letter."""
     reason = json_object().get("reason")
     _dead_letter(id)
+    noted(reason=reason)
     runtime().redrive.discard(id, reason if isinstance(reason, str) else "")
     return success(_dead_letter(id), "The dead letter is discarded")
 
 
 @dead_letters.post("/dead-letters/redrive")
 @needs(OPERATE)
+@audited("redrive", what="dead letters")
 def redrive() -> tuple[Response, int]:
     """Process dead letters again."""
     body = json_object()
     if set(body) == {"ids"}:
-        return _answered(runtime().redrive.redrive(_ids(body["ids"])))
+        ids = _ids(body["ids"])
+        noted(ids=ids)
+        return _answered(runtime().redrive.redrive(ids))
     if set(body) == {"filter"}:
-        return _answered(runtime().redrive.redrive_matching(_filter(body["filter"])))
+        wanted = _filter(body["filter"])
+        noted(filter=body["filter"])
+        return _answered(runtime().redrive.redrive_matching(wanted))
     line = 'Send {"ids": [1, 2]} or {"filter": {"errorClass": "ValueError"}}.'
     raise InvalidEvent("The body is not valid.", {"ids": [line]})
 
@@ -113,6 +122,7 @@ def retries() -> tuple[Response, int]:
 
 @dead_letters.post("/retries/<segment:id>/now")
 @needs(OPERATE)
+@audited("try-now", what="event {id}")
 def try_now(id: str) -> tuple[Response, int]:
     """Retry the head of an ordering key now."""
     if runtime().queries.retry(id) is None:
@@ -143,5 +153,6 @@ def _filter(wanted: Any) -> DeadLetterFilter:
 
 
 def _answered(result: Redriven) -> tuple[Response, int]:
+    noted(redriven=result.redriven, refused=len(result.refused))
     refused = [{"id": id, "reason": reason} for id, reason in result.refused]
     return success({"redriven": result.redriven, "refused": refused})

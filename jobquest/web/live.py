@@ -24,6 +24,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from jobquest.access.caller import OWN, READ
 from jobquest.feed import Viewer
+from jobquest.web import personal
 from jobquest.web.answers import (
     RETRY_AFTER_SECONDS,
     Answer,
@@ -167,7 +168,7 @@ def _prepare(environ: dict[str, Any]) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
-    g.viewer = Viewer(connection, g.filter)
+    g.viewer = Viewer(connection, g.filter, personal.sees_stream())
     environ[name] = _Wire(g.viewer)
     # Compression is only the client's offer. With it, 4 KB from the wire become 4 MB here before
     # the library checks the size.

@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 from jobquest.access.caller import OWN, READ
 from jobquest.access.tickets import SECONDS
 from jobquest.web.answers import caller, runtime, success
+from jobquest.web.audited import unaudited
 from jobquest.web.needs import needs
 
 tickets = Blueprint("tickets", __name__, url_prefix="/api/tickets")
@@ -14,6 +15,7 @@ tickets = Blueprint("tickets", __name__, url_prefix="/api/tickets")
 
 @tickets.post("")
 @needs(READ, OWN)
+@unaudited
 def issue() -> tuple[Response, int]:
     """A ticket that stands for the caller, once, for some seconds."""
     ticket = runtime().access.tickets.issue(caller())

@@ -15,9 +15,12 @@ from flask import Blueprint
 from jobquest.access.caller import MANAGE, OPERATE, READ
 from jobquest.clock import now_ms
 from jobquest.events import PERSONAL_FIELDS
+from jobquest.events.personal import MASK
+from jobquest.web.current import may
 from jobquest.web.pages import (
     access,
     analytics,
+    audit,
     catalogue,
     event,
     failures,
@@ -29,8 +32,9 @@ from jobquest.web.pages import (
     topics,
     users,
 )
-from jobquest.web.pages.sign_in import csrf_token, is_protected, may, signed_in
-from jobquest.web.pages.words import FILTERS, MASK, here, personal_shown
+from jobquest.web.pages.sign_in import csrf_token, is_protected, signed_in
+from jobquest.web.pages.words import FILTERS, here
+from jobquest.web.personal import is_asked
 
 pages = Blueprint("pages", __name__)
 
@@ -46,6 +50,7 @@ _PAGES = (
     sign_in.page,
     provider.page,
     access.page,
+    audit.page,
 )
 # The links of the navigation: endpoint, word, the scope that it needs.
 NAVIGATION = (
@@ -57,6 +62,7 @@ NAVIGATION = (
     ("pages.publish.show", "Publish", OPERATE),
     ("pages.catalogue.show", "Catalogue", READ),
     ("pages.access.show", "Access", MANAGE),
+    ("pages.audit.show", "Audit", MANAGE),
 )
 
 for _page in _PAGES:
@@ -67,7 +73,7 @@ for _name, _filter in FILTERS.items():
 
 @pages.app_context_processor
 def _for_every_page() -> dict[str, Any]:
-    personal = personal_shown()
+    personal = is_asked()
     hidden = [] if personal else sorted(PERSONAL_FIELDS)
     may_read = may(READ)
     return {
@@ -80,6 +86,7 @@ def _for_every_page() -> dict[str, Any]:
         "here": here,
         "page_now": now_ms(),  # so that ages are right even if the browser's clock is wrong
         "personal_shown": personal,
+        "may_see_personal": may(MANAGE),
         "page_header": now.header,
         "page_words": {"mask": MASK, "personal": hidden, **now.words()},
     }

@@ -29,6 +29,7 @@ from jobquest.events import (
     parse_time,
     strict_json,
 )
+from jobquest.events.personal import MASK
 from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.queries import MAX_GROUPS, MAX_LIMIT
 from jobquest.web.answers import choice_parameter, runtime, whole_parameter
@@ -36,7 +37,7 @@ from jobquest.web.dead_letters import FILTERS, MAX_ID, STATES
 from jobquest.web.needs import needs
 from jobquest.web.pages.event_form import EventForm, event_form
 from jobquest.web.pages.now import status_now
-from jobquest.web.pages.words import MASK, PAGE_BYTES, shown_text, span, visible_lines
+from jobquest.web.pages.words import PAGE_BYTES, shown_text, span, visible_lines
 
 page = Blueprint("failures", __name__)
 

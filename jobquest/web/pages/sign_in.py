@@ -21,8 +21,9 @@ from jobquest.access.digests import digest
 from jobquest.access.sessions import HOURS
 from jobquest.addresses import is_loopback
 from jobquest.errors import Forbidden, Unavailable
-from jobquest.web.answers import CALLER, caller, runtime
+from jobquest.web.audited import audited, noted
 from jobquest.web.csrf import FIELD, Csrf
+from jobquest.web.current import CALLER, caller, runtime
 from jobquest.web.guard import COOKIE, SIGN_IN, session_cookie
 from jobquest.web.needs import ANYBODY, PUBLIC, needs
 from jobquest.web.proxies import ORIGINAL
@@ -36,12 +37,6 @@ _PLAIN_HTTP = (
     "Signing in needs https: over plain http, everybody on the way could read the password. Open"
     " this page by the proxy's https address."
 )
-
-
-def may(scope: str) -> bool:
-    """Whether the reader of this page has a scope."""
-    found: Caller | None = request.environ.get(CALLER)
-    return found is not None and found.may(scope)
 
 
 def is_protected() -> bool:
@@ -72,6 +67,7 @@ def form() -> ResponseReturnValue:
 
 @page.post(SIGN_IN)
 @needs(PUBLIC)
+@audited("session.begun", "sign-in.failed")
 def sign_in() -> ResponseReturnValue:
     """Begin a session, and go on to the wanted page."""
     refuse_plain_http()
@@ -80,12 +76,16 @@ def sign_in() -> ResponseReturnValue:
     access.refuse_if_lost()
     name, password = request.form.get("name", ""), request.form.get("password", "")
     if not access.operators.accepts(name, password):
+        # Another name may be a password that was typed into the wrong field.
+        known = any(one["name"] == name for one in access.operators.listed())
+        noted("sign-in.failed", name=name if known else "unknown")
         return form_page(_WRONG, 401)
     return begin_session(name, None, wanted())
 
 
 @page.post("/sign-out")
 @needs(ANYBODY)
+@audited("session.ended")
 def sign_out() -> ResponseReturnValue:
     """End the session."""
     cookie = session_cookie(request.environ)
@@ -101,6 +101,7 @@ def sign_out() -> ResponseReturnValue:
 
 def begin_session(name: str, role: str | None, next: str) -> Response:
     """The answer to somebody who has just proved who they are: a session, and the wanted page."""
+    noted(name=name)
     secret = runtime().access.sessions.begin(
         name,
         role=role,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,23 +15,22 @@ from jobquest.access.caller import READ
 from jobquest.browse import MAX_SCANNED, MAX_SECONDS
 from jobquest.clock import now_ms
 from jobquest.errors import InvalidEvent, TopicUnavailable, Unavailable
-from jobquest.events import PERSONAL_FIELDS, format_time
+from jobquest.events import format_time
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
-from jobquest.report import LOG_TOPICS
 from jobquest.web.answers import runtime, time_value
 from jobquest.web.needs import needs
 from jobquest.web.pages.now import status_now
 from jobquest.web.pages.words import (
-    MASK,
     MAX_LISTED_DOCUMENT,
     PAGE_BYTES,
     json_text,
     number,
     shown,
     shown_text,
+    shown_value,
     summary,
 )
-from jobquest.web.status import DEFAULT_RECORDS, wanted_records
+from jobquest.web.status import DEFAULT_RECORDS, is_shown, shown_topics, wanted_records
 
 page = Blueprint("topics", __name__)
 
@@ -57,7 +55,7 @@ def show() -> tuple[str, int]:
     topics, problem = [], None
     status = status_now()
     try:
-        topics = service.report.topics()
+        topics = service.report.topics(shown_topics())
     except Unavailable as error:
         problem = str(error)
     shown_page = render_template(
@@ -85,7 +83,7 @@ def _names(processes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 @needs(READ)
 def records(topic: str) -> tuple[str, int]:
     """Records of one partition, raw and decoded; which offsets were read, and why it stopped."""
-    if topic not in LOG_TOPICS:
+    if not is_shown(topic):
         abort(404, "There is no such topic.")
     service, look, errors, limit, problem = runtime(), None, {}, DEFAULT_RECORDS, None
     partitions = [info.origin.number for info in service.log.describe([topic])]
@@ -148,7 +146,7 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
     return {
         **record,
         "key": None if record["key"] is None else shown_text(record["key"]),
-        "value": _value(record),
+        "value": None if record["value"] is None else shown_value(record),
         "headers": [_header(**header) for header in record["headers"]],
         "event": event,
         "document": event and json_text(event, MAX_LISTED_DOCUMENT),
@@ -157,15 +155,4 @@ def _record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _header(name: str, value: str | None) -> tuple[str, str]:
-    if name in PERSONAL_FIELDS:
-        value = shown({name: value})[name]
-    return name, shown_text(value or "")
-
-
-def _value(record: dict[str, Any]) -> str | None:
-    """The raw value as text or base64, masked."""
-    value: str | None = record["value"]
-    if value is None or record["encoding"] == "text":
-        return None if value is None else shown_text(value)
-    readable = shown_text(base64.b64decode(value).decode(errors="replace"))
-    return readable if readable.startswith(MASK) else value
+    return name, shown_text(shown({"name": name, "value": value or ""})["value"])

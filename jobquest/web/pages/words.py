@@ -16,10 +16,11 @@ from urllib.parse import quote, urlencode
 
 from flask import request
 
-from jobquest.events import PERSONAL_FIELDS, exact_json
+from jobquest.events import exact_json
+from jobquest.events.personal import NOT_JSON
+from jobquest.web import personal
 from jobquest.web.paths import SLASH
 
-MASK = "[masked]"
 MAX_SUMMARY = 160
 MAX_DOCUMENT = 500_000  # characters of an event as JSON, alone on its page
 MAX_LISTED_DOCUMENT = 20_000  # and in a list
@@ -36,39 +37,37 @@ _UNITS = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"
 _UNQUOTED = "!'()*~"  # what a browser's encodeURIComponent does not change
 
 
-def personal_shown() -> bool:
-    """Whether this view shows personal data, because its address asks for it."""
-    return request.args.get("personal") == "shown"
-
-
 def shown(value: Any) -> Any:
-    """`value` with personal data masked at any depth, unless this view shows it; numbers are
-    written as a browser writes them."""
-    hidden = frozenset() if personal_shown() else PERSONAL_FIELDS
-    return _shown(value, hidden)
+    """`value` as the reader sees it, with personal data masked; numbers are written as a browser
+    writes them."""
+    return _written(personal.shown(value))
 
 
-def _shown(value: Any, hidden: frozenset[str]) -> Any:
+def _written(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            name: MASK if name in hidden else _shown(member, hidden)
-            for name, member in value.items()
-        }
+        return {name: _written(member) for name, member in value.items()}
     if isinstance(value, list):
-        return [_shown(member, hidden) for member in value]
+        return [_written(member) for member in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def shown_text(text: str) -> str:
     """JSON text unchanged, or with personal data masked if it contains any. Text that names a
     personal field and is not JSON is masked as a whole."""
-    if personal_shown() or not any(name in text for name in PERSONAL_FIELDS | {"\\u"}):
-        return visible_lines(text)
+    if (as_it_is := personal.raw(text)) is not None:
+        return visible_lines(as_it_is)
     try:
-        document = exact_json.loads(text)
+        return json_text(exact_json.loads(text))
     except ValueError:
-        return f"{MASK} It may contain personal data and is not JSON, so all of it is masked."
-    return json_text(document)
+        return NOT_JSON
+
+
+def shown_value(holder: Mapping[str, Any]) -> str:
+    """The raw value of a record or a dead letter, which may be base64, masked in the same way."""
+    if holder["encoding"] == "text":
+        return shown_text(holder["value"])
+    found: str = shown({"value": holder["value"], "encoding": holder["encoding"]})["value"]
+    return found
 
 
 def json_text(value: Any, longest: int = MAX_DOCUMENT) -> str:
@@ -209,6 +208,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "number": number,
     "shown": shown,
     "shown_text": shown_text,
+    "shown_value": shown_value,
     "span": span,
     "summary": summary,
     "user_url": user_url,
