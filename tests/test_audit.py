@@ -17,12 +17,14 @@ from jobquest import audit, create_app
 from jobquest.cli.dead_letters import dead_letters
 from jobquest.cli.keys import keys
 from jobquest.cli.operators import operators
-from jobquest.errors import LogUnavailable
+from jobquest.config import load
+from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.events import CATALOGUE
 from jobquest.log import Found, NewRecord, Origin, Partition, PartitionInfo, Record
 from jobquest.log.pending import Pending
+from jobquest.obstacles import _needed
 from jobquest.read.dead_letters import DeadLetterFilter
-from jobquest.runtime import Runtime
+from jobquest.runtime import Runtime, _outbox
 from jobquest.web.audited import declared
 from jobquest.web.pages.audit import WORDS
 from jobquest.web.pages.sign_in import FORM_COOKIE
@@ -249,6 +251,25 @@ def test_while_the_log_is_away_the_outbox_has_it(client: FlaskClient) -> None:
     outbox: Any = Recording()
     audit.Audit(Raising(), outbox).record("ada", "stop")  # type: ignore[arg-type]
     assert [record.topic for record in outbox.records] == [audit.TOPIC]
+
+
+def test_a_record_that_kafka_refuses_for_good_is_an_error_line(
+    client: FlaskClient, settings: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = runtime_of(client)
+    kafka = load({**settings, "KAFKA_BROKER": "localhost:1"})
+    outbox = _outbox(kafka, runtime.log, runtime.read_side)
+    assert outbox
+    event = audit._event("ada", "discard", "dead letter 7", {}, "")
+    record = NewRecord(audit.TOPIC, b"jq:operator:ada", event.to_json(), event.headers())
+    outbox._refused(record, RecordRefused("Too large."))
+    assert "Not in the audit trail: " in caplog.text
+    assert "dead letter 7" in caplog.text
+    assert runtime.queries.outcomes()["deadLetters"] == 0
+
+
+def test_the_consumer_is_not_degraded_because_the_trail_may_not_be_read() -> None:
+    assert _needed(audit.TOPIC, ("READ", "WRITE")) == ["WRITE"]
 
 
 class Recording:

@@ -10,11 +10,13 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from jobquest.config import load
+from jobquest.events.personal import MASK
 from jobquest.feed import (
     LOOK_BYTES,
     MAX_BACKLOG_BYTES,
@@ -48,12 +50,16 @@ class Screen(Frames):
     """The other end of a viewer's socket."""
 
     def __init__(
-        self, feed: Feed, wanted: EventFilter = EVERY_EVENT, since: int | str | None = None
+        self,
+        feed: Feed,
+        wanted: EventFilter = EVERY_EVENT,
+        since: int | str | None = None,
+        sees_personal: bool = False,
     ) -> None:
         ours, theirs = socket.socketpair()
         ours.settimeout(5)
         super().__init__(ours)
-        self.viewer = Viewer(theirs, wanted)
+        self.viewer = Viewer(theirs, wanted, sees_personal)
         assert feed.join(self.viewer, since and Cursor.parse(str(since)), b'{"state": "idle"}')
 
     def ids(self, count: int) -> list[str]:
@@ -103,6 +109,24 @@ def test_a_viewer_is_greeted_and_then_sees_what_happens(runtime: Runtime, feed: 
     publish(runtime, "one", "two")
     shown = screen.ids(2)
     assert shown[-1] == "two"
+
+
+def test_personal_data_goes_only_to_viewers_who_see_it(runtime: Runtime, feed: Feed) -> None:
+    publish(runtime, "before")
+    masked, whole = Screen(feed), Screen(feed, sees_personal=True)
+    runtime.producer.publish("user.login", "ada", SAMPLES["user.login"], id="login")
+    publish(runtime, "other")
+    late = Screen(feed, since=1)
+    for screen, shown in ((masked, False), (whole, True), (late, False)):
+        found: dict[str, Any] = {}
+        while "login" not in found:
+            message = screen.message()
+            items = message["items"] if message["kind"] == "events" else []
+            found |= {item["event"]["id"]: item["event"]["data"] for item in items}
+        data = found["login"]
+        hidden = dict.fromkeys(data, MASK)
+        assert data == (SAMPLES["user.login"] if shown else hidden)
+        assert hidden
 
 
 def test_a_filter_lets_only_its_own_through(runtime: Runtime, feed: Feed) -> None:

@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from jobquest.access.caller import LOCAL, ROLES, Caller, of_user
 from jobquest.errors import NotRetryable
 from jobquest.events import PERSONAL_FIELDS, Event, from_request
-from jobquest.events.personal import MASK, masked, masked_text, without_personal
+from jobquest.events.personal import MASK, masked, masked_json, masked_text, without_personal
 from jobquest.log import NewRecord
 from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.failures import Failure
@@ -23,6 +23,7 @@ from jobquest.runtime import Runtime
 from jobquest.web import personal
 from jobquest.web.answers import CALLER
 from jobquest.web.current import runtime as current
+from jobquest.web.pages.words import shown, shown_text
 from tests.test_consumer import consume
 
 SECRETS = {
@@ -293,6 +294,15 @@ def test_every_depth_and_raw_text_is_masked() -> None:
     ):
         assert traces_in(json.dumps(value)) or "userAgent" in json.dumps(value)
         assert traces_in(json.dumps(masked(value))) == [], value
+
+
+def test_half_of_a_surrogate_pair_is_no_way_around_it(client: FlaskClient) -> None:
+    text = '{"n": 1e400, "half": "\\ud800", "userEmail": "zqx-ada"}'
+    assert traces_in(masked_text(text)) == []
+    assert traces_in(masked_json(text.encode()).decode()) == []
+    with client.application.test_request_context("/"):
+        assert traces_in(shown_text(text)) == []
+        assert MASK in shown({"half": "\ud800", "userEmail": "zqx-ada"}).values()
 
 
 def test_other_values_stay_as_they_are() -> None:

@@ -70,7 +70,7 @@ def success(
     three times as long. Personal data is masked, unless the sender may see it."""
     answer = {"status": "success"} | ({"message": message} if message else {}) | {"data": data}
     body = exact_json.dumps(answer, orjson.OPT_APPEND_NEWLINE)
-    if masks and (seen := personal.in_answer(answer, body)) is not None:
+    if masks and (seen := personal.shown(answer, body)) is not answer:
         body = exact_json.dumps(seen, orjson.OPT_APPEND_NEWLINE)
     return Response(body, mimetype="application/json"), code
 
