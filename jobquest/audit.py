@@ -58,7 +58,7 @@ LOOK_SECONDS = 60.0
 READ_RECORDS = 500  # of a partition at a time
 MAX_SCANNED, MAX_SECONDS = 20_000, 2.0  # for one answer
 MAX_NAME, MAX_OBJECT, MAX_DETAILS = 110, 300, 16_000
-_CURSOR = re.compile(r"\d+:\d+(?:-\d+:\d+)*")
+_CURSOR = re.compile(r"[0-9]{1,10}:[0-9]{1,19}(?:-[0-9]{1,10}:[0-9]{1,19})*")
 Entry = dict[str, Any]
 
 

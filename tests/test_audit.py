@@ -7,6 +7,7 @@ import os
 import pwd
 from collections.abc import Mapping
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from click import Group
@@ -28,7 +29,8 @@ from jobquest.runtime import Runtime, _outbox
 from jobquest.web.audited import declared
 from jobquest.web.pages.audit import WORDS
 from jobquest.web.pages.sign_in import FORM_COOKIE
-from tests.test_consumer import consume
+from tests.service import Service
+from tests.test_consumer import consume, write
 
 PASSWORD = "a long enough password"
 READS = {"GET", "HEAD", "OPTIONS"}
@@ -175,6 +177,27 @@ def test_commands_are_recorded_with_the_user_of_the_machine(
     assert PASSWORD not in json.dumps(trail(client))
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        ("events tail --once", "flask events tail"),
+        ("events dead-letters show 1", "dead letter 1"),
+    ],
+)
+def test_commands_mask_personal_data_unless_they_are_asked(
+    client: FlaskClient, settings: dict[str, str], command: str, what: str
+) -> None:
+    runtime = runtime_of(client)
+    runtime.producer.publish("user.login", "ada", {"ipAddress": "203.0.113.77"}, id="e")
+    write(runtime, "system-events", b'{"id": "e", "data": {"ipAddress": "203.0.113.77"}}')
+    consume(runtime)
+    run = create_app(settings).test_cli_runner().invoke
+    assert "203.0.113.77" not in run(args=command).output
+    assert acts(client) == []
+    assert "203.0.113.77" in run(args=f"{command} --personal").output
+    assert [(action, object) for _, action, object in acts(client)] == [("reveal", what)]
+
+
 @pytest.mark.parametrize("group", [keys, operators, dead_letters])
 def test_every_command_that_does_more_than_read_is_among_these(group: Group) -> None:
     tried = {word for _, command in COMMANDS for word in command.split()}
@@ -301,7 +324,8 @@ def test_the_trail_is_read_in_portions_of_one_person_or_of_all(client: FlaskClie
     rest = client.get(f"/api/audit?name=ada&after={data['next']}").get_json()["data"]
     assert [one["object"] for one in rest["audit"]] == ["dead letter 1"]
     assert rest["next"] is None
-    assert client.get("/api/audit?after=x").status_code == 400
+    for wrong in ("x", "0:1-", f"0:{'9' * 5_000}", "0:-1", "٠:١"):
+        assert client.get(f"/api/audit?after={wrong}").status_code == 400, wrong
     lines = client.get("/api/audit.jsonl?name=grace").text.splitlines()
     assert [json.loads(line)["object"][-1] for line in lines] == ["6", "4", "2", "0"]
 
@@ -395,3 +419,20 @@ def test_its_topic_is_there_only_for_those_who_manage(client: FlaskClient, path:
     assert audit.TOPIC not in client.get("/api/kafka/topics", headers=key).text
     assert audit.TOPIC not in client.get("/topics", headers=key).text
     assert "/audit" not in client.get("/topics", headers=key).text
+
+
+# --- the whole service ---
+
+
+def test_the_service_keeps_the_trail_on_each_log(service: Service) -> None:
+    for action in ("stop", "start"):
+        assert service.switch(action).code == 200
+    found = service.get("/api/audit").json["data"]
+    assert [(one["name"], one["action"]) for one in found["audit"]] == [
+        ("local", "start"),
+        ("local", "stop"),
+    ]
+    assert found["next"] is None
+    with urlopen(f"{service.url}/api/audit.jsonl", timeout=10) as lines:
+        assert [json.loads(line)["action"] for line in lines] == ["start", "stop"]
+    assert service.get("/api/events").json["data"]["events"] == []

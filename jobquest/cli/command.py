@@ -48,6 +48,11 @@ def record(action: str, what: str, **details: Any) -> None:
         current_runtime().close_log()
 
 
+PERSONAL = click.option(
+    "--personal", is_flag=True, help="Show personal data; the audit trail records that."
+)
+
+
 def _user() -> str:
     """The Unix user's name, which no variable can change."""
     if sys.platform == "win32":

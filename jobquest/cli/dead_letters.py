@@ -9,9 +9,10 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobquest.cli.command import current_runtime, one_line, record
+from jobquest.cli.command import PERSONAL, current_runtime, one_line, record
 from jobquest.consumer.redrive import Redriven
 from jobquest.errors import StateConflict
+from jobquest.events.personal import masked
 from jobquest.read.dead_letters import DeadLetterFilter
 
 dead_letters = AppGroup("dead-letters", short_help="List, redrive and discard dead letters.")
@@ -55,15 +56,19 @@ def _error_line(failure: Mapping[str, Any]) -> str:
 
 @dead_letters.command()
 @click.argument("id", type=_ID)
+@PERSONAL
 @one_line
-def show(id: int) -> None:
+def show(id: int, personal: bool) -> None:
     """Show dead letter ID with its value, as JSON."""
     dead_letter = current_runtime().queries.dead_letter(id)
     if dead_letter is None:
         raise StateConflict(
             f"There is no dead letter {id}: `flask events dead-letters list --help`."
         )
-    click.echo(json.dumps(dead_letter, indent=2, ensure_ascii=False))
+    if personal:
+        record("reveal", f"dead letter {id}")
+    shown = dead_letter if personal else masked(dead_letter)
+    click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
 
 
 @dead_letters.command()

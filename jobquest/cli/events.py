@@ -11,11 +11,12 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from jobquest.cli.command import current_runtime, one_line
+from jobquest.cli.command import PERSONAL, current_runtime, one_line, record
 from jobquest.collector import OF_A_REBUILD, collect_seldom
 from jobquest.demo import MODULE, Traffic
 from jobquest.errors import CursorOutdated, InvalidEvent
 from jobquest.events import CATALOGUE, exact_json, strict_json
+from jobquest.events.personal import masked
 from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import MAX_LIMIT, Queries
@@ -69,14 +70,22 @@ def publish(event_type: str, user: str, text: str | None, event_id: str | None) 
     help="Start with the last N events.",
 )
 @click.option("--once", is_flag=True, help="Do not wait for new events.")
+@PERSONAL
 @one_line
 def tail(
-    event_type: str | None, topic: str | None, user: str | None, last: int, once: bool
+    event_type: str | None,
+    topic: str | None,
+    user: str | None,
+    last: int,
+    once: bool,
+    personal: bool,
 ) -> None:
     """Show processed events as they arrive.
 
     One JSON object per line; stop with Ctrl-C.
     """
+    if personal:
+        record("reveal", "flask events tail", type=event_type, topic=topic, user=user)
     queries = current_runtime().queries
     wanted = EventFilter(types=_one(event_type), topics=_one(topic), users=_one(user))
     epoch, seq = queries.last_change()
@@ -84,7 +93,8 @@ def tail(
     while True:
         for item in reversed(found):
             seq = max(seq, item["seq"])
-            click.echo(_line({"outcome": item["outcome"], **item["event"]}))
+            event = item["event"] if personal else masked(item["event"])
+            click.echo(_line({"outcome": item["outcome"], **event}))
         if once:
             return
         time.sleep(LOOK_SECONDS)  # a database tells nobody that it has a new event
