@@ -19,6 +19,7 @@ from jobquest.clock import now_ms
 from jobquest.errors import StateConflict
 from jobquest.events import format_time
 from jobquest.web.answers import caller, runtime
+from jobquest.web.audited import audited, noted
 from jobquest.web.needs import needs
 from jobquest.web.pages.sign_in import delete_cookie, set_cookie
 
@@ -52,6 +53,7 @@ def show() -> ResponseReturnValue:
 
 @page.post("/access/keys")
 @needs(MANAGE)
+@audited("key.created")
 def create_key() -> ResponseReturnValue:
     """Create a key."""
     form = request.form
@@ -62,6 +64,7 @@ def create_key() -> ResponseReturnValue:
             raise StateConflict("Choose one of the ends that are listed.")
         ends = now_ms() + int(days) * DAY_MS if days else None
         key = runtime().access.keys.create(name, form.getlist("scope"), ends)
+        noted(what=f"key {name}", scopes=form.getlist("scope"), days=days or None)
         return _Said(f"Key {name} is created.", key)
 
     return _done("keys", create)
@@ -69,6 +72,7 @@ def create_key() -> ResponseReturnValue:
 
 @page.post("/access/keys/<name>/rotate")
 @needs(MANAGE)
+@audited("key.rotated", what="key {name}")
 def rotate_key(name: str) -> ResponseReturnValue:
     """Replace a key."""
 
@@ -81,6 +85,7 @@ def rotate_key(name: str) -> ResponseReturnValue:
 
 @page.post("/access/keys/<name>/revoke")
 @needs(MANAGE)
+@audited("key.revoked", what="key {name}")
 def revoke_key(name: str) -> ResponseReturnValue:
     """End a key."""
 
@@ -93,6 +98,7 @@ def revoke_key(name: str) -> ResponseReturnValue:
 
 @page.post("/access/operators/<name>/role")
 @needs(MANAGE)
+@audited("operator.changed", what="operator {name}")
 def set_role(name: str) -> ResponseReturnValue:
     """Change what an operator may do."""
 
@@ -100,6 +106,7 @@ def set_role(name: str) -> ResponseReturnValue:
         _refuse_own(name)
         role = request.form.get("role", "")
         runtime().access.operators.set_role(name, role)
+        noted(role=role)
         return _Said(f"{name} is {role} now.")
 
     return _done("operators", change)
@@ -107,6 +114,7 @@ def set_role(name: str) -> ResponseReturnValue:
 
 @page.post("/access/operators/<name>/remove")
 @needs(MANAGE)
+@audited("operator.removed", what="operator {name}")
 def remove_operator(name: str) -> ResponseReturnValue:
     """Remove an operator."""
 
@@ -120,6 +128,7 @@ def remove_operator(name: str) -> ResponseReturnValue:
 
 @page.post("/access/sessions/<id>/end")
 @needs(MANAGE)
+@audited("session.ended", what="session {id}")
 def end_session(id: str) -> ResponseReturnValue:
     """End a session."""
 

@@ -17,6 +17,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from jobquest.access.provider import ERROR_CODE, Attempt, Provider
 from jobquest.errors import JobQuestError, Unauthenticated
 from jobquest.web.answers import runtime
+from jobquest.web.audited import audited, noted
 from jobquest.web.errors import answer_to
 from jobquest.web.needs import PUBLIC, needs
 from jobquest.web.pages.sign_in import (
@@ -57,6 +58,7 @@ def start() -> ResponseReturnValue:
 
 @page.get(FROM_PROVIDER)
 @needs(PUBLIC)
+@audited("session.begun", "sign-in.failed")
 def finish() -> ResponseReturnValue:
     """Begin a session of whoever has come back from the provider."""
     refuse_plain_http()
@@ -74,6 +76,7 @@ def _finished(provider: Provider) -> Response:
     except JobQuestError as error:
         return form_page(error.args[0], answer_to(error).code, kept.next)
     if identity.role is None:
+        noted("sign-in.failed", name=identity.name)
         return form_page(_not_listed(provider, identity.name), 403, kept.next)
     return begin_session(identity.name, identity.role, kept.next)
 
