@@ -291,6 +291,12 @@ class Config:
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
     )
+    max_sockets: int = setting(
+        "JOBQUEST_MAX_SOCKETS",
+        "5000",
+        _whole(1, 60_000),
+        "live viewers that a web process may have",
+    )
     retry_max_attempts: int = setting(
         "JOBQUEST_RETRY_MAX_ATTEMPTS",
         "10",

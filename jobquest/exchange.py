@@ -11,7 +11,6 @@ import logging
 import select
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -158,21 +157,21 @@ class Received(NamedTuple):
 
 
 class Exchange:
-    """Answers requests with `application`; its `entrance` receives plain publishes. A connection
-    whose application takes the socket over is lent to it with `lend`."""
+    """Answers requests with `application`; its `entrance` receives plain publishes. `let_go` is
+    called for a connection whose socket the application may take over."""
 
     def __init__(
         self,
         config: Config,
         application: Callable[[dict[str, Any], Any], Iterable[bytes]],
         entrance: Entrance,
-        lend: Callable[[Connection], AbstractContextManager[None]],
+        let_go: Callable[[Connection], None],
     ) -> None:
         self._settings = plain_settings(config)
         self._application = application
         self._entrance = entrance
         self._receives = entrance.publisher.is_worth_it
-        self._lend = lend
+        self._let_go = let_go
 
     # --- in the main loop ---
 
@@ -248,7 +247,7 @@ class Exchange:
         outlet = Outlet(conn)
         try:
             return self._run(conn, request, body, outlet, keep and not conn.too_large)
-        except StopIteration:  # a WebSocket was served, and has ended
+        except StopIteration:  # it has taken the socket over
             return Reply(b"", False)
         except ClientGone:
             return Reply(b"", False)
@@ -263,17 +262,17 @@ class Exchange:
         response, environ = self._created(conn, request, body, outlet, keep)
         is_viewer = "websocket" in environ.get("HTTP_UPGRADE", "").lower()
         if is_viewer:
+            self._let_go(conn)
             environ["gunicorn.socket"] = conn.sock
             response.force_close()
-        with self._lend(conn) if is_viewer else nullcontext():
-            pieces = self._application(environ, response.start_response)
-            try:
-                for piece in pieces:
-                    response.write(piece)
-                response.close()
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
+        pieces = self._application(environ, response.start_response)
+        try:
+            for piece in pieces:
+                response.write(piece)
+            response.close()
+        finally:
+            if hasattr(pieces, "close"):
+                pieces.close()
         return Reply(outlet.collected(), not response.should_close())
 
     def _created(

@@ -2,31 +2,31 @@
 
 While there are viewers, one thread per process follows the number of the last change (`seq`). So it
 sees the changes of all processes, and keeps the latest items in one ring. Only this thread reads
-the database, and never while it holds the lock: status, heartbeats (from a second thread) and
-closing frames reach the viewers whatever the database does. A frame is encoded once for each
-distinct filter and sent without blocking; a viewer that is too slow is disconnected and delays
-nobody. Everything is bounded in bytes and in items: if there are more changes than fit, the newest
-are sent, and a `gap` names the rest. When the database has a new `epoch`, viewers have to connect
-again. This module knows sockets and WebSocket frames (RFC 6455), but no Flask.
+the database, and never while it holds the lock: status, heartbeats (from the loop of `sockets.py`,
+a second thread) and closing frames reach the viewers whatever the database does. A frame is encoded
+once for each distinct filter and sent without blocking, to those alone who are shown it
+(`audience.py`); a viewer that is too slow is disconnected and delays nobody. Everything is bounded
+in bytes and in items: if there are more changes than fit, the newest are sent, and a `gap` names
+the rest. When the database has a new `epoch`, viewers have to connect again. No Flask here.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
-import struct
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 
 import orjson
 
+from jobquest.audience import Audience, Item
 from jobquest.errors import Unavailable
 from jobquest.read.cursor import Cursor
-from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import Queries
+from jobquest.sockets import POLICY_VIOLATION, Sockets
+from jobquest.viewer import MAX_BACKLOG_BYTES, Viewer, frame_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,113 +35,22 @@ TICK_SECONDS = 0.05  # one frame per tick under load; otherwise, looks for other
 IDLE_SECONDS = 1.0  # between looks without viewers, only for the epoch that the status names
 LOOK_BYTES = 1_000_000  # sent of what one look finds: a viewer may have to catch up with that
 PORTION_ITEMS = 100  # read at a time: some megabytes of the largest items that are listed
-HEARTBEAT_SECONDS = 25.0
-FLUSH_SECONDS = 0.5  # between attempts to send what sockets did not accept
 JOIN_SECONDS = 2.0
-MAX_BACKLOG_BYTES = 1_000_000
+STATUS_PORTION, STATUS_PAUSE_SECONDS = 100, 0.005  # viewers
 MAX_REPLAY_BYTES = MAX_BACKLOG_BYTES // 2  # leaves a viewer that returns some room for new changes
-PIECE_BYTES = 250  # the overhead of a waiting frame
-MAX_STALL_SECONDS = 15.0
 GOING_AWAY, SERVICE_RESTART = 1001, 1012  # RFC 6455, section 7.4.1; IANA's registry of close codes
-# Windows has no such flag: there, with Flask's own server, a slow viewer delays the others.
-_DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_TEXT, _CLOSE = 0x81, 0x88  # RFC 6455, section 5.2: final frames of these opcodes
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A changed event in the ring: the fields that filters need, and its JSON, with personal data
-    masked and as it is (the same bytes if there is none)."""
-
-    seq: int
-    type: str | None
-    topic: str
-    user: str | None
-    json: bytes
-    unmasked: bytes
-
-    def passes(self, wanted: EventFilter) -> bool:
-        return wanted.matches(self.type, self.topic, self.user)
-
-
-@dataclass(eq=False, slots=True)
-class Viewer:
-    """One open socket, and the frames that it has not accepted yet: `backlog` bytes. Viewers share
-    the frames, so each viewer costs only its own backlog.
-
-    The feed's threads send frames, and the viewer's reader answers pings. Both hold the lock, so
-    that no frame starts inside another one that the socket has accepted in part.
-    """
-
-    socket: socket.socket
-    filter: EventFilter
-    sees_personal: bool = False  # nothing is masked
-    backlog: int = 0
-    stalled_since: float = 0.0
-    _waiting: deque[memoryview] = field(default_factory=deque)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def send(self, frame: bytes = b"") -> bool:
-        """Send what the socket accepts now; False if the viewer is gone or too slow."""
-        with self._lock:
-            if self._waiting and (not self._flush() or self.backlog > MAX_BACKLOG_BYTES):
-                return False
-            if not frame:
-                return True
-            if not self._waiting:
-                self.stalled_since = time.monotonic()
-            self._waiting.append(memoryview(frame))
-            self.backlog += len(frame) + PIECE_BYTES
-            return len(self._waiting) > 1 or self._flush()  # frames stay in order
-
-    def _flush(self) -> bool:
-        """Send waiting frames until the socket accepts no more. False if it has accepted nothing
-        for too long, or the viewer is gone."""
-        while self._waiting:
-            piece = self._waiting[0]
-            sent = self._write(piece)
-            if sent is None:
-                return False
-            if sent:
-                self.stalled_since = time.monotonic()
-            self.backlog -= sent
-            if sent < len(piece):
-                self._waiting[0] = piece[sent:]
-                break
-            self._waiting.popleft()
-            self.backlog -= PIECE_BYTES
-        return not self._waiting or time.monotonic() - self.stalled_since <= MAX_STALL_SECONDS
-
-    def _write(self, data: memoryview) -> int | None:
-        """How many bytes the socket accepted; None if the viewer is gone."""
-        try:
-            return self.socket.send(data, _DO_NOT_WAIT)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
-            return None
-
-    def close(self, code: int) -> None:
-        """Send the reason (RFC 6455, section 7.4) and end the connection, without waiting."""
-        self.send(_frame(struct.pack("!H", code), _CLOSE))
-        self.cut()
-
-    def cut(self) -> None:
-        """End the connection now; this wakes its reader, whatever it waits for."""
-        try:
-            self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            logger.debug("A viewer had already gone.")
+TRY_AGAIN_LATER = 1013
 
 
 class Feed:
-    """The ring and its viewers. The runtime calls `start` and `stop`, a viewer's own thread calls
-    `join` and `leave`."""
+    """The ring and its viewers: at most `most` of them. The runtime calls `start` and `stop`; who
+    connects a viewer calls `admit`, then `join`."""
 
-    def __init__(self, queries: Queries) -> None:
+    def __init__(self, queries: Queries, most: int) -> None:
         self._queries = queries
-        self._lock = threading.Condition()  # guards viewers, ring and looks
-        self._viewers: set[Viewer] = set()
+        self._lock = threading.Condition()  # guards audience, ring and looks
+        self._audience = Audience(most)
+        self._sockets = Sockets(self.leave)
         self._ring: deque[Item] = deque()
         self._ring_bytes = 0
         self._floor = 0  # changes up to this one are not in the ring
@@ -152,22 +61,25 @@ class Feed:
         self._threads: list[threading.Thread] = []
         self._looked = float("-inf")  # at once: the status names the epoch
         self.epoch = ""
+        self.status = b""  # the service's (JSON), at most a beat old; empty if nobody keeps it so
 
     def start(self) -> None:
         """Start the threads."""
-        for name, run in (("feed", self._run), ("feed-heartbeat", self._beat)):
+        self._sockets.open()
+        for name, run in (("feed", self._run), ("feed-sockets", self._serve)):
             self._threads.append(threading.Thread(target=run, name=name, daemon=True))
             self._threads[-1].start()
 
     def wake(self) -> None:
         """Look now, if there are viewers: this process has applied a batch."""
-        if self._viewers:
+        if self.viewers:
             self._woken.set()
 
     def begin_stop(self) -> None:
         """Tell the threads to disconnect every viewer (1001) and end. Safe in a signal handler."""
         self._stop.set()
         self._woken.set()
+        self._sockets.begin_stop()
 
     def stop(self, timeout: float = 3.0) -> None:
         """Call `begin_stop`, and wait for the threads."""
@@ -179,30 +91,46 @@ class Feed:
     @property
     def viewers(self) -> int:
         """How many viewers are connected to this process."""
-        return len(self._viewers)
+        return len(self._audience.present)
+
+    def admit(self, viewer: Viewer, most: int = sys.maxsize) -> None:
+        """Give a viewer a seat before its connection is upgraded, if fewer than `most` are taken;
+        `leave` takes it back. Raises NoSeat, NoSeatForOwner."""
+        with self._lock:
+            self._audience.admit(viewer, most)
 
     def join(self, viewer: Viewer, since: Cursor | None, status: bytes) -> bool:
-        """Add a viewer: send it the service's status (JSON), replay the changes after `since`, then
-        continue live. If `since` is of another epoch, nothing is replayed: the viewer has to begin
-        again, as `hello` says.
+        """Show an admitted viewer what happens, and take its socket over: send it the service's
+        status (JSON; ours, if that is newer), replay the changes after `since`, then continue live.
+        If `since` is of another epoch, nothing is replayed: the viewer has to begin again, as
+        `hello` says.
 
-        False if the feed can't serve now (the database is away, or the service is stopping).
+        False if the feed can't serve now (the database is away, the service is stopping, or the
+        viewer's credential has just ended): then the viewer is told to try again later.
         """
         with self._lock:
-            # Without a look, it would be sent again what its page already shows.
-            is_behind = not self._viewers or (since is not None and since.seq > self._seq)
-            if is_behind and not self._await_look():
-                return False
-            if self._stop.is_set():
-                return False
-            hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
-            hello["status"] = orjson.Fragment(status)
-            viewer.send(_json_frame(hello))
-            if since is not None and since.is_of(self.epoch) and since.seq < self._seq:
-                self._replay(viewer, since.seq)
-            self._viewers.add(viewer)
-            self._woken.set()  # from the idle pace to that of viewers
-        return True
+            joins = self._is_ready_for(since) and viewer in self._audience.seated
+            if joins:
+                self._greet(viewer, since, status)
+                self._audience.show(viewer)
+                self._woken.set()  # from the idle pace to that of viewers
+        if joins:
+            self._sockets.watch(viewer)
+        else:
+            self._sockets.end([viewer], TRY_AGAIN_LATER)
+        return joins
+
+    def _is_ready_for(self, since: Cursor | None) -> bool:
+        # Without a look, a viewer would be sent again what its page already shows.
+        is_behind = not self.viewers or (since is not None and since.seq > self._seq)
+        return not (is_behind and not self._await_look()) and not self._stop.is_set()
+
+    def _greet(self, viewer: Viewer, since: Cursor | None, status: bytes) -> None:
+        hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
+        hello["status"] = orjson.Fragment(self.status or status)
+        viewer.send(_json_frame(hello))
+        if since is not None and since.is_of(self.epoch) and since.seq < self._seq:
+            self._replay(viewer, since.seq)
 
     def _await_look(self) -> bool:
         """Wait for a look that starts after this call; the lock is free meanwhile. False if there
@@ -214,26 +142,47 @@ class Feed:
         return self._answered >= mine
 
     def leave(self, viewer: Viewer) -> None:
-        """Remove a viewer whose connection has ended."""
+        """Take a viewer's seat back, if it has one."""
         with self._lock:
-            self._viewers.discard(viewer)
+            self._audience.remove(viewer)
+
+    def end(self, credential: str) -> None:
+        """Close all sockets of a credential that has ended."""
+        self.end_if(lambda viewer: viewer.credential == credential)
+
+    def end_if(self, has_ended: Callable[[Viewer], bool]) -> None:
+        """Close the sockets of all viewers whose credential has ended."""
+        self._dismiss_if(has_ended, POLICY_VIOLATION)
 
     def show_status(self, status: bytes) -> None:
-        """Send the service's status (JSON) to every viewer."""
-        self._broadcast(_json_frame({"kind": "status", **orjson.loads(status)}))
-
-    # --- the thread that serves viewers whatever the database does ---
-
-    def _beat(self) -> None:
-        last = time.monotonic()
-        while not self._stop.wait(FLUSH_SECONDS):
-            frame = b""
-            if time.monotonic() - last > HEARTBEAT_SECONDS:
-                last = time.monotonic()
-                frame = _json_frame({"kind": "heartbeat"})
-            self._broadcast(frame)
+        """Send the service's status (JSON) to every viewer; to thousands with pauses, in which
+        requests are answered."""
         with self._lock:
-            self._disconnect_all(GOING_AWAY)
+            viewers = list(self._audience.present)
+        frame = _json_frame({"kind": "status", **orjson.loads(status)})
+        for begin in range(0, len(viewers), STATUS_PORTION):
+            if begin and self._stop.wait(STATUS_PAUSE_SECONDS):
+                return
+            self._sockets.send(viewers[begin : begin + STATUS_PORTION], frame)
+
+    def _dismiss_if(self, is_meant: Callable[[Viewer], bool], code: int) -> None:
+        """Close viewers' connections for this reason, and send them nothing from now on. Those that
+        have not joined yet can't any more."""
+        with self._lock:
+            seated = list(self._audience.seated)
+        meant = [viewer for viewer in seated if is_meant(viewer)]
+        with self._lock:
+            joined = self._audience.present.intersection(meant)
+            for viewer in meant:
+                self._audience.remove(viewer)
+        self._sockets.end(joined, code)
+
+    # --- the thread that serves sockets whatever the database does ---
+
+    def _serve(self) -> None:
+        self._sockets.run()
+        self._dismiss_if(lambda _: True, GOING_AWAY)
+        with self._lock:
             self._lock.notify_all()
 
     # --- the thread that reads the database ---
@@ -250,19 +199,17 @@ class Feed:
                 self._stop.wait(1.0)
 
     def _step(self) -> None:
-        pace = TICK_SECONDS if self._viewers else IDLE_SECONDS
+        pace = TICK_SECONDS if self.viewers else IDLE_SECONDS
         self._woken.wait(max(0.0, self._looked + pace - time.monotonic()))
         self._woken.clear()
         self._looked = time.monotonic()
-        news = self._look()
-        self._broadcast()  # frames that sockets did not accept before
-        if news:
+        if self._look():
             self._stop.wait(max(0.0, self._looked + TICK_SECONDS - time.monotonic()))
 
     def _look(self) -> bool:
         """Put what has changed into the ring and send it to the viewers. Returns whether anything
         had changed."""
-        requested, is_watched = self._requested, bool(self._viewers)
+        requested, is_watched = self._requested, bool(self.viewers)
         epoch, last = self._queries.last_change()
         if epoch != self.epoch:
             self._begin_epoch(epoch, last)
@@ -271,8 +218,7 @@ class Feed:
             items, up_to = self._read(self._seq, last)
             if self._queries.last_change()[0] != epoch:
                 return False  # the items may be of a new epoch, which the next look begins
-            with self._lock:
-                self._add(items, up_to, last)
+            self._add(items, up_to, last)
             news = True
         with self._lock:
             self._answered = requested
@@ -285,10 +231,11 @@ class Feed:
         if self.epoch:
             logger.info("The read side was rebuilt: viewers have to connect again.")
         with self._lock:
-            self._disconnect_all(SERVICE_RESTART)
+            before = frozenset(self._audience.present)
             self.epoch = epoch
             self._seq = max(0, last - RING_ITEMS)
             self._begin_at(self._seq)
+        self._dismiss_if(before.__contains__, SERVICE_RESTART)
 
     def _begin_at(self, seq: int) -> None:
         self._ring.clear()
@@ -312,18 +259,24 @@ class Feed:
         return found[::-1], since
 
     def _add(self, items: Sequence[Item], up_to: int, last: int) -> None:
-        """Put items into the ring and send them. Called with the lock held."""
-        before, self._seq = self._seq, last
-        if up_to > before:
-            self._begin_at(up_to)
-            self._send({viewer: _gap_frame(before + 1, up_to) for viewer in self._viewers})
-        self._ring.extend(items)
-        self._ring_bytes += sum(len(item.json) for item in items)
-        while len(self._ring) > RING_ITEMS or self._ring_bytes > RING_BYTES:
-            oldest = self._ring.popleft()
-            self._ring_bytes -= len(oldest.json)
-            self._floor = oldest.seq
-        self._send_events(items)
+        """Put items into the ring and send them. Who joins meanwhile finds them in the ring."""
+        with self._lock:
+            before, self._seq = self._seq, last
+            if up_to > before:
+                self._begin_at(up_to)
+            self._ring.extend(items)
+            self._ring_bytes += sum(len(item.json) for item in items)
+            while len(self._ring) > RING_ITEMS or self._ring_bytes > RING_BYTES:
+                oldest = self._ring.popleft()
+                self._ring_bytes -= len(oldest.json)
+                self._floor = oldest.seq
+            everybody = list(self._audience.present) if up_to > before else []
+            addressed = list(self._audience.addressed(items))
+        self._sockets.send(everybody, _gap_frame(before + 1, up_to))
+        for viewers, chosen in addressed:
+            for personal in {viewer.sees_personal for viewer in viewers}:
+                those = [one for one in viewers if one.sees_personal == personal]
+                self._sockets.send(those, _events_frame(chosen, personal))
 
     def _replay(self, viewer: Viewer, since: int) -> None:
         """Send the ring's items after `since`: the newest that fit, and a gap for the rest."""
@@ -343,29 +296,6 @@ class Feed:
         if missed:
             viewer.send(_events_frame(missed, viewer.sees_personal))
 
-    def _send_events(self, items: Sequence[Item]) -> None:
-        frames: dict[tuple[EventFilter, bool], bytes] = {}
-        for wanted, personal in {(one.filter, one.sees_personal) for one in self._viewers}:
-            chosen = [item for item in items if item.passes(wanted)]
-            frames[wanted, personal] = _events_frame(chosen, personal) if chosen else b""
-        self._send({one: frames[one.filter, one.sees_personal] for one in self._viewers})
-
-    def _broadcast(self, frame: bytes = b"") -> None:
-        with self._lock:
-            self._send(dict.fromkeys(self._viewers, frame))
-
-    def _send(self, frames: Mapping[Viewer, bytes]) -> None:
-        """Send each viewer its frame; disconnect a viewer that is too slow. Called with the lock
-        held."""
-        for viewer in [viewer for viewer, frame in frames.items() if not viewer.send(frame)]:
-            viewer.cut()
-            self._viewers.discard(viewer)
-
-    def _disconnect_all(self, code: int) -> None:
-        for viewer in self._viewers:
-            viewer.close(code)
-        self._viewers.clear()
-
 
 def _gap_frame(first: int, last: int) -> bytes:
     return _json_frame({"kind": "gap", "from": first, "to": last})
@@ -373,18 +303,8 @@ def _gap_frame(first: int, last: int) -> bytes:
 
 def _events_frame(items: Iterable[Item], personal: bool) -> bytes:
     shown = (item.unmasked if personal else item.json for item in items)
-    return _frame(b'{"kind":"events","items":[' + b",".join(shown) + b"]}")
+    return frame_of(b'{"kind":"events","items":[' + b",".join(shown) + b"]}")
 
 
 def _json_frame(message: dict[str, object]) -> bytes:
-    return _frame(orjson.dumps(message))
-
-
-def _frame(payload: bytes, opcode: int = _TEXT) -> bytes:
-    """A complete frame of a server: unmasked, uncompressed (RFC 6455, section 5.2)."""
-    size = len(payload)
-    if size < 126:
-        return struct.pack("!BB", opcode, size) + payload
-    if size < 65_536:
-        return struct.pack("!BBH", opcode, 126, size) + payload
-    return struct.pack("!BBQ", opcode, 127, size) + payload
+    return frame_of(orjson.dumps(message))

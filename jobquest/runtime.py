@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from jobquest import open_files
 from jobquest.access import Access
 from jobquest.activity import Activity
 from jobquest.audit import TOPIC as AUDIT
@@ -93,7 +94,7 @@ class Runtime:
         self.producer = Producer(self.log, self.read_side, self.outbox)
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
-        self.feed = Feed(self.queries)
+        self.feed = Feed(self.queries, open_files.for_viewers(config.max_sockets))
         self.relay = Relay(self.read_side.outgoing, self.log)
         self.redrive = Redrive(self.dead_letters, self.read_side, self.log)
         self.rebuild = Rebuild(
@@ -341,9 +342,10 @@ class Runtime:
 
     def _show_status(self) -> None:
         if not self.feed.viewers:  # a status takes some milliseconds, which would delay requests
-            self._shown = None
+            self._shown, self.feed.status = None, b""
             return
         status = self.report.status()
+        self.feed.status = orjson.dumps(status)  # for those who join
         # Heartbeats and the timestamp change all the time: they are no reason to send a status.
         news = {key: value for key, value in status.items() if key != "timestamp"}
         news["processes"] = [
@@ -352,7 +354,7 @@ class Runtime:
         ]
         if news != self._shown:
             self._shown = news
-            self.feed.show_status(orjson.dumps(status))
+            self.feed.show_status(self.feed.status)
 
     def _note_lag(self) -> None:
         """For the chart of the last hour; written by the process that consumes."""

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jobquest import create_app, listeners
+from jobquest import create_app, listeners, open_files
 from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
@@ -27,15 +27,12 @@ from jobquest.config import Config, load
 from jobquest.errors import JobQuestError, SettingsError
 from jobquest.log_lines import Lines, Seldom, finish, write_behind
 from jobquest.runtime import Runtime
-from jobquest.web.live import MAX_VIEWERS
 
 logger = logging.getLogger(__name__)
 
 REQUEST_THREADS = 64
 TRIED_GUNICORN = "27.0."  # `worker.py`, which uses gunicorn's insides, was tried with it
-MAX_CONNECTIONS = 16_384  # of one worker
-SPARE_FILES = 256  # for everything but clients' connections
-MAX_OPEN_FILES = 65_536
+MAX_CONNECTIONS = 16_384  # of one worker, beside its viewers
 GRACEFUL_SECONDS = 4  # for a worker's last requests and `Runtime.stop`; then it is killed
 LAST_LINES_SECONDS = 0.2  # a worker waits that long only if nobody reads its lines
 REQUEST_SECONDS = 1  # a worker that ends waits for its requests, and maybe one second more
@@ -78,7 +75,7 @@ def main() -> None:
     logging.getLogger("kafka").setLevel(logging.WARNING)
     # It warns of each of its steps that takes 0.1 s, which is usual on a busy machine.
     logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
-    _raise_file_limit()
+    open_files.raise_limit()
     _share_heaps()
     collect_seldom()
     try:
@@ -99,18 +96,6 @@ def main() -> None:
         create_app().run(host, port, threaded=True)
         return
     serve(listening, config)
-
-
-def _raise_file_limit() -> None:
-    """Allow more open files: the usual 1,024 are too few for idle connections and viewers, and a
-    server that can't accept a connection ends."""
-    try:
-        import resource
-    except ImportError:  # Windows, which has no such limit
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
 
 
 def _share_heaps() -> None:
@@ -185,15 +170,25 @@ def worker_class(version: str) -> str:
     return "gthread"
 
 
-def _connections() -> int:
-    """How many connections a worker keeps: fewer if it may open few files."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return MAX_CONNECTIONS
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MAX_VIEWERS + 2 * REQUEST_THREADS  # gunicorn's own worker needs more than its threads
-    return max(most, min(MAX_CONNECTIONS, files - SPARE_FILES))
+def _connections(config: Config) -> int:
+    """How many connections a worker keeps beside its viewers: fewer if it may open few files."""
+    files = open_files.for_clients()
+    # gunicorn's own worker needs more than its threads.
+    return max(2 * REQUEST_THREADS, min(MAX_CONNECTIONS, files - _viewers(config)))
+
+
+def _viewers(config: Config) -> int:
+    """How many viewers a worker may have, with a line if these are fewer than wanted."""
+    most = open_files.for_viewers(config.max_sockets)
+    if most < config.max_sockets:
+        logger.warning(
+            "JOBQUEST_MAX_SOCKETS=%d: a process may have only %d live viewers, because it may open"
+            " only %d files; raise that limit (ulimit -n), or set fewer.",
+            config.max_sockets,
+            most,
+            open_files.for_clients() + open_files.SPARE,
+        )
+    return most
 
 
 def _gunicorn() -> Callable[[socket.socket, Config], None] | None:
@@ -232,8 +227,8 @@ def _gunicorn_settings(version: str, listening: socket.socket, config: Config) -
         "bind": [f"fd://{one.detach()}" for one in sockets],  # the server closes them
         "workers": config.worker_count + config.has_consumer_process,
         "worker_class": worker_class(version),
-        "threads": MAX_VIEWERS + REQUEST_THREADS,
-        "worker_connections": _connections(),
+        "threads": REQUEST_THREADS,
+        "worker_connections": _connections(config),
         "graceful_timeout": GRACEFUL_SECONDS,
         "keepalive": 5,
         # Our setting says which proxies are trusted; gunicorn itself trusts no header.

@@ -16,8 +16,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,7 +32,7 @@ from jobquest.threads import Threads
 from jobquest.web.entrance import Entrance
 
 ARRIVE_SECONDS = 5.0  # for a request, from its first byte; for a new client to say anything
-MAX_THREADS = 128  # for requests; each viewer has one more
+MAX_THREADS = 128  # for requests; viewers have none
 LINGER_SECONDS = 2.0  # for a client to close a connection that we have ended
 STOP_IDLE_SECONDS = 0.3  # for a request that is on its way while the worker ends
 MAX_LINGERING = 256
@@ -75,7 +74,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
         self._idle_seconds: float = self.cfg.keepalive
         entrance: Entrance = self.wsgi.extensions["jobquest.entrance"]
         self._publisher = entrance.publisher
-        self._exchange = Exchange(self.cfg, self.wsgi, entrance, self._lend)
+        self._exchange = Exchange(self.cfg, self.wsgi, entrance, self._let_go_of_socket)
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -462,10 +461,6 @@ class Worker(BaseWorker):  # type: ignore[misc]
         conn.served = True
         conn.busy = False  # from here on it is the loop's
 
-    @contextmanager
-    def _lend(self, conn: Connection) -> Iterator[None]:
-        """Let the application read and write by itself, for as long as it likes."""
+    def _let_go_of_socket(self, conn: Connection) -> None:
+        """The application may keep the socket: from here on, the loop waits for nothing on it."""
         self._epoll.unregister(conn.fd)
-        conn.sock.setblocking(True)
-        with self._threads.lent():
-            yield

@@ -58,7 +58,13 @@ class Frames:
 class Upgrade(Frames):
     """A raw client of `/ws/events`: `code` and `head` are the answer's."""
 
-    def __init__(self, url: str, receive_buffer: int | None = None, **headers: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        receive_buffer: int | None = None,
+        query: str = "",
+        **headers: str,
+    ) -> None:
         host, port = url.removeprefix("http://").split(":")
         connection = socket.socket()
         if receive_buffer:  # before it connects: the window is agreed on then
@@ -74,7 +80,7 @@ class Upgrade(Frames):
             "Sec-WebSocket-Version": "13",
         } | {name.replace("_", "-"): value for name, value in headers.items()}
         text = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
-        connection.sendall(f"GET /ws/events HTTP/1.1\r\n{text}\r\n".encode())
+        connection.sendall(f"GET /ws/events{query} HTTP/1.1\r\n{text}\r\n".encode())
         while b"\r\n\r\n" not in self._buffer:
             more = connection.recv(65536)
             assert more, self._buffer

@@ -115,7 +115,7 @@ def test_the_threads_of_the_architecture_are_the_code() -> None:
     )
     names = (one.value for call in calls for one in call.keywords if one.arg == "name")
     started = {one.value for one in names if isinstance(one, ast.Constant)}
-    assert told == started | {"feed", "feed-heartbeat"}  # these two get their names in a loop
+    assert told == started | {"feed", "feed-sockets"}  # these two get their names in a loop
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from jobquest import open_files
 from jobquest.config import load
 from jobquest.runtime import Runtime
-from jobquest.server import MAX_OPEN_FILES
 from tests.kafka_broker import free_port
 from tests.load import Load, children_of, worker_of
 from tests.service import ROOT, Service, wait_for
@@ -110,7 +110,7 @@ def test_it_may_open_as_many_files_as_the_machine_lets_it(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
         worker = worker_of(service)
-        assert resource.prlimit(worker, resource.RLIMIT_NOFILE)[0] == min(hard, MAX_OPEN_FILES)
+        assert resource.prlimit(worker, resource.RLIMIT_NOFILE)[0] == min(hard, open_files.MOST)
     finally:
         service.kill()
 

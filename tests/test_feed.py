@@ -17,21 +17,13 @@ from sqlalchemy import text
 
 from jobquest.config import load
 from jobquest.events.personal import MASK
-from jobquest.feed import (
-    LOOK_BYTES,
-    MAX_BACKLOG_BYTES,
-    MAX_REPLAY_BYTES,
-    RING_BYTES,
-    RING_ITEMS,
-    Feed,
-    Viewer,
-)
+from jobquest.feed import LOOK_BYTES, MAX_REPLAY_BYTES, RING_BYTES, RING_ITEMS, Feed
 from jobquest.read import numbers
 from jobquest.read.cursor import Cursor
 from jobquest.read.event_filter import EventFilter
 from jobquest.read.queries import EVERY_EVENT
 from jobquest.runtime import Runtime
-from jobquest.web.live import _Wire
+from jobquest.viewer import MAX_BACKLOG_BYTES, Viewer
 from tests.frames import Frames
 from tests.load import forget_peak, peak_memory_of
 from tests.postgres import Postgres
@@ -60,6 +52,7 @@ class Screen(Frames):
         ours.settimeout(5)
         super().__init__(ours)
         self.viewer = Viewer(theirs, wanted, sees_personal)
+        feed.admit(self.viewer)
         assert feed.join(self.viewer, since and Cursor.parse(str(since)), b'{"state": "idle"}')
 
     def ids(self, count: int) -> list[str]:
@@ -262,7 +255,7 @@ def test_an_event_that_is_too_long_for_lists_is_named_and_whole_on_its_own(
 def test_viewers_and_other_processes_hear_from_one_whose_feed_waits_for_the_database(
     settings: dict[str, str], postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobquest.feed.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("jobquest.sockets.HEARTBEAT_SECONDS", 0.2)
     shared = settings | {"DATABASE_URL": postgres_server.new_database()}
     runtime, other = Runtime(load(shared)), Runtime(load(shared))
     runtime.start()
@@ -317,7 +310,7 @@ def test_a_viewer_that_takes_nothing_for_long_is_cut(monkeypatch: pytest.MonkeyP
     viewer = Viewer(ours, EventFilter())
     assert viewer.send(b"x" * 900_000)  # more than the socket takes, less than the bound
     assert viewer.backlog
-    monkeypatch.setattr("jobquest.feed.MAX_STALL_SECONDS", -1.0)
+    monkeypatch.setattr("jobquest.viewer.MAX_STALL_SECONDS", -1.0)
     assert not viewer.send()
 
 
@@ -394,7 +387,7 @@ def test_what_a_viewer_is_answered_lines_up_behind_what_it_did_not_take() -> Non
     payload = json.dumps({"filler": "x" * 900_000}).encode()
     assert viewer.send(b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload)
     assert viewer.backlog
-    _Wire(viewer).send(b"\x8a\x04pong")
+    assert viewer.send(b"\x8a\x04pong")
     screen = Frames(ours)
     frames: list[object] = []
     taken = threading.Thread(target=lambda: frames.extend([screen.message(), screen.frame()]))

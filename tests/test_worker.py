@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import websocket
 
-from jobquest import create_app
+from jobquest import create_app, open_files
 from jobquest.access.caller import WRITE
+from jobquest.server import REQUEST_THREADS
+from jobquest.web.live import MAX_WITH_THREADS
 from jobquest.worker import MAX_THREADS
+from tests.frames import CLOSE, Upgrade, client_frame
 from tests.kafka_broker import free_port
-from tests.load import events_of, threads_of, worker_of
+from tests.load import events_of, forget_peak, peak_memory_of, threads_of, worker_of
 from tests.raw import BATCH, LOGIN, PLAIN, Talk, spelled
 from tests.service import Service, wait_for
 from tests.test_batch import event, xp
@@ -283,14 +287,33 @@ def test_idle_connections_take_no_threads(alone: Service) -> None:
         one.close()
 
 
-def test_the_threads_that_many_viewers_had_end_with_them(alone: Service) -> None:
-    url = alone.url.replace("http", "ws") + "/ws/events"
-    before = threads_of(worker_of(alone))
-    viewers = [websocket.create_connection(url, timeout=20) for _ in range(MAX_THREADS + 60)]
-    assert threads_of(worker_of(alone)) > before + MAX_THREADS
+def sockets_of(pid: int) -> int:
+    """How many sockets a process has open."""
+    found = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            found += os.readlink(file).startswith("socket:")
+    return found
+
+
+def test_many_viewers_take_no_threads_and_little_memory(alone: Service) -> None:
+    worker = worker_of(alone)
+    for _ in range(10):  # what their first one needs is there
+        Upgrade(alone.url).close()
+    sockets, threads, memory = sockets_of(worker), threads_of(worker), forget_peak(worker)
+    viewers = [Upgrade(alone.url) for _ in range(MAX_THREADS + 372)]
+    assert {viewer.code for viewer in viewers} == {101}
+    assert {viewer.message()["kind"] for viewer in viewers} == {"hello"}
+    each = (peak_memory_of(worker) - memory) / len(viewers)
+    print(f"{each:,.0f} B each")
+    assert threads_of(worker) <= threads + 2
+    assert each < 40_000
     for viewer in viewers:
         viewer.close()
-    wait_for(lambda: threads_of(worker_of(alone)) <= before + MAX_THREADS, 20, alone.tail)
+    wait_for(lambda: sockets_of(worker) <= sockets + 2, 20, alone.tail)
+
+
+def test_more_requests_at_once_than_threads_are_all_answered(alone: Service) -> None:
     talks = [Talk(alone, begun=False) for _ in range(MAX_THREADS + 60)]
     for talk in talks:
         talk.say(PLAIN)
@@ -352,7 +375,66 @@ def test_on_a_version_that_was_not_tried_gunicorns_own_worker_serves(
     assert [talk.ask(PLAIN)[0] for _ in range(3)] == [201] * 3
     assert service.status()["mode"] == "embedded"
     talk.close()
+    viewers = [Upgrade(service.url) for _ in range(REQUEST_THREADS + 20)]
+    assert {viewer.message()["kind"] for viewer in viewers} == {"hello"}, "they take no threads"
+    assert service.post("user.login", {}, id="seen").code == 201
+    seen = {"kind": ""}
+    while seen["kind"] != "events":
+        seen = viewers[-1].message()
     assert service.stop() == 0
+    assert [viewer.close_code() for viewer in viewers] == [1001] * len(viewers)
+
+
+NO_GUNICORN = """
+import sys
+sys.modules["gunicorn"] = None
+from jobquest.server import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_flasks_own_server_has_viewers_too(started: Starter, tmp_path: Path) -> None:
+    program = tmp_path / "no_gunicorn.py"
+    program.write_text(NO_GUNICORN)
+    service = started(program=program)
+    viewers = [Upgrade(service.url) for _ in range(MAX_WITH_THREADS)]
+    assert {viewer.message()["kind"] for viewer in viewers} == {"hello"}
+    assert Upgrade(service.url).code == 503
+    viewers[0].socket.sendall(client_frame(CLOSE, b"\x03\xe8"))
+    assert viewers[0].close_code() == 1000
+    with pytest.raises(EOFError):
+        viewers[0].frame()
+    wait_for(lambda: Upgrade(service.url).code == 101, 10, service.tail)
+    assert service.post("user.login", {}, id="seen").code == 201
+    seen = {"kind": ""}
+    while seen["kind"] != "events":
+        seen = viewers[-1].message()
+    assert not [line for line in service.output if "Traceback" in line], service.tail()
+
+
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+from jobquest.server import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_where_few_files_may_be_open_viewers_leave_some_to_requests(
+    started: Starter, tmp_path: Path
+) -> None:
+    program = tmp_path / "few_files.py"
+    program.write_text(FEW_FILES)
+    service, most = started(program=program), (1024 - open_files.SPARE) * 3 // 4
+    [line] = [line for line in service.output if "JOBQUEST_MAX_SOCKETS=5000" in line]
+    assert f"only {most} live viewers" in line
+    viewers = [Upgrade(service.url) for _ in range(most)]
+    assert {viewer.code for viewer in viewers} == {101}
+    assert Upgrade(service.url).code == 503
+    talks = [Talk(service) for _ in range(most // 3 - 20)]
+    assert [talk.ask(PLAIN)[0] for talk in talks] == [201] * len(talks)
 
 
 @pytest.mark.kafka

@@ -1,8 +1,7 @@
-"""The live view's WebSocket, `/ws/events`.
+"""The live view's WebSocket, `/ws/events`: who may connect, and the handshake.
 
-A viewer's thread only reads; the feed's thread sends. The library does the handshake and reads
-frames. Its socket is `_Wire`, so that it does not write while the feed does, nor read without a
-bound.
+The library shakes hands. Then the feed gets the socket and the request's thread goes on to other
+requests. Its socket is `_Wire`, so that it says nothing afterwards.
 """
 
 from __future__ import annotations
@@ -10,20 +9,19 @@ from __future__ import annotations
 import base64
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 from flask import Flask, Response, abort, g, jsonify, request
 from flask_sock import Sock
-from simple_websocket import ConnectionClosed
-from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.exceptions import ServiceUnavailable, TooManyRequests
 from werkzeug.routing import WebsocketMismatch
 from wsproto.utilities import RemoteProtocolError
 
 from jobquest.access.caller import OWN, READ
-from jobquest.feed import Viewer
+from jobquest.audience import NoSeat, NoSeatForOwner
+from jobquest.viewer import Viewer
 from jobquest.web import personal
 from jobquest.web.answers import (
     RETRY_AFTER_SECONDS,
@@ -38,66 +36,45 @@ from jobquest.web.errors import Refused
 from jobquest.web.needs import needs
 from jobquest.web.paths import LIVE
 
-MAX_VIEWERS = 256  # below the server's threads, so that requests are always answered
-# Viewers have nothing to send: this is enough for messages, pings and fragments that never end.
-MAX_MESSAGE_BYTES = 4096
-RECEIVED_BYTES, RECEIVED_BYTES_PER_SECOND = 64 * 1024, 4096
+MAX_WITH_THREADS = 256  # viewers of Flask's own server, where each keeps its request's thread
 SEND_BUFFER_BYTES = 256 * 1024  # the kernel's default needs megabytes per viewer
 UNANSWERED_MS = 15_000  # of sent data, after which a dead peer's connection ends
-READ_SECONDS = 5.0
 KEY_BYTES = 16
-POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
+MAX_OF_USER = 10  # sockets of one user of the front end, in one process
 ENDPOINT = "live"
+_WERKZEUG, _GUNICORN = "werkzeug.socket", "gunicorn.socket"
 
 
-class _DaemonThread(threading.Thread):
-    """simple-websocket's reader: threads of the usual kind keep the process from ending."""
+class _NoThread:
+    """In place of the library's reader: the feed reads."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, daemon=True)
+    name = ""
+
+    def __init__(self, **_options: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        """Nothing to do."""
 
 
 class _Wire:
-    """The viewer's socket as the library sees it.
-
-    Its answers (handshake, pongs, closes) go behind the feed's frames and block nobody. What the
-    peer may send is bounded. Closing ends the connection and leaves the file descriptor to the
-    server, which owns it: if it were closed here, its number could belong to another connection
-    when the feed sends.
-    """
+    """The viewer's socket as the library sees it. Its answer to the handshake goes the way of the
+    feed's frames, which blocks nobody."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = viewer
-        self._allowance = float(RECEIVED_BYTES)
-        self._received = time.monotonic()
-
-    def recv(self, size: int) -> bytes:
-        data = self._viewer.socket.recv(size)
-        now = time.monotonic()
-        refilled = self._allowance + (now - self._received) * RECEIVED_BYTES_PER_SECOND
-        self._received = now
-        self._allowance = min(refilled, RECEIVED_BYTES) - len(data)
-        if self._allowance < 0:
-            self._viewer.close(POLICY_VIOLATION)
-            return b""
-        return data
+        self.is_over = False  # the library says nothing more
 
     def send(self, data: bytes) -> int:
-        if not self._viewer.send(data):
-            self._viewer.cut()
+        if not self.is_over:
+            self._viewer.send(data)
         return len(data)
-
-    def close(self) -> None:
-        self._viewer.cut()
 
 
 def register(app: Flask) -> None:
     """Put the WebSocket's route on the application."""
-    app.config["SOCK_SERVER_OPTIONS"] = {
-        "max_message_size": MAX_MESSAGE_BYTES,
-        "thread_class": _DaemonThread,
-        # No ping_interval: the feed sends heartbeats.
-    }
+    # No ping_interval: the feed sends heartbeats.
+    app.config["SOCK_SERVER_OPTIONS"] = {"thread_class": _NoThread}
     Sock(app).route(LIVE, endpoint=ENDPOINT)(view)
     app.register_error_handler(RemoteProtocolError, _no_handshake)
     app.register_error_handler(WebsocketMismatch, _no_upgrade)
@@ -105,26 +82,46 @@ def register(app: Flask) -> None:
 
 
 def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
-    """The view with its checks before the upgrade, when an error can still be an answer. Every
-    request that gets here counts as a connection."""
-    connections = threading.BoundedSemaphore(MAX_VIEWERS)
+    """The view with its checks before the upgrade, when an error can still be an answer."""
 
     def admit() -> Any:
         g.since = cursor_parameter("since")
-        own = caller().user
-        g.filter = event_filter(**({} if own is None else {"users": frozenset({own})}))
+        who = caller()
+        wanted = event_filter(**({} if who.user is None else {"users": frozenset({who.user})}))
         _check_handshake()
-        if not connections.acquire(blocking=False):  # one step, so that no burst overruns it
-            raise ServiceUnavailable(
-                f"{MAX_VIEWERS} viewers are connected already.", retry_after=RETRY_AFTER_SECONDS
-            )
+        g.viewer = Viewer(
+            _socket(request.environ),
+            wanted,
+            sees_personal=personal.sees_stream(),
+            credential=who.credential,
+            expires=who.expires,
+            owner=f"{who.kind}:{who.name}",
+            most=MAX_OF_USER if who.user else None,
+        )
+        g.is_handed_over = False
+        _admit(g.viewer, request.environ)
         try:
             _prepare(request.environ)
             return upgrade()
         finally:
-            connections.release()
+            if not g.is_handed_over:
+                runtime().feed.leave(g.viewer)
 
     return admit
+
+
+def _admit(viewer: Viewer, environ: dict[str, Any]) -> None:
+    """Get the viewer a seat; the feed takes it back when its connection ends."""
+    feed = runtime().feed
+    try:
+        if _WERKZEUG in environ:
+            feed.admit(viewer, MAX_WITH_THREADS)
+        else:
+            feed.admit(viewer)
+    except NoSeatForOwner as error:
+        raise TooManyRequests(str(error), retry_after=RETRY_AFTER_SECONDS) from None
+    except NoSeat as error:
+        raise ServiceUnavailable(str(error), retry_after=RETRY_AFTER_SECONDS) from None
 
 
 def _check_handshake() -> None:
@@ -144,34 +141,38 @@ def _check_handshake() -> None:
         abort(400, "This is no WebSocket handshake: send GET with a Sec-WebSocket-Key of 16 bytes.")
 
 
-def view(ws: Any) -> None:
-    """Serve one viewer until either side ends it."""
+def view(_ws: Any) -> None:
+    """Hand the viewer's socket to the feed, which keeps it until either side ends it."""
     viewer, feed = g.viewer, runtime().feed
-    if not feed.join(viewer, g.since, orjson.dumps(runtime().report.status())):
-        ws.close(TRY_AGAIN_LATER, "not ready")
-        return
-    try:
-        while ws.connected and ws.thread.is_alive():
-            ws.receive(timeout=READ_SECONDS)
-    except ConnectionClosed:
-        pass
-    finally:
-        feed.leave(viewer)
+    status = feed.status or orjson.dumps(runtime().report.status())  # which takes milliseconds
+    g.wire.is_over = True
+    if _WERKZEUG in request.environ:  # it ends the connection when this returns
+        viewer.socket = viewer.socket.dup()
+        viewer.over = threading.Event()
+    else:
+        viewer.socket = socket.socket(fileno=viewer.socket.detach())
+    feed.join(viewer, g.since, status)
+    g.is_handed_over = True
+    if viewer.over:
+        viewer.over.wait()
+
+
+def _socket(environ: dict[str, Any]) -> socket.socket:
+    """The connection, as this server gives it."""
+    found: socket.socket | None = environ.get(_WERKZEUG) or environ.get(_GUNICORN)
+    if found is None:
+        abort(501, "This server can't do WebSockets.")
+    return found
 
 
 def _prepare(environ: dict[str, Any]) -> None:
-    """Put a viewer's wire where the library will look for the socket."""
-    name = next((name for name in ("werkzeug.socket", "gunicorn.socket") if name in environ), None)
-    if name is None:
-        abort(501, "This server can't do WebSockets.")
-    connection: socket.socket = environ[name]
+    """Set the socket's bounds, and put the viewer's wire where the library will look for it."""
+    connection = g.viewer.socket
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)
-    g.viewer = Viewer(connection, g.filter, personal.sees_stream())
-    environ[name] = _Wire(g.viewer)
-    # Compression is only the client's offer. With it, 4 KB from the wire become 4 MB here before
-    # the library checks the size.
+    g.wire = environ[_WERKZEUG if _WERKZEUG in environ else _GUNICORN] = _Wire(g.viewer)
+    # Compression is only the client's offer, and costs memory for each viewer.
     environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
 
