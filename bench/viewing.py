@@ -134,16 +134,16 @@ def _watched(service: Service, seconds: float, stalled: int = 0) -> Seen:
 def _publish(service: Service, seconds: float) -> tuple[int, float]:
     """Publish at the rate for so long. Returns how many events, and the service's CPU meanwhile."""
     worker = worker_of(service)
-    before, began = _cpu_seconds(worker), time.monotonic()
+    before, began = cpu_seconds(worker), time.monotonic()
     with Publisher(service.url) as publisher:
         time.sleep(seconds)  # the publisher runs in another thread
     passed = time.monotonic() - began
     if publisher.sent < 0.95 * RATE * seconds:
         raise MeasureFailed(f"It accepted only {publisher.sent} events in {seconds:.0f} s.")
-    return publisher.sent, 100 * (_cpu_seconds(worker) - before) / passed
+    return publisher.sent, 100 * (cpu_seconds(worker) - before) / passed
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

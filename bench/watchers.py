@@ -1,10 +1,11 @@
 """Viewers of the live stream in one light process: reads frames, records when each arrived. Run by
 the measures:
 
-    python -m bench.watchers URL VIEWERS STALLED
+    python -m bench.watchers URL VIEWERS STALLED [USERS]
 
 It prints "ready" when all are connected, reads until its input ends, and prints as JSON how many of
 the bench's events arrived and how old they were. A stalled viewer reads nothing for the first 15 s.
+With USERS, each of so many users has a socket with its own events too; their figures are `own`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from jobquest import open_files
 from tests.frames import Upgrade
 
 STALL_SECONDS = 15.0
@@ -50,8 +52,8 @@ class Arrivals:
 class Watcher:
     """One viewer's connection."""
 
-    def __init__(self, url: str, arrivals: Arrivals) -> None:
-        upgraded = Upgrade(url)
+    def __init__(self, url: str, arrivals: Arrivals, query: str = "") -> None:
+        upgraded = Upgrade(url, query=query)
         assert upgraded.code == 101, upgraded.head
         self.socket = upgraded.socket
         self.socket.setblocking(False)
@@ -96,11 +98,13 @@ def _cut(ages: Counter[int], share: float) -> float:
     return 0.0
 
 
-def main(url: str, viewers: int, stalled: int) -> None:
-    arrivals, unseen = Arrivals(), Arrivals()
+def main(url: str, viewers: int, stalled: int, users: int = 0) -> None:
+    open_files.raise_limit()
+    arrivals, unseen, own = Arrivals(), Arrivals(), Arrivals()
     selector = selectors.DefaultSelector()
-    for _ in range(viewers):
-        watcher = Watcher(url, arrivals)
+    watchers = [Watcher(url, arrivals) for _ in range(viewers)]
+    watchers += [Watcher(url, own, f"?userId=user_{number}") for number in range(users)]
+    for watcher in watchers:
         selector.register(watcher.socket, selectors.EVENT_READ, watcher)
     sleepers = [Watcher(url, unseen) for _ in range(stalled)]
     selector.register(sys.stdin, selectors.EVENT_READ)
@@ -116,8 +120,8 @@ def main(url: str, viewers: int, stalled: int) -> None:
             for watcher in sleepers:
                 selector.register(watcher.socket, selectors.EVENT_READ, watcher)
             sleepers = []
-    print(json.dumps(arrivals.figures()))
+    print(json.dumps({**arrivals.figures(), "own": own.figures()}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))
