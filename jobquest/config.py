@@ -288,6 +288,12 @@ class Config:
     oidc_viewers: tuple[str, ...] = setting(
         "JOBQUEST_OIDC_VIEWERS", None, _names, "verified e-mails and groups whose role is viewer"
     )
+    user_events_per_second: int = setting(
+        "JOBQUEST_USER_EVENTS_PER_SECOND",
+        "100",
+        _whole(1, 1_000_000),
+        "events that a user of the front end may publish, on each machine",
+    )
     workers: int | None = setting(
         "JOBQUEST_WORKERS", None, _whole(1, 64), "web processes; unset: 1, on Kafka the cores (≤ 4)"
     )

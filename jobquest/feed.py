@@ -127,7 +127,8 @@ class Feed:
 
     def _greet(self, viewer: Viewer, since: Cursor | None, status: bytes) -> None:
         hello = {"kind": "hello", "seq": self._seq, "epoch": self.epoch}
-        hello["status"] = orjson.Fragment(self.status or status)
+        if viewer.sees_status:
+            hello["status"] = orjson.Fragment(self.status or status)
         viewer.send(_json_frame(hello))
         if since is not None and since.is_of(self.epoch) and since.seq < self._seq:
             self._replay(viewer, since.seq)
@@ -155,10 +156,10 @@ class Feed:
         self._dismiss_if(has_ended, POLICY_VIOLATION)
 
     def show_status(self, status: bytes) -> None:
-        """Send the service's status (JSON) to every viewer; to thousands with pauses, in which
+        """Send the service's status (JSON) to every viewer who sees it; to thousands with pauses, in which
         requests are answered."""
         with self._lock:
-            viewers = list(self._audience.present)
+            viewers = [viewer for viewer in self._audience.present if viewer.sees_status]
         frame = _json_frame({"kind": "status", **orjson.loads(status)})
         for begin in range(0, len(viewers), STATUS_PORTION):
             if begin and self._stop.wait(STATUS_PAUSE_SECONDS):

@@ -95,6 +95,7 @@ class Runtime:
         self.activity = Activity(self.producer)
         self.notifications = Notifications(self.producer)
         self.feed = Feed(self.queries, open_files.for_viewers(config.max_sockets))
+        self.access.ended = self.feed.end
         self.relay = Relay(self.read_side.outgoing, self.log)
         self.redrive = Redrive(self.dead_letters, self.read_side, self.log)
         self.rebuild = Rebuild(

@@ -37,6 +37,7 @@ class Viewer:
     socket: socket.socket
     filter: EventFilter
     sees_personal: bool = False  # nothing is masked
+    sees_status: bool = True  # of the service; its hosts concern no user of the front end
     credential: str = ""  # what it was let in by, and what can be revoked
     expires: float | None = None  # when that ends, in Unix seconds
     owner: str = ""  # whose sockets are counted together

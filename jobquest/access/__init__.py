@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from sqlalchemy import select
 
 from jobquest.access import schema, tables
+from jobquest.access.bounds import Bounds
 from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.access.changes import generation
 from jobquest.access.digests import KEY_PREFIX, digest
@@ -59,6 +60,7 @@ class Access:
             else database.beside(schema)
         )
         self._marker = config.data_dir.absolute() / MARKER
+        self.bounds = Bounds(config.data_dir.absolute(), config.user_events_per_second)
         self._exposed_by = _exposed_by(config)
         self.secret_key = SecretKey(config.secret_key, config.data_dir.absolute())
         self._is_protected: bool | None = None  # not known yet
@@ -74,7 +76,8 @@ class Access:
         """Called with each watched credential that is no longer valid, or allows something else."""
         self._used: dict[str, int] = {}  # credential → when it was last used
         self._used_noted = time.monotonic()
-        self._watched: dict[str, Caller] = {}
+        self._watched: dict[str, Caller] = {}  # whose sockets are open, by credential
+        self._is_watched_anew = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="access", daemon=True)
 
@@ -91,7 +94,8 @@ class Access:
             self._tokens.stop()
 
     def close(self) -> None:
-        """Close the connections of a file of credentials."""
+        """Close the files that are open."""
+        self.bounds.close()
         if self._file:
             self._database.close()
 
@@ -172,9 +176,12 @@ class Access:
         if not self._has_credentials():
             raise AccessUnavailable(_LOST)
 
-    def watch(self, callers: Iterable[Caller]) -> None:
-        """Remember whose sockets are open, for `ended`."""
-        self._watched = {one.credential: one for one in callers}
+    def watch(self, caller: Caller) -> None:
+        """Call `ended` once the credential of a caller whose socket opens now is no longer valid,
+        or allows something else. The next look asks for it, because it may have ended just now."""
+        if caller.kind in ("key", "operator"):
+            self._watched[caller.credential] = caller
+            self._is_watched_anew = True
 
     # --- open or protected ---
 
@@ -231,7 +238,7 @@ class Access:
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                if self._look():
+                if self._look() or self._is_watched_anew:
                     self._end_changed()
                 if time.monotonic() - self._used_noted >= USED_SECONDS:
                     self._note_used()
@@ -242,15 +249,15 @@ class Access:
             self._stop.wait(LOOK_SECONDS)
 
     def _end_changed(self) -> None:
+        self._is_watched_anew = False
         for credential, caller in list(self._watched.items()):
-            if self._current(credential, caller) != caller:
+            if self._current(credential) != caller:
+                self._watched.pop(credential, None)
                 self.ended(credential)
 
-    def _current(self, credential: str, caller: Caller) -> Caller | None:
+    def _current(self, credential: str) -> Caller | None:
         kind, _, id = credential.partition(":")
-        if kind == "key":
-            return self.keys.by_id(int(id))
-        return self.sessions.by_id(id) if kind == "session" else caller
+        return self.keys.by_id(int(id)) if kind == "key" else self.sessions.by_id(id)
 
     def _note_used(self) -> None:
         used, self._used = self._used, {}

@@ -14,6 +14,7 @@ from jobquest.read.dead_letters import DeadLetterFilter
 from jobquest.read.queries import MAX_LIMIT
 from jobquest.web import answers
 from jobquest.web.answers import (
+    caller,
     choice_parameter,
     flag_parameter,
     json_object,
@@ -99,6 +100,7 @@ def discard(id: int) -> tuple[Response, int]:
 @audited("redrive", what="dead letters")
 def redrive() -> tuple[Response, int]:
     """Process dead letters again."""
+    runtime().access.bounds.redrive(caller())
     body = json_object()
     if set(body) == {"ids"}:
         ids = _ids(body["ids"])

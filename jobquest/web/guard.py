@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_cookie
 
 from jobquest.access import Access
-from jobquest.access.caller import Caller
+from jobquest.access.caller import WRITE, Caller
 from jobquest.access.digests import KEY_PREFIX
 from jobquest.config import Config
 from jobquest.errors import Forbidden, JobQuestError, Unauthenticated
@@ -66,6 +66,8 @@ class AccessGuard:
                 return _LATER
             if ANYBODY not in needed and needed.isdisjoint(caller.scopes):
                 raise Forbidden(_too_few(needed))
+            if WRITE in needed and environ["REQUEST_METHOD"] == "POST":
+                self._access.bounds.refuse_publish(caller)
             environ[CALLER] = caller
         except Unauthenticated as error:
             return self._sign_in(environ) or answer_to(error)

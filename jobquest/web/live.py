@@ -93,6 +93,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
             _socket(request.environ),
             wanted,
             sees_personal=personal.sees_stream(),
+            sees_status=who.may(READ),
             credential=who.credential,
             expires=who.expires,
             owner=f"{who.kind}:{who.name}",
@@ -100,6 +101,7 @@ def _admitting(upgrade: Callable[[], Any]) -> Callable[[], Any]:
         )
         g.is_handed_over = False
         _admit(g.viewer, request.environ)
+        runtime().access.watch(who)
         try:
             _prepare(request.environ)
             return upgrade()

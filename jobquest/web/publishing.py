@@ -59,6 +59,7 @@ def publish_one(runtime: Runtime, body: bytes, caller: Caller, *, dry_run: bool 
     """Check one event and keep it, unless it is a dry run. Raises JobQuestError."""
     request = read(body, _default_user(caller))
     _refuse_others([request], caller)
+    runtime.access.bounds.refuse_publish(caller, 1)
     [outcome] = _keep(runtime, [request], dry_run)
     return _one_answer(runtime, outcome)
 
@@ -69,6 +70,7 @@ def publish_batch(
     """The same with a list of events. Raises JobQuestError if the body is no such list."""
     requests = read_batch(body, _default_user(caller))
     _refuse_others(requests, caller)
+    runtime.access.bounds.refuse_publish(caller, len(requests))
     return _batch_answer(runtime, _keep(runtime, requests, dry_run), requests)
 
 
@@ -146,6 +148,8 @@ class AsyncPublisher:
             one = read_plain(body, user) if len(body) <= PROMPT_BYTES else None
             requests = [one] if one else None
         if not requests or not _are_own(requests, caller):
+            return None
+        if self._runtime.access.bounds.publish(caller, len(requests)):
             return None
         self._under_way += len(requests)
         return Publish(requests, is_batch)

@@ -75,6 +75,7 @@ def sign_in() -> ResponseReturnValue:
     access = runtime().access
     access.refuse_if_lost()
     name, password = request.form.get("name", ""), request.form.get("password", "")
+    access.bounds.sign_in(name, request.remote_addr or "")
     if not access.operators.accepts(name, password):
         # Another name may be a password that was typed into the wrong field.
         known = any(one["name"] == name for one in access.operators.listed())
