@@ -156,8 +156,8 @@ class Feed:
         self._dismiss_if(has_ended, POLICY_VIOLATION)
 
     def show_status(self, status: bytes) -> None:
-        """Send the service's status (JSON) to every viewer who sees it; to thousands with pauses, in which
-        requests are answered."""
+        """Send the service's status (JSON) to every viewer who sees it; to thousands with pauses,
+        in which requests are answered."""
         with self._lock:
             viewers = [viewer for viewer in self._audience.present if viewer.sees_status]
         frame = _json_frame({"kind": "status", **orjson.loads(status)})

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 API = (ROOT / "docs" / "api.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+SECURITY = (ROOT / "docs" / "security.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 PICTURE = (ROOT / "docs" / "architecture.svg").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,6 +147,16 @@ def test_the_glossary_has_some_thirty_terms_in_order_with_a_sentence_each() -> N
     assert terms == sorted(terms)
     assert 20 <= len(terms) <= 32
     assert all(re.fullmatch(r"[^.]+(?:\.\w[^.]*)*\.", meaning) for _, meaning in rows)
+
+
+def test_every_threat_has_its_test() -> None:
+    rows = table(SECURITY, "what is tried")
+    assert len(rows) > 30
+    for _, _, tests in rows:
+        named = re.findall(r"`((?:pages/)?test_\w+\.py)::(test_\w+)`", tests)
+        assert named
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
 
 
 def test_every_fault_has_its_test() -> None:
