@@ -171,6 +171,11 @@ class Access:
         self._used[found.credential] = now_ms()
         return found
 
+    def end_session(self, secret: str) -> None:
+        """End a session: here at once, in other processes within two seconds."""
+        self.sessions.end(digest(secret))
+        self._seen.forget(digest(secret))
+
     def refuse_if_lost(self) -> None:
         """Raise AccessUnavailable if the service is protected and nobody could sign in."""
         if not self._has_credentials():

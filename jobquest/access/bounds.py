@@ -30,11 +30,12 @@ class Bounds:
         self._opened: Limits | None = None
 
     def publish(self, caller: Caller, events: int) -> float:
-        """Count events that a user publishes; 0: only ask. Returns the seconds until that is
-        allowed; then nothing was counted."""
+        """Count events that a user publishes; 0: only ask whether one is allowed. Returns the
+        seconds until that is allowed; then nothing was counted."""
         if caller.user is None:
             return 0.0
-        return self._take("publish", caller.user, self._events, self._events, events)
+        rate, ask = self._events, not events
+        return self._take("publish", caller.user, rate, rate, events or 1, ask=ask)
 
     def refuse_publish(self, caller: Caller, events: int = 0) -> None:
         """The same; raises TooMany."""
@@ -61,11 +62,13 @@ class Bounds:
             self._opened.close()
             self._opened = None
 
-    def _take(self, kind: str, name: str, rate: float, burst: float, n: int = 1) -> float:
+    def _take(
+        self, kind: str, name: str, rate: float, burst: float, n: int = 1, *, ask: bool = False
+    ) -> float:
         try:
             if self._opened is None:
                 self._opened = Limits(self._folder)
-            return self._opened.take(kind, name, rate, burst, n)
+            return self._opened.take(kind, name, rate, burst, n, ask=ask)
         except OSError as error:
             logger.warning("Nobody is limited: the counters can't be used (%s).", error.strerror)
             return 0.0

@@ -63,9 +63,11 @@ class Limits:
         self._lock = threading.Lock()
         self._look_at = 0
 
-    def take(self, kind: str, name: str, rate: float, burst: float, n: int = 1) -> float:
+    def take(
+        self, kind: str, name: str, rate: float, burst: float, n: int = 1, *, ask: bool = False
+    ) -> float:
         """Take `n` from a bucket that holds `burst` and gets `rate` a second. Returns 0.0, or
-        the seconds until that is possible; then nothing was taken.
+        the seconds until that is possible; then nothing was taken, nor if it only `ask`s.
 
         A full bucket gives more than it holds, and is empty for the longer: a batch may be larger
         than `burst`. `burst / rate` is at most an hour.
@@ -76,7 +78,7 @@ class Limits:
         with self._lock:
             if now >= self._look_at:
                 self._look(now)
-            return self._file.take(label, cost, room, now)
+            return self._file.take(label, cost, room, now, ask)
 
     def close(self) -> None:
         """Close the file."""
@@ -125,7 +127,7 @@ class _File:
         self._map.close()
         os.close(self._number)
 
-    def take(self, label: bytes, cost: int, room: int, now: int) -> float:
+    def take(self, label: bytes, cost: int, room: int, now: int, ask: bool = False) -> float:
         """See `Limits.take`; in nanoseconds."""
         hashed = self._hash.copy()
         hashed.update(label)
@@ -137,12 +139,12 @@ class _File:
         except OSError as error:
             is_held = self._wait(first, error)
         try:
-            return self._take(tag or 1, first, cost, room, now)
+            return self._take(tag or 1, first, cost, room, now, ask)
         finally:
             if is_held:
                 _lockf(self._number, _LET_IN, 1, first)
 
-    def _take(self, tag: int, first: int, cost: int, room: int, now: int) -> float:
+    def _take(self, tag: int, first: int, cost: int, room: int, now: int, ask: bool) -> float:
         words = self._words
         found = words[first : first + 2 * WAYS].tolist()
         try:
@@ -158,7 +160,8 @@ class _File:
         wait = full - now - room + (cost if cost < room else room)
         if wait > 0:
             return wait / _NS
-        words[first + at] = full + cost
+        if not ask:
+            words[first + at] = full + cost
         return 0.0
 
     def _wait(self, first: int, error: OSError) -> bool:

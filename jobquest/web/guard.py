@@ -113,7 +113,7 @@ class AccessGuard:
         found = self._known.get((path, method))
         if found is None:
             try:
-                endpoint, _ = self._adapter.match(path, method)
+                endpoint, _ = self._adapter.match(path, method, websocket=path == LIVE)
                 found = declared(self._app, endpoint) or frozenset()
             except HTTPException:
                 return frozenset({ANYBODY})

@@ -17,7 +17,6 @@ from flask import (
 from flask.typing import ResponseReturnValue
 
 from jobquest.access.caller import LOCAL, PROXY, Caller
-from jobquest.access.digests import digest
 from jobquest.access.sessions import HOURS
 from jobquest.addresses import is_loopback
 from jobquest.errors import Forbidden, Unavailable
@@ -91,7 +90,7 @@ def sign_out() -> ResponseReturnValue:
     """End the session."""
     cookie = session_cookie(request.environ)
     if cookie and caller().kind == "operator":
-        runtime().access.sessions.end(digest(cookie))
+        runtime().access.end_session(cookie)
     goes_on = runtime().access.provider is not None
     response = _to(f"{SIGN_IN}?{_SIGNED_OUT}=1" if goes_on else SIGN_IN)
     delete_cookie(response, COOKIE)
