@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,17 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from bench.peer import store
 from bench.plan import MeasureFailed
-from bench.workload import ORIGIN
+from bench.workload import API_KEY, JWT_SECRET, ORIGIN
+from jobquest.access import FILE
+from jobquest.access.caller import KEY_SCOPES
+from jobquest.access.digests import digest
+from jobquest.access.tables import keys
+from jobquest.config import load
 from jobquest.events import TOPICS
 from jobquest.log.sqlite import SqliteLog
+from jobquest.runtime import Runtime
 from tests.kafka_broker import CACHE, KafkaBroker, free_port
-from tests.service import ROOT, Service, wait_for
+from tests.service import ROOT, Answer, Service, wait_for
 
 OURS, FLASK, FASTAPI = "JobQuest", "plain Flask", "FastAPI + aiokafka"
 PARTITIONS = 6
@@ -53,6 +59,29 @@ class Contender:
         with closing(sqlite3.connect(self.read_side)) as connection:
             [count] = connection.execute("SELECT COUNT(*) FROM events").fetchone()
         return int(count)
+
+
+class ProtectedService(Service):
+    """The service with credentials: it takes `API_KEY`, which its own requests carry, and tokens
+    signed with `JWT_SECRET`."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        super().__init__(folder, JOBQUEST_JWT_SECRET=JWT_SECRET, **settings)
+        access = Runtime(load({"JOBQUEST_DATA_DIR": str(folder)})).access
+        access.keys.create("bench", KEY_SCOPES, None)
+        access.close()
+        with closing(sqlite3.connect(folder / FILE)) as connection, connection:
+            connection.execute(f"UPDATE {keys.name} SET digest = ?", (digest(API_KEY),))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        with_key = {"Authorization": f"Bearer {API_KEY}", **(headers or {})}
+        return super().request(method, path, body, with_key)
 
 
 @contextmanager
@@ -78,12 +107,15 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Iterator[Contender]:
-    """The service, with its files in a temporary folder."""
+def ours(
+    name: str = OURS, *, consuming: bool = False, protected: bool = False, **settings: str
+) -> Iterator[Contender]:
+    """The service, with its files in a temporary folder. If it is `protected`, it takes nothing
+    without the credentials of the realistic requests."""
     settings |= {"JOBQUEST_CORS_ORIGINS": ORIGIN}
     settings |= {"JOBQUEST_CONSUMER_AUTOSTART": "true" if consuming else "false"}
     with folder() as files:
-        service = Service(files, **settings)
+        service = (ProtectedService if protected else Service)(files, **settings)
         try:
             service.start()
             if consuming:
@@ -94,28 +126,33 @@ def ours(name: str = OURS, *, consuming: bool = False, **settings: str) -> Itera
 
 
 @contextmanager
-def plain_flask(bootstrap: str) -> Iterator[Contender]:
-    """The plain Flask floor, with one worker of 64 threads."""
+def plain_flask(bootstrap: str, *, protected: bool = False) -> Iterator[Contender]:
+    """The plain Flask floor, with one worker of 64 threads; it checks tokens if `protected`."""
     server = ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "64", "--no-control-socket"]
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     command += ["bench.floors.plain_flask:app", "--bind"]
-    with _stored() as file, _served(command, "127.0.0.1:{port}", ROOT, bootstrap, file) as url:
+    settings = _settings(bootstrap, protected)
+    with _stored() as file, _served(command, "127.0.0.1:{port}", ROOT, settings, file) as url:
         yield Contender(FLASK, url, file)
 
 
 @contextmanager
-def fastapi(bootstrap: str, workers: int = 2, *, consuming: bool = False) -> Iterator[Contender]:
-    """The peer, in a separate Python environment; its consumer is a second process."""
+def fastapi(
+    bootstrap: str, workers: int = 2, *, consuming: bool = False, protected: bool = False
+) -> Iterator[Contender]:
+    """The peer, in a separate Python environment; its consumer is a second process. It checks
+    tokens and keys if it is `protected`."""
     server = ["uvicorn", "app:app", "--workers", str(workers), "--loop", "uvloop"]
     server += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--port"]
     python, files = _peer_python(), REQUIREMENTS.parent
+    settings = _settings(bootstrap, protected)
     with ExitStack() as started:
         file = started.enter_context(_stored())
-        serving = _served([python, "-m", *server], "{port}", files, bootstrap, file)
+        serving = _served([python, "-m", *server], "{port}", files, settings, file)
         url = started.enter_context(serving)
         if consuming:
             consumer = [python, "consumer.py"]
-            started.enter_context(_running(consumer, files, bootstrap, file))
+            started.enter_context(_running(consumer, files, settings, file))
         yield Contender(FASTAPI, url, file)
 
 
@@ -146,6 +183,13 @@ def figures_of(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def _settings(bootstrap: str, protected: bool) -> dict[str, str]:
+    """The settings of the floor and of the peer."""
+    settings = {"BOOTSTRAP": bootstrap, "ORIGIN": ORIGIN}
+    credentials = {"JWT_SECRET": JWT_SECRET, "KEY_DIGEST": digest(API_KEY)}
+    return settings | credentials if protected else settings
+
+
 @contextmanager
 def _stored() -> Iterator[Path]:
     """The file with the peer's tables, empty."""
@@ -156,12 +200,12 @@ def _stored() -> Iterator[Path]:
 
 @contextmanager
 def _served(
-    command: Sequence[str], address: str, cwd: Path, bootstrap: str, file: Path
+    command: Sequence[str], address: str, cwd: Path, settings: Mapping[str, str], file: Path
 ) -> Iterator[str]:
     """A server on a free port; ended together with its workers."""
     port = free_port()
     command = [*command, address.format(port=port)]
-    with _running(command, cwd, bootstrap, file) as last_output:
+    with _running(command, cwd, settings, file) as last_output:
 
         def answers() -> bool:
             last_output()
@@ -174,16 +218,15 @@ def _served(
 
 @contextmanager
 def _running(
-    command: Sequence[str], cwd: Path, bootstrap: str, file: Path
+    command: Sequence[str], cwd: Path, settings: Mapping[str, str], file: Path
 ) -> Iterator[Callable[[], str]]:
     """A process with its children. The yielded function returns the end of their output, and fails
     if the process has ended."""
-    settings = {"BOOTSTRAP": bootstrap, "STORE": str(file), "ORIGIN": ORIGIN}
     with tempfile.TemporaryFile("ab+") as output:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**os.environ, **settings},
+            env={**os.environ, **settings, "STORE": str(file)},
             stdout=output,
             stderr=output,
             start_new_session=True,

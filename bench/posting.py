@@ -88,13 +88,13 @@ def batch(plan: Plan, results: Results) -> None:
 def realistic(plan: Plan, results: Results) -> None:
     """Realistic requests with one event each, 64 connections."""
     load = Load(workload.realistic, SINGLE_CONNECTIONS, in_two(SINGLE_CONNECTIONS))
-    _on_kafka("realistic", load, plan, results)
+    _on_kafka("realistic", load, plan, results, protected=True)
 
 
 def realistic_batch(plan: Plan, results: Results) -> None:
     """Realistic requests with a hundred events each, 16 connections."""
     load = Load(workload.realistic_batch, BATCH_CONNECTIONS, in_two(BATCH_CONNECTIONS))
-    _on_kafka("realistic-batch", load, plan, results, with_floor=False)
+    _on_kafka("realistic-batch", load, plan, results, with_floor=False, protected=True)
 
 
 def in_two(connections: int) -> int:
@@ -103,13 +103,19 @@ def in_two(connections: int) -> int:
 
 
 def _on_kafka(
-    measure: str, load: Load, plan: Plan, results: Results, *, with_floor: bool = True
+    measure: str,
+    load: Load,
+    plan: Plan,
+    results: Results,
+    *,
+    with_floor: bool = True,
+    protected: bool = False,
 ) -> None:
     with ExitStack() as started:
         broker = started.enter_context(contenders.kafka())
-        found = [contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2")]
-        found += [contenders.plain_flask(broker)] if with_floor else []
-        found += [contenders.fastapi(broker)]
+        found = [contenders.ours(protected=protected, KAFKA_BROKER=broker, JOBQUEST_WORKERS="2")]
+        found += [contenders.plain_flask(broker, protected=protected)] if with_floor else []
+        found += [contenders.fastapi(broker, protected=protected)]
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
             contender.name: partial(load.run, contender, ends)
@@ -119,17 +125,18 @@ def _on_kafka(
 
 
 def latency(plan: Plan, results: Results) -> None:
-    """One event per request, one connection: the bench's own request, and a realistic one; for
-    comparison, kafka-python alone."""
+    """One event per request, one connection: the bench's own request, and a realistic one with its
+    token; for comparison, kafka-python alone."""
     load, realistic_load = Load(workload.single, 1), Load(workload.realistic, 1)
     with (
         contenders.kafka() as broker,
         contenders.ours(KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as mine,
+        contenders.ours(SENT, protected=True, KAFKA_BROKER=broker, JOBQUEST_WORKERS="2") as checked,
     ):
         ends = partial(contenders.ends_on_kafka, broker)
         runs = {
             mine.name: partial(load.run, mine, ends),
-            SENT: partial(realistic_load.run, mine, ends),
+            SENT: partial(realistic_load.run, checked, ends),
             BARE: partial(_send_and_get, broker),
         }
         _take_turns("latency", runs, plan, results)

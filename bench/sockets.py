@@ -3,9 +3,9 @@
     python -m bench.sockets              # writes its section of bench/RESULTS.md
     python -m bench.sockets --users 2000 --rounds 1
 
-One web worker on Kafka. Another process writes 500 events/s to Kafka, and clients post 50 realistic
-requests/s; in turn with these sockets and without any. Memory is the worker's own (RSS); what the
-kernel needs for the sockets is named apart.
+One web worker on Kafka, which demands credentials. Another process writes 500 events/s to Kafka,
+and clients post 50 realistic requests/s; in turn with these sockets and without any. Memory is the
+worker's own (RSS); what the kernel needs for the sockets is named apart.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _goals(name: str) -> list[Goal]:
 @contextmanager
 def _service(broker: str, users: int) -> Iterator[Service]:
     with contenders.folder() as files:
-        service = Service(
+        service = contenders.ProtectedService(
             files,
             KAFKA_BROKER=broker,
             JOBQUEST_WORKERS="1",

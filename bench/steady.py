@@ -90,9 +90,11 @@ def _consuming(name: str) -> Iterator[Contender]:
     """Our service or the peer, with two workers and its consumer, warm, and its own broker."""
     with contenders.kafka() as broker:
         started = (
-            contenders.ours(consuming=True, KAFKA_BROKER=broker, JOBQUEST_WORKERS="2")
+            contenders.ours(
+                consuming=True, protected=True, KAFKA_BROKER=broker, JOBQUEST_WORKERS="2"
+            )
             if name == OURS
-            else contenders.fastapi(broker, consuming=True)
+            else contenders.fastapi(broker, consuming=True, protected=True)
         )
         with started as contender:
             sent(contender, STEADY_RATE, STEADY_CLIENTS, WARM_SECONDS)

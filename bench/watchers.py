@@ -5,7 +5,8 @@ the measures:
 
 It prints "ready" when all are connected, reads until its input ends, and prints as JSON how many of
 the bench's events arrived and how old they were. A stalled viewer reads nothing for the first 15 s.
-With USERS, each of so many users has a socket with its own events too; their figures are `own`.
+With USERS, each of so many users has a socket with its own events too, opened with that user's
+token; their figures are `own`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bench.workload import API_KEY, token
 from jobquest import open_files
 from tests.frames import Upgrade
 
@@ -52,8 +54,8 @@ class Arrivals:
 class Watcher:
     """One viewer's connection."""
 
-    def __init__(self, url: str, arrivals: Arrivals, query: str = "") -> None:
-        upgraded = Upgrade(url, query=query)
+    def __init__(self, url: str, arrivals: Arrivals, credential: str = API_KEY) -> None:
+        upgraded = Upgrade(url, Authorization=f"Bearer {credential}")
         assert upgraded.code == 101, upgraded.head
         self.socket = upgraded.socket
         self.socket.setblocking(False)
@@ -103,7 +105,7 @@ def main(url: str, viewers: int, stalled: int, users: int = 0) -> None:
     arrivals, unseen, own = Arrivals(), Arrivals(), Arrivals()
     selector = selectors.DefaultSelector()
     watchers = [Watcher(url, arrivals) for _ in range(viewers)]
-    watchers += [Watcher(url, own, f"?userId=user_{number}") for number in range(users)]
+    watchers += [Watcher(url, own, token(f"user_{number}")) for number in range(users)]
     for watcher in watchers:
         selector.register(watcher.socket, selectors.EVENT_READ, watcher)
     sleepers = [Watcher(url, unseen) for _ in range(stalled)]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-import string
+import secrets
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import jwt
 import msgspec
 
+from jobquest.access.digests import KEY_PREFIX, new_secret
 from jobquest.clock import now_ms
 from jobquest.events import CATALOGUE, Event, new_id
 
@@ -21,10 +25,13 @@ BATCH_PATH = "/api/kafka/events/batch"
 BATCH_EVENTS = 100
 ORIGIN = "http://localhost:3000"  # of the front end whose pages send the realistic requests
 ID = "00000000-0000-4000-8000-000000000000"  # the placeholder for a new id in each request
+# Every process of a bench inherits these two from the first one.
+JWT_SECRET = os.environ.setdefault("BENCH_JWT_SECRET", secrets.token_hex(32))  # signs the tokens
+API_KEY = os.environ.setdefault("BENCH_API_KEY", new_secret(KEY_PREFIX))  # of servers
+_TOKEN_SECONDS = 24 * 60 * 60
 _DIFFERENT_BATCHES = 20
 _THINGS = 50  # different missions, jobs and so on
 _TYPES = list(CATALOGUE)
-_TOKEN_BYTES = 200
 _MIXED = 2_654_435_761  # odd: multiples of it reach every 32-bit number once
 _BROWSER = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko)"
@@ -103,34 +110,41 @@ def batch() -> Request:
 
 def realistic() -> Request:
     """What a page of the front end sends through a proxy, one event per request: of every type,
-    from 1,000 users, with an id, the time and a token."""
-    return _realistic(PATH, [json.dumps(event) for event in _sent(USERS)], 1)
+    from 1,000 users, each with an id, the time and its user's token."""
+    events = list(_sent(USERS))
+    tokens = [token(event["userId"]) for event in events]
+    return _realistic(PATH, [json.dumps(event) for event in events], 1, tokens)
 
 
 def realistic_batch() -> Request:
-    """A hundred of these events per request."""
+    """A hundred of these events per request, with a server's key: they are of many users."""
     events = list(_sent(_DIFFERENT_BATCHES * BATCH_EVENTS))
     bodies = [
         json.dumps({"events": events[begin : begin + BATCH_EVENTS]})
         for begin in range(0, len(events), BATCH_EVENTS)
     ]
-    return _realistic(BATCH_PATH, bodies, BATCH_EVENTS)
+    return _realistic(BATCH_PATH, bodies, BATCH_EVENTS, [API_KEY] * len(bodies))
 
 
-def _realistic(path: str, bodies: list[str], events: int) -> Request:
-    chance = random.Random(7)
-    characters = string.ascii_letters + string.digits + "-_"
+def token(user: str) -> str:
+    """A valid token of a user, as an identity provider gives it."""
+    now = int(time.time())
+    claims = {"sub": user, "iat": now, "exp": now + _TOKEN_SECONDS}
+    return jwt.encode(claims, JWT_SECRET, "HS256")
+
+
+def _realistic(path: str, bodies: list[str], events: int, credentials: list[str]) -> Request:
     heads = [
         [
             f"Origin: {ORIGIN}",
             f"User-Agent: {_BROWSER}",
             "Accept: application/json, text/plain, */*",
-            f"Authorization: Bearer {''.join(chance.choices(characters, k=_TOKEN_BYTES))}",
+            f"Authorization: Bearer {credential}",
             f"X-Forwarded-For: 203.0.113.{number % 250 + 1}",
             "X-Forwarded-Proto: https",
             f"X-Request-Id: {ID}",
         ]
-        for number in range(len(bodies))
+        for number, credential in enumerate(credentials)
     ]
     return Request(path, bodies, events, heads)
 

@@ -27,6 +27,8 @@ from bench.plan import MeasureFailed, interleaved
 from bench.posting import check_kept
 from bench.report import Goal, Results, Series, write_section
 from bench.watchers import Arrivals
+from jobquest.access.tokens import Tokens
+from jobquest.config import load
 from jobquest.events import CATALOGUE, TOPICS, from_record, from_request
 from jobquest.events.requests import Request, read, read_batch
 from tests.service import wait_for
@@ -232,7 +234,9 @@ def test_a_realistic_request_is_taken_at_the_door_and_comes_through_a_proxy() ->
     assert all(one.has_id for one in found)
     assert {one.event.type for one in found} == set(CATALOGUE)
     head = dict(line.split(": ", 1) for line in texts[0].split("\r\n\r\n")[0].split("\r\n")[1:])
-    assert len(head["Authorization"]) == len("Bearer ") + 200
+    tokens = Tokens(load({"JOBQUEST_JWT_SECRET": workload.JWT_SECRET}))
+    caller = tokens.check(head["Authorization"].removeprefix("Bearer "))
+    assert caller.name == found[0].event.user_id
     assert head["X-Forwarded-Proto"] == "https"
     assert head["Origin"] == workload.ORIGIN
     assert {"X-Forwarded-For", "X-Request-Id", "User-Agent", "Accept"} < head.keys()

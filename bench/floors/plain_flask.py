@@ -13,7 +13,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, g, jsonify, request
+import jwt
+from flask import Flask, Response, abort, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from kafka import KafkaProducer
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
@@ -45,8 +46,15 @@ local = threading.local()
 
 @app.before_request
 def read_caller() -> None:
-    """The caller, from the headers. Tokens are not checked yet, only read."""
-    g.token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    """The caller, from the headers."""
+    g.user = None
+    if secret := os.environ.get("JWT_SECRET"):
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        try:
+            claims = jwt.decode(token, secret, ["HS256"], {"require": ["exp", "sub"]})
+        except jwt.PyJWTError:
+            abort(401)
+        g.user = claims["sub"]
     g.request_id = request.headers.get("X-Request-Id", "")
 
 
@@ -61,6 +69,8 @@ def let_read(response: Response) -> Response:
 @app.post("/api/kafka/events")
 def publish() -> ResponseReturnValue:
     body = request.get_json()
+    if g.user not in (None, body.get("userId")):
+        abort(403)
     if (id := body.get("id")) and (stored := place_of(store(), id)):
         return jsonify(placed(id, stored)), 200
     id, sent = send(body)

@@ -8,6 +8,7 @@ answered with 200. It has no outbox, no 409, no 207: only what its libraries off
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -15,14 +16,17 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
+import jwt
 import orjson
 from aiokafka import AIOKafkaProducer
 from events import AnyRequest
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel, Field
 from store import place_of, places_of, read_from
 from topics import TOPICS
+
+SECRET, KEY_DIGEST = os.environ.get("JWT_SECRET"), os.environ.get("KEY_DIGEST")  # both or neither
 
 
 class Published(BaseModel):
@@ -41,9 +45,9 @@ class BatchPublished(BaseModel):
 
 
 class Caller(NamedTuple):
-    """The caller, from the headers. Tokens are not checked yet, only read."""
+    """The caller, from the headers. `user` is a token's subject; None for a server with its key."""
 
-    token: str
+    user: str | None
     request_id: str
     origin: str
 
@@ -71,7 +75,9 @@ app.add_middleware(
 @app.post("/api/kafka/events", status_code=201)
 async def publish(event: AnyRequest, request: Request, response: Response) -> Published:
     state = request.app.state
-    request.state.caller = caller(request)
+    who = request.state.caller = caller(request)
+    if who.user not in (None, event.userId):
+        raise HTTPException(403)
     # A lookup by index in a local file takes microseconds, less than starting a thread for it.
     if event.id and (stored := place_of(state.store, event.id)):
         response.status_code = 200
@@ -84,7 +90,9 @@ async def publish(event: AnyRequest, request: Request, response: Response) -> Pu
 @app.post("/api/kafka/events/batch", status_code=201)
 async def publish_batch(batch: Batch, request: Request) -> BatchPublished:
     state = request.app.state
-    request.state.caller = caller(request)
+    who = request.state.caller = caller(request)
+    if who.user and any(event.userId != who.user for event in batch.events):
+        raise HTTPException(403)
     stored = places_of(state.store, [event.id for event in batch.events if event.id])
     new = [event for event in batch.events if event.id not in stored]
     records = [as_record(event) for event in new]
@@ -106,8 +114,17 @@ async def publish_batch(batch: Batch, request: Request) -> BatchPublished:
 
 def caller(request: Request) -> Caller:
     headers = request.headers
-    token = headers.get("authorization", "").removeprefix("Bearer ")
-    return Caller(token, headers.get("x-request-id", ""), headers.get("origin", ""))
+    user = user_of(headers.get("authorization", "").removeprefix("Bearer ")) if SECRET else None
+    return Caller(user, headers.get("x-request-id", ""), headers.get("origin", ""))
+
+
+def user_of(credential: str) -> str | None:
+    if hashlib.sha256(credential.encode()).hexdigest() == KEY_DIGEST:
+        return None
+    try:
+        return jwt.decode(credential, SECRET, ["HS256"], {"require": ["exp", "sub"]})["sub"]
+    except jwt.PyJWTError as error:
+        raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"}) from error
 
 
 def published(id: str, topic: str, partition: int, offset: int) -> Published:
