@@ -89,8 +89,8 @@ def addresses_of(rules: Iterable[str]) -> list[str]:
 
 
 PATHS = (*addresses_of(served_pages()), *VIEWS)
-# Without the page that knows nobody yet: no header, and the first field has the focus.
-INSIDE = tuple(path for path in PATHS if path != "/sign-in")
+# Without those that know nobody yet: no header, and the first field has the focus.
+INSIDE = tuple(path for path in PATHS if not path.startswith("/sign-in"))
 SECRETS = {"userEmail": "secret@example.org", "userAgent": "SecretAgent", "ipAddress": "192.0.2.99"}
 
 # How far content was moved, and how much of it: https://web.dev/articles/cls
