@@ -437,10 +437,12 @@ def test_signing_in_over_plain_http_from_elsewhere_is_refused(
     try:
         app.extensions["jobquest"].access.operators.add("ada", PASSWORD, "operator")
         client = app.test_client()
+        form = {"csrf_token": token_in(client.get("/sign-in").text)}
+        form |= {"name": "ada", "password": PASSWORD}
         for proto, code in (("http", 403), ("https", 303)):
             forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": proto}
             page = client.get("/sign-in", headers=forwarded).text
-            form = {"csrf_token": token_in(page), "name": "ada", "password": PASSWORD}
+            assert ('type="password"' in page) == (proto == "https")  # nobody is led to type it
             answer = client.post("/sign-in", data=form, headers=forwarded)
             assert answer.status_code == code
             if code == 303:

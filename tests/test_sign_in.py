@@ -3,6 +3,7 @@ usual way, `test_provider.py` the identity provider."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import update
 
 from jobquest import create_app
 from jobquest.access import Access
+from jobquest.access.bounds import SIGN_INS
 from jobquest.access.tables import sessions
 from jobquest.clock import now_ms
 from tests.service import wait_for
@@ -84,6 +86,25 @@ def test_a_form_that_stays_open_while_somebody_fails_still_works(client: FlaskCl
     form: dict[str, Any] = {"csrf_token": token, "name": "ada"}
     assert client.post("/sign-in", data=form | {"password": "wrong"}).status_code == 401
     assert client.post("/sign-in", data=form | {"password": PASSWORD}).status_code == 303
+
+
+def test_whoever_is_refused_stays_at_the_form_and_reads_what_to_do(
+    client: FlaskClient, access: Access
+) -> None:
+    def refusal(code: int, **form: str) -> str:
+        answer = client.post("/sign-in", data={"name": "ada", "next": "/topics", **form})
+        assert answer.status_code == code
+        assert 'value="ada"' in answer.text
+        assert 'name="next" value="/topics"' in answer.text
+        return re.findall('role="alert">(.*)</p>', answer.text)[0] + str(answer.headers)
+
+    token = token_in(client.get("/sign-in").text)
+    assert "open for too long" in refusal(403, password=PASSWORD)
+    for _ in range(SIGN_INS):
+        access.bounds.sign_in("ada", "127.0.0.1")
+    assert re.search(r"again in (\d) s\.[^§]*Retry-After: \1", refusal(429, csrf_token=token))
+    access.operators.remove("ada")
+    assert "flask operators add" in refusal(503, csrf_token=token)
 
 
 def test_no_page_repeats_a_password_and_no_cache_keeps_one(client: FlaskClient) -> None:

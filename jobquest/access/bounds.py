@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from math import ceil
 from pathlib import Path
 
 from jobquest.access.caller import Caller
@@ -48,7 +49,8 @@ class Bounds:
         place = _network(address)
         by_name = self._take("sign-in", f"{name} {place}", SIGN_INS / 60, SIGN_INS)
         if wait := max(by_name, self._take("sign-in from", place, SIGN_INS / 60, SIGN_INS)):
-            raise TooMany("Too many sign-ins; try again later.", wait)
+            line = f"Too many sign-ins from your address: try again in {ceil(wait)} s."
+            raise TooMany(line, wait)
 
     def redrive(self, caller: Caller) -> None:
         """Count a redrive. Raises TooMany."""

@@ -18,12 +18,12 @@ from jobquest.access.provider import ERROR_CODE, Attempt, Provider
 from jobquest.errors import JobQuestError, Unauthenticated
 from jobquest.web.answers import runtime
 from jobquest.web.audited import audited, noted
-from jobquest.web.errors import answer_to
 from jobquest.web.needs import PUBLIC, needs
 from jobquest.web.pages.sign_in import (
     begin_session,
     delete_cookie,
     form_page,
+    refusal,
     refuse_plain_http,
     set_cookie,
     wanted,
@@ -46,11 +46,11 @@ class _Kept(msgspec.Struct):
 @needs(PUBLIC)
 def start() -> ResponseReturnValue:
     """Send the browser to the provider."""
-    refuse_plain_http()
     try:
+        refuse_plain_http()
         address, attempt = _provider().begin(_redirect_uri())
     except JobQuestError as error:
-        return form_page(error.args[0], answer_to(error).code)
+        return refusal(error)
     response = cast(Response, redirect(address, 303))
     set_cookie(response, COOKIE, _signed(_Kept(attempt, wanted())), SECONDS)
     return response
@@ -74,7 +74,7 @@ def _finished(provider: Provider) -> Response:
     try:
         identity = provider.finish(kept.attempt, _code(provider), _redirect_uri())
     except JobQuestError as error:
-        return form_page(error.args[0], answer_to(error).code, kept.next)
+        return refusal(error, kept.next)
     if identity.role is None:
         noted("sign-in.failed", name=identity.name)
         return form_page(_not_listed(provider, identity.name), 403, kept.next)

@@ -19,10 +19,11 @@ from flask.typing import ResponseReturnValue
 from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.access.sessions import HOURS
 from jobquest.addresses import is_loopback
-from jobquest.errors import Forbidden, Unavailable
+from jobquest.errors import Forbidden, JobQuestError, Unauthenticated, Unavailable
 from jobquest.web.audited import audited, noted
 from jobquest.web.csrf import FIELD, Csrf
 from jobquest.web.current import CALLER, caller, runtime
+from jobquest.web.errors import answer_to
 from jobquest.web.guard import COOKIE, SIGN_IN, session_cookie
 from jobquest.web.needs import ANYBODY, PUBLIC, needs
 from jobquest.web.proxies import ORIGINAL
@@ -31,6 +32,7 @@ page = Blueprint("sign_in", __name__)
 
 FORM_COOKIE = "jobquest_form"  # of a form without a session
 _WRONG = "This name and password do not belong together."
+_OLD_FORM = "This form was open for too long, or cookies are off: please sign in again."
 _SIGNED_OUT = "signed-out"  # a parameter of the page
 _PLAIN_HTTP = (
     "Signing in needs https: over plain http, everybody on the way could read the password. Open"
@@ -69,8 +71,17 @@ def form() -> ResponseReturnValue:
 @audited("session.begun", "sign-in.failed")
 def sign_in() -> ResponseReturnValue:
     """Begin a session, and go on to the wanted page."""
+    try:
+        name = _proved_name()
+    except JobQuestError as error:
+        return refusal(error)
+    return begin_session(name, None, wanted())
+
+
+def _proved_name() -> str:
+    """Whose password the form has. Raises JobQuestError."""
     refuse_plain_http()
-    _csrf().check_value(request.form.get(FIELD, ""), request.cookies.get(FORM_COOKIE, ""))
+    _refuse_foreign_form()
     access = runtime().access
     access.refuse_if_lost()
     name, password = request.form.get("name", ""), request.form.get("password", "")
@@ -79,8 +90,15 @@ def sign_in() -> ResponseReturnValue:
         # Another name may be a password that was typed into the wrong field.
         known = any(one["name"] == name for one in access.operators.listed())
         noted("sign-in.failed", name=name if known else "unknown")
-        return form_page(_WRONG, 401)
-    return begin_session(name, None, wanted())
+        raise Unauthenticated(_WRONG)
+    return name
+
+
+def _refuse_foreign_form() -> None:
+    try:
+        _csrf().check_value(request.form.get(FIELD, ""), request.cookies.get(FORM_COOKIE, ""))
+    except Forbidden:
+        raise Forbidden(_OLD_FORM) from None
 
 
 @page.post("/sign-out")
@@ -114,18 +132,27 @@ def begin_session(name: str, role: str | None, next: str) -> Response:
     return response
 
 
+def refusal(error: JobQuestError, next: str | None = None) -> Response:
+    """The form again, with why nobody was signed in."""
+    answer = answer_to(error)
+    response = form_page(error.args[0], answer.code, next)
+    response.headers.update(answer.headers)
+    return response
+
+
 def form_page(problem: str, code: int, next: str | None = None) -> Response:
     """The form, with what went wrong; `next`: the wanted page, if the address does not name it."""
     cookie = request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
-    provider = runtime().access.provider
+    may = is_private()
+    provider = runtime().access.provider if may else None
     page = render_template(
         "sign_in.html",
-        problem=problem or ("" if is_private() else _PLAIN_HTTP),
+        problem=problem or ("" if may else _PLAIN_HTTP),
         name=request.form.get("name", ""),
         next=wanted() if next is None else next,
         form_token=_csrf().token(cookie),
         provider=provider and provider.host,
-        by_password=provider is None or _has_operators(),
+        by_password=may and (provider is None or _has_operators()),
         signed_out=_SIGNED_OUT in request.args and not problem,
     )
     response = make_response(page, code)
