@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_cookie
 
 from jobquest.access import Access
-from jobquest.access.caller import WRITE, Caller
+from jobquest.access.caller import ROLES, WRITE, Caller
 from jobquest.access.digests import KEY_PREFIX
 from jobquest.config import Config
 from jobquest.errors import Forbidden, JobQuestError, Unauthenticated
@@ -64,11 +64,11 @@ class AccessGuard:
             caller = self._caller(environ)
             if caller is None:
                 return _LATER
+            environ[CALLER] = caller  # of a refusal too: its page has their navigation
             if ANYBODY not in needed and needed.isdisjoint(caller.scopes):
-                raise Forbidden(_too_few(needed))
+                raise Forbidden(_too_few(needed, caller))
             if WRITE in needed and environ["REQUEST_METHOD"] == "POST":
                 self._access.bounds.refuse_publish(caller)
-            environ[CALLER] = caller
         except Unauthenticated as error:
             return self._sign_in(environ) or answer_to(error)
         except JobQuestError as error:
@@ -159,5 +159,7 @@ def _is_preflight(environ: Environ) -> bool:
     )
 
 
-def _too_few(needed: frozenset[str]) -> str:
+def _too_few(needed: frozenset[str], caller: Caller) -> str:
+    if caller.kind == "operator" and needed & ROLES["operator"]:
+        return "Only operators may do this, and you have signed in as a viewer."
     return f"This needs the scope {' or '.join(sorted(needed))}, which your credential lacks."
