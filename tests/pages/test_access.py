@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.oidc_provider import OidcProvider
 from tests.pages.conftest import Visit
-from tests.pages.looks import button, faults, looks, overflow
+from tests.pages.looks import button, faults, looks, overflow, write
 from tests.pages.test_sign_in import PASSWORD, add_operator
 from tests.service import Service, wait_for
 from tests.template import ForkedService
@@ -19,6 +19,7 @@ from tests.template import ForkedService
 pytestmark = pytest.mark.browser
 
 WIDTHS = (320, 390, 820, 1024, 1440)
+VIEWER = "vic" * 33
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """A protected service with an operator and a viewer. (Nobody asks for its provider.)"""
     made = ForkedService(tmp_path, **OidcProvider().settings).start()
     add_operator(made)
-    add_operator(made, "vic" * 33, "viewer")
+    add_operator(made, VIEWER, "viewer")
     yield made
     made.kill()
 
@@ -113,3 +114,21 @@ def test_the_button_to_sign_out_leaves_the_top_in_one_line(service: Service, vis
         middles = [box["y"] + box["height"] / 2 for box in boxes if box]
         assert len(middles) == 3
         assert max(middles) - min(middles) < 8, path
+
+
+def test_a_viewer_is_offered_nothing_that_would_be_refused(service: Service, visit: Visit) -> None:
+    write(service, [b"no JSON"])
+    page = visit("/failures")
+    page.get_by_label("Name").fill(VIEWER)
+    page.get_by_label("Password").fill(PASSWORD)
+    button(page, "Sign in").click()
+    link = page.get_by_role("link", name="#1").last
+    expect(link).to_be_visible()
+    assert page.locator("main :is(button, input[type=checkbox]):visible").all_inner_texts() == [
+        "Filter"
+    ]
+    expect(page.get_by_role("link", name="Edit")).to_have_count(0)
+    link.click()
+    expect(page.get_by_role("heading", name="Why it died")).to_be_visible()
+    assert set(page.locator("main button:visible").all_inner_texts()) == {"Copy"}
+    expect(page.locator("main textarea:visible")).to_have_count(0)
