@@ -292,7 +292,9 @@ def test_no_number_breaks_inside_its_cell_however_long_the_names_beside_it(
     service.wait_until_caught_up()
     wait_for(lambda: service.status()["deadLetters"] == 3, 30, service.tail)
     paths = ["/", "/users", f"/users/{users[0]}", "/analytics?window=day", "/topics"]
-    paths += ["/failures", "/dead-letters/1", f"/events/{id}", "/topics/achievements"]
+    paths += ["/failures", "/dead-letters/1", f"/events/{id}", "/topics/achievements", "/audit"]
+    reason = json.dumps({"reason": "because-of-" * 20}).encode()  # which the audit trail has
+    service.request("POST", "/api/kafka/dead-letters/3/discard", reason)
     page = visit("/")
     for path in paths:
         page.goto(service.url + path)
