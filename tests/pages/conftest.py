@@ -3,8 +3,10 @@ protected, and an operator has signed in, unless a test says otherwise."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,32 @@ def visit(browser: Browser, service: Service, shared_browser: SharedBrowser) -> 
     yield open_it
     shared_browser.close_contexts()  # what the pages still have to say comes before that returns
     assert complaints == []
+
+
+# --- a page of another origin ---
+
+
+class FrontEnd(BaseHTTPRequestHandler):
+    """Serves an empty page."""
+
+    def do_GET(self) -> None:
+        body = b"<!doctype html><title>A front end</title>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Where the front end is served, under any name of loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), FrontEnd) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()

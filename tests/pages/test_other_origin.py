@@ -3,9 +3,7 @@ arrives if the origin is listed, and is refused if it is not."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -44,32 +42,6 @@ SOCKET = """(url) => new Promise((tell) => {
     socket.onmessage = ({ data }) => tell(JSON.parse(data).kind);
     socket.onclose = () => tell("closed");
 })"""
-
-
-class FrontEnd(BaseHTTPRequestHandler):
-    """Serves an empty page."""
-
-    def do_GET(self) -> None:
-        body = b"<!doctype html><title>A front end</title>"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """Where the front end is served, under any name of loopback."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), FrontEnd) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")
