@@ -10,7 +10,7 @@ from jobquest.access.caller import Caller
 from jobquest.runtime import Runtime
 
 CALLER = "jobquest.caller"
-"""In the environ: the `Caller`, once the guard has let the request in."""
+"""In the environ: the `Caller`, once the guard knows them, also of a request that it refuses."""
 
 
 def runtime() -> Runtime:
