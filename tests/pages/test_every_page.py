@@ -145,6 +145,9 @@ def test_nobody_is_shut_out_and_nothing_is_cut_off(service: Service, visit: Visi
             too_wide = [f"{overflow(page)} px too wide"] if overflow(page) > 0 else []
             if found := faults(page) + too_wide:
                 wrong[path, look] = found
+        for look in looks(page, (820,), ["light"]):  # one of the narrowest with tables
+            if overflow(page) > 0:
+                wrong[path, look] = f"{overflow(page)} px too wide"
     assert wrong == {}
 
 
