@@ -82,6 +82,14 @@ def test_a_refusal_costs_nothing(limits: Limits, clock: Clock) -> None:
     assert len(set(waits)) == 1
 
 
+def test_what_is_given_back_can_be_taken_again_and_no_more(limits: Limits, clock: Clock) -> None:
+    assert allowed(limits) == 5
+    limits.take("test", "ada", 10, 5, -2)
+    assert allowed(limits) == 2
+    limits.take("test", "ada", 10, 5, -50)
+    assert allowed(limits) == 5
+
+
 def test_each_kind_and_name_has_a_bucket_of_its_own(limits: Limits) -> None:
     names = ["", "ada", "Ada", "a" * 100_000, "ada\0", "\udcff", "тест"]
     assert [allowed(limits, name) for name in names] == [5] * len(names)

@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import create_environ
 
 from jobquest import create_app
+from jobquest.access import limits
+from jobquest.access.caller import LOCAL
 from jobquest.connection import Connection
 from jobquest.errors import LogUnavailable
 from jobquest.log import Position
@@ -31,6 +34,7 @@ from jobquest.web import publishing
 from jobquest.web.entrance import Entrance
 from jobquest.web.publishing import AsyncPublisher, Publish
 from jobquest.worker import Worker
+from tests.identity_provider import SECRET, token
 from tests.raw import LOGIN, PLAIN, Talk
 from tests.service import Service, wait_for
 
@@ -261,6 +265,29 @@ def test_an_id_that_is_processed_is_left_to_a_thread_and_harms_no_other(app: Fla
     assert after - before == 4, "nothing of a batch may be there before a thread publishes it"
 
 
+def test_what_is_left_to_a_thread_counts_once(
+    settings: dict[str, str], made_read_side: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_now", lambda: 10**15)
+    app = create_app(
+        {**settings, "JOBQUEST_JWT_SECRET": SECRET, "JOBQUEST_USER_EVENTS_PER_SECOND": "1"}
+    )
+    runtime, mine = app.extensions["jobquest"], f"Bearer {token(sub='ada')}"
+    runtime.producer.publish("user.login", "ada", {}, id="known")
+    wait_for(lambda: runtime.consumer.step(0.1) == 0, 10)
+    runtime.consumer.close()
+    assert runtime.access.everybody() is None
+    runtime.access.bearer(mine.removeprefix("Bearer "))
+    publish = received(app, data=body(id="known"), Authorization=mine)
+    assert publish
+    publisher_of(app).keep([publish])
+    assert not publish.pending
+    post = partial(app.test_client().post, EVENTS, headers={"Authorization": mine})
+    answers = [post(data=body(id="known"), content_type=JSON) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    runtime.stop()
+
+
 def test_what_the_log_refuses_is_told_as_a_thread_tells_it(app: Flask) -> None:
     publish = received(app)
     assert publish
@@ -404,8 +431,14 @@ def test_a_log_that_is_locked_keeps_nobody_waiting_but_who_publishes(tmp_path: P
 def test_a_publish_that_the_log_never_settles_is_answered_in_time() -> None:
     worker = Worker.__new__(Worker)
     pending: Pending[Position] = Pending()
-    publish = Publish([], is_batch=False, pending=[pending])
-    waiting = SimpleNamespace(publish=publish, busy=True, closed=False, deadline=100.0)
+    publish = Publish([], False, LOCAL, pending=[pending])
+    waiting = SimpleNamespace(
+        publish=publish,
+        busy=True,
+        closed=False,
+        deadline=100.0,
+        framing=SimpleNamespace(head=b""),
+    )
     worker._conns = {7: waiting}  # type: ignore[dict-item]
     worker.notify = worker._listen = lambda *_: None  # type: ignore[method-assign]
     worker.alive = True
@@ -491,7 +524,7 @@ def test_a_thread_that_cannot_begin_costs_its_own_connection() -> None:
 
     worker._threads = SimpleNamespace(put=put)  # type: ignore[assignment]
     worker._publisher = SimpleNamespace(keep=lambda several: None)  # type: ignore[assignment]
-    publish = Publish([], is_batch=False)
+    publish = Publish([], False, LOCAL)
     worker._received = [SimpleNamespace(conn=conn, publish=publish)]  # type: ignore[list-item]
     worker._conns = {conn.fd: conn}
     worker._keep()

@@ -38,6 +38,11 @@ class Bounds:
         rate, ask = self._events, not events
         return self._take("publish", caller.user, rate, rate, events or 1, ask=ask)
 
+    def forget_publish(self, caller: Caller, events: int) -> None:
+        """Take back that events were counted: somebody else will count them."""
+        if caller.user is not None:
+            self._take("publish", caller.user, self._events, self._events, -events)
+
     def refuse_publish(self, caller: Caller, events: int = 0) -> None:
         """The same; raises TooMany."""
         if wait := self.publish(caller, events):

@@ -71,6 +71,7 @@ class Limits:
 
         A full bucket gives more than it holds, and is empty for the longer: a batch may be larger
         than `burst`. `burst / rate` is at most an hour.
+        Fewer than none are given back.
         """
         label = f"{kind}\0{name}".encode("utf-8", "surrogatepass")
         one = _NS / rate
@@ -158,7 +159,7 @@ class _File:
         if full < now or full - now > LONGEST_SECONDS * _NS:
             full = now
         wait = full - now - room + (cost if cost < room else room)
-        if wait > 0:
+        if wait > 0 and cost > 0:
             return wait / _NS
         if not ask:
             words[first + at] = full + cost

@@ -113,6 +113,7 @@ class Publish:
 
     requests: Sequence[Request]
     is_batch: bool
+    caller: Caller
     pending: Sequence[Pending[Any]] = ()
 
     def expire(self) -> None:
@@ -152,7 +153,7 @@ class AsyncPublisher:
         if self._runtime.access.bounds.publish(caller, len(requests)):
             return None
         self._under_way += len(requests)
-        return Publish(requests, is_batch)
+        return Publish(requests, is_batch, caller)
 
     def keep(self, several: Sequence[Publish]) -> None:
         """Have the log keep the events of several publishes, together. If nothing of a publish is
@@ -163,8 +164,11 @@ class AsyncPublisher:
             for publish, pending in zip(several, pending_of, strict=True):
                 publish.pending = pending
         finally:
-            left = (publish for publish in several if not publish.pending)
-            self._under_way -= sum(len(publish.requests) for publish in left)
+            for publish in several:
+                if not publish.pending:  # the thread counts them
+                    self._under_way -= len(publish.requests)
+                    bounds = self._runtime.access.bounds
+                    bounds.forget_publish(publish.caller, len(publish.requests))
 
     def answer(self, publish: Publish) -> Answer:
         """The answer to a publish, once nothing of it is pending any more."""
