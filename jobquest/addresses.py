@@ -97,10 +97,10 @@ def public_url(text: str) -> PublicUrl:
 
 
 def secure_url(text: str) -> str:
-    """An https address, unchanged; an http one only of this machine. Raises ValueError with the
-    reason."""
-    if not re.fullmatch(r"[!-~]+", text):
-        raise ValueError("it has characters that no address has")
+    """An https address, unchanged; an http one only of this machine. It may have a query, but no
+    fragment. Raises ValueError with the reason."""
+    if not re.fullmatch(r"[!-~]+", text) or set("#\\") & set(text):
+        raise ValueError("it has characters that no such address has")
     parts = _split(text.partition("?")[0], "a URL", "https://id.example.com")
     _, host = _scheme_and_host(parts)
     if parts.scheme == "http" and not is_loopback(host_name(host)):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from jobquest import addresses, environment
 from jobquest.addresses import PublicUrl
@@ -122,22 +121,6 @@ def _pem_file(value: str) -> Path:
     if "-----BEGIN" in value:
         raise ValueError("it is the key itself; write it to a file, and name that")
     return Path(value)
-
-
-def _provider_url(value: str) -> str:
-    """An address of an identity provider. It may have a query."""
-    try:
-        parts = urlsplit(value)
-        host = addresses.host_name(parts.netloc)
-        port = parts.port
-    except ValueError:  # a user or password, too
-        host, port = "", 0
-    is_plain = re.fullmatch(r"[!-~]+", value) and "\\" not in value and "#" not in value
-    if not is_plain or not host or port == 0 or parts.scheme not in ("https", "http"):
-        raise ValueError("write for example https://id.example.com/.well-known/jwks.json")
-    if parts.scheme == "http" and not addresses.is_loopback(host):
-        raise ValueError("anybody on the way could change what comes by http; use https")
-    return value
 
 
 def _is_secret(variable: str) -> bool:
@@ -255,7 +238,7 @@ class Config:
     jwks_url: str | None = setting(
         "JOBQUEST_JWKS_URL",
         None,
-        _provider_url,
+        addresses.secure_url,
         "or: where their identity provider has its keys",
     )
     jwt_issuer: str | None = setting(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobquest.access import jwks
+from jobquest.access import fetching, jwks
 from jobquest.access.tokens import Tokens
 from jobquest.config import load
 from jobquest.errors import AccessUnavailable, Unauthenticated
@@ -293,7 +293,7 @@ def test_an_answer_that_comes_byte_by_byte_ends(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
+    monkeypatch.setattr(fetching, "SECONDS", 0.3)
     hangs = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:

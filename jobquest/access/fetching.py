@@ -50,6 +50,18 @@ def fetch(
     return answer.status, body
 
 
+def fetch_document(url: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """What is at an address. Raises Unavailable, also if the answer's code is not 200."""
+    return successful(*fetch(url, headers=headers))
+
+
+def successful(status: int, body: bytes) -> bytes:
+    """The body of an answer. Raises Unavailable if its code is not 200."""
+    if status != 200:
+        raise Unavailable(f"it answered {status}")
+    return body
+
+
 def _connected(parts: SplitResult) -> socket:
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     host = parts.hostname or ""

@@ -7,15 +7,10 @@ the provider is away, the keys that are known stay.
 from __future__ import annotations
 
 import logging
-import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
-from socket import SHUT_RDWR, create_connection, socket
-from urllib.parse import SplitResult, urlsplit
 
+from jobquest.access.fetching import fetch_document
 from jobquest.access.public_keys import TokenKey, from_jwk
 from jobquest.errors import AccessUnavailable, InvalidEvent, Unavailable
 from jobquest.events import strict_json
@@ -27,8 +22,6 @@ RETRY_SECONDS = 30.0  # after one that failed; sooner at first
 ASK_SECONDS = 30.0  # between two fetches for the sake of unknown keys
 WAIT_SECONDS = 5.0  # for such a fetch
 MAX_WAITING = 8  # threads: a stranger could make them all wait for a slow provider
-FETCH_SECONDS = 10.0
-MAX_BYTES = 256 * 1024
 MAX_KEYS = 100
 
 
@@ -116,7 +109,7 @@ class Jwks:
     def _fetch(self) -> None:
         before = self._failure
         try:
-            fetched = _keys_in(_body_of(self._url))
+            fetched = _keys_in(fetch_document(self._url))
         except Unavailable as error:
             self._failure = str(error)
             if self._failure != before:
@@ -155,54 +148,3 @@ def _keys_in(body: bytes) -> list[TokenKey]:
         raise Unavailable(f"its answer has no list `keys` of at most {MAX_KEYS}")
     found = (from_jwk(one) for one in listed if isinstance(one, dict))
     return [key for key in found if key]
-
-
-def _body_of(url: str) -> bytes:
-    """What is at an address; nothing that it refers to is followed. Raises Unavailable."""
-    parts = urlsplit(url)
-    try:
-        with closing(_connected(parts)) as sock, _ending(sock):
-            if isinstance(sock, ssl.SSLSocket):
-                sock.do_handshake()
-            connection = HTTPConnection(parts.netloc)
-            connection.sock = sock
-            path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-            connection.request("GET", path, headers={"Accept": "application/json"})
-            answer = connection.getresponse()
-            body = answer.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise Unavailable(error.strerror or str(error)) from None
-    except HTTPException:
-        raise Unavailable("it does not answer as HTTP demands") from None
-    if answer.status != 200:
-        raise Unavailable(f"it answered {answer.status}")
-    if len(body) > MAX_BYTES:
-        raise Unavailable(f"its answer is larger than {MAX_BYTES // 1024} KB")
-    return body
-
-
-def _connected(parts: SplitResult) -> socket:
-    tls = ssl.create_default_context() if parts.scheme == "https" else None
-    host = parts.hostname or ""
-    sock = create_connection((host, parts.port or (443 if tls else 80)), FETCH_SECONDS)
-    if not tls:
-        return sock
-    # The handshake comes later, because somebody could make it last for hours.
-    return tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-
-
-@contextmanager
-def _ending(sock: socket) -> Iterator[None]:
-    """End a connection after FETCH_SECONDS: a socket's own limit is for each byte."""
-
-    def end() -> None:
-        with suppress(OSError):
-            sock.shutdown(SHUT_RDWR)
-
-    timer = threading.Timer(FETCH_SECONDS, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

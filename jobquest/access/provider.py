@@ -27,7 +27,7 @@ from joserfc.jwk import KeySet, import_key
 from joserfc.jws import JWSRegistry
 
 from jobquest import addresses
-from jobquest.access.fetching import fetch
+from jobquest.access.fetching import fetch, fetch_document, successful
 from jobquest.config import Oidc
 from jobquest.errors import AccessUnavailable, Unauthenticated, Unavailable
 
@@ -172,7 +172,7 @@ class Provider:
         status, body = fetch(found.token_endpoint, form, headers)
         if status in (400, 401, 403):
             raise Unauthenticated(f"{self.host} refused this sign-in{_error_in(body)}.")
-        return _decoded(status, body, _Tokens)
+        return _decoded(successful(status, body), _Tokens)
 
     def _claims(self, found: _Metadata, tokens: _Tokens, nonce: str) -> Mapping[str, Any]:
         """What the ID token says, once all of it is checked (OpenID Connect Core 1.0, section
@@ -231,12 +231,10 @@ def _check_addresses(found: _Metadata) -> None:
 
 
 def _document(url: str, kind: type[_T], headers: Mapping[str, str] | None = None) -> _T:
-    return _decoded(*fetch(url, headers=headers), kind)
+    return _decoded(fetch_document(url, headers), kind)
 
 
-def _decoded(status: int, body: bytes, kind: type[_T]) -> _T:
-    if status != 200:
-        raise Unavailable(f"it answered {status}")
+def _decoded(body: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
