@@ -5,6 +5,7 @@ Created by the runtime, called by it and by the web side; changes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ SILENT_AFTER_MS = 5_000
 LOG_TOPICS = (*TOPICS, DEAD_LETTERS, RETRIES, AUDIT)
 HEALTHY = frozenset({"running", "idle"})
 WORKING = HEALTHY | {"degraded"}
+_TRAIL = re.compile(rf"(topic )?{AUDIT}")
 NOBODY_READS = "No process reads a partition yet."
 # If processes differ, the service is in the worst of their states.
 WORST_FIRST = (
@@ -87,14 +89,17 @@ class Report:
         return {
             "consumerRunning": state in WORKING,
             "state": state,
-            "reason": reason,
+            "reason": _without_trail(reason),
             "mode": self._log.mode,
             "groupId": self._group,
             "lag": progress.lag if state in WORKING else progress.lag | {"caughtUpIn": None},
             "rate": progress.rate,
             "outbox": _waiting(processes),
             **counts,
-            "processes": [{**one, "lag": progress.lag_of(one["assignment"])} for one in processes],
+            "processes": [
+                {**_without_trail(one), "lag": progress.lag_of(one["assignment"])}
+                for one in processes
+            ],
             "timestamp": format_time(now_ms()),
         }
 
@@ -223,6 +228,16 @@ def _worst(processes: list[dict[str, Any]]) -> tuple[str, str | None]:
         return "starting", NOBODY_READS  # each waits for another one: partitions change hands
     # The reason of a standby process is not the service's, if another one works.
     return state, None if state in WORKING else found[0]["reason"]
+
+
+def _without_trail(value: Any) -> Any:
+    """What everybody may see, such as the reason why a topic is not written to, without the name of
+    the audit trail's topic: that is there for those who manage the service alone."""
+    if isinstance(value, str):
+        return _TRAIL.sub("the audit trail's topic", value)
+    if isinstance(value, Mapping):
+        return {name: _without_trail(one) for name, one in value.items() if name != AUDIT}
+    return [_without_trail(one) for one in value] if isinstance(value, list) else value
 
 
 def _waiting(processes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,10 +7,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jwt
+import orjson
 import pytest
 import websocket
 from flask import Flask
@@ -18,7 +21,10 @@ from flask import Flask
 from jobquest import create_app
 from jobquest.access import Access
 from jobquest.access.caller import KEY_SCOPES, OPERATE, OWN, READ, ROLES, WRITE
+from jobquest.audit import TOPIC as AUDIT
 from jobquest.clock import now_ms
+from jobquest.log import missing_right
+from jobquest.log.outbox import Waiting
 from jobquest.web.needs import ANYBODY, PUBLIC, declared
 from tests.identity_provider import private_key, public_pem, raw_token, token, write_pem
 from tests.service import Service
@@ -181,6 +187,34 @@ def test_a_session_opens_what_its_role_says(app: Flask, name: str, role: str) ->
         return client.open(path, method=method, headers={"X-CSRF-Token": token}, json={})
 
     check_scopes(app, ROLES[role], send)
+
+
+@pytest.mark.parametrize("who", [*KEY_SCOPES, "viewer"])
+def test_no_answer_names_the_trails_topic_to_who_does_not_manage(
+    app: Flask, access: Access, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    runtime, client = app.extensions["jobquest"], app.test_client()
+    line = missing_right("WRITE", AUDIT)
+    outbox = SimpleNamespace(waiting=lambda: Waiting(1, 2.0), barred={AUDIT: line}, stuck=line)
+    working = replace(runtime._snapshot(), state="running", assignment=["achievements/0"])
+    headers: dict[str, str] = {}
+    client.get("/healthz")  # which starts the runtime
+    if who in KEY_SCOPES:
+        headers = bearer(access.keys.create("ci", [who], None))
+    else:
+        sign_in(client, "vic")
+    with monkeypatch.context() as trouble:
+        trouble.setattr(runtime, "outbox", outbox)
+        trouble.setattr(runtime, "_obstacle_lines", [line])
+        trouble.setattr(runtime, "_obstacles", SimpleNamespace(lines=lambda *_: [line]))
+        trouble.setattr(runtime, "_snapshot", lambda: working)
+        runtime.state.beat(orjson.dumps(runtime._own_heartbeat()))
+        assert "audit trail" in runtime.report.status()["reason"]
+        for method, path, _ in routes(app):
+            if method == "GET":
+                assert AUDIT not in client.get(path, headers=headers).text, path
+        for path in ("/healthz", "/readyz"):
+            assert AUDIT not in client.get(path).text
 
 
 def test_after_sign_out_a_session_opens_nothing(app: Flask) -> None:
