@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jobquest import create_app
 from jobquest.access import fetching, jwks
 from jobquest.access.tokens import Tokens
 from jobquest.config import load
@@ -30,7 +31,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     started: list[Tokens] = []
 
     def make(url: str) -> Tokens:
-        started.append(Tokens(load({"JOBQUEST_JWKS_URL": url})))
+        started.append(Tokens(load({"JOBQUEST_JWKS_URL": url}), lambda _: None))
         started[-1].start()
         return started[-1]
 
@@ -207,6 +208,31 @@ def test_a_withdrawn_key_ends_the_tokens_that_it_signed(
     wait_for(lambda: tokens.known(old) is None, 10)
     assert not is_accepted(tokens, old)
     assert tokens.known(other)
+
+
+def test_a_withdrawn_key_ends_the_sockets_of_all_whose_token_it_signed(
+    provider: Provider, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "REFRESH_SECONDS", 0.05)
+    provider.lists(idp.jwk("RS256", "one"), idp.jwk("ES256", "two"))
+    app = create_app({**settings, "JOBQUEST_JWKS_URL": provider.url})
+    access, ended = app.extensions["jobquest"].access, list[str]()
+    access.ended = ended.append
+    access.start()
+    try:
+        old = access.bearer(idp.token("RS256", "one"))
+        other = access.bearer(idp.token("ES256", "two"))
+        access.watch(old)
+        assert not ended
+        provider.lists(idp.jwk("ES256", "two"))
+        wait_for(lambda: ended == [old.credential], 10)
+        access.watch(old)  # a ticket may be older than the news
+        access.watch(other)
+        assert ended == [old.credential] * 2
+        provider.lists(idp.jwk("RS256", "one"), idp.jwk("ES256", "two"))
+        wait_for(lambda: not access._tokens.is_withdrawn(old.credential), 10)
+    finally:
+        app.extensions["jobquest"].stop()
 
 
 def test_a_key_with_the_name_of_another_one_replaces_it(

@@ -65,7 +65,7 @@ class Access:
         self.secret_key = SecretKey(config.secret_key, config.data_dir.absolute())
         self._is_protected: bool | None = None  # not known yet
         has_tokens = config.jwt_secret or config.jwt_public_key or config.jwks_url
-        self._tokens = Tokens(config) if has_tokens else None
+        self._tokens = Tokens(config, lambda one: self.ended(one)) if has_tokens else None
         self.keys = Keys(self._database, self._created)
         self.operators = Operators(self._database, self._created)
         self.sessions = Sessions(self._database)
@@ -184,6 +184,8 @@ class Access:
     def watch(self, caller: Caller) -> None:
         """Call `ended` once the credential of a caller whose socket opens now is no longer valid,
         or allows something else. The next look asks for it, because it may have ended just now."""
+        if self._tokens and self._tokens.is_withdrawn(caller.credential):
+            self.ended(caller.credential)
         if caller.kind in ("key", "operator"):
             self._watched[caller.credential] = caller
             self._is_watched_anew = True

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from hashlib import sha256
 
 from jobquest.access.fetching import fetch_document
 from jobquest.access.public_keys import TokenKey, from_jwk
@@ -28,8 +30,11 @@ MAX_KEYS = 100
 class Jwks:
     """The keys at an address. Safe for several threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ended: Callable[[str], None]) -> None:
+        """`ended` is called with the `signer` that each key was, once it is withdrawn."""
         self._url = url
+        self._ended = ended
+        self._withdrawn: frozenset[str] = frozenset()  # signers
         self._keys: tuple[TokenKey, ...] = ()
         self._failure: str | None = "they have not been fetched yet"  # of the latest fetch
         self._failures = 0  # in a row
@@ -60,6 +65,10 @@ class Jwks:
         if found is None and self._failure:
             raise AccessUnavailable("The identity provider's keys can't be fetched now.")
         return found
+
+    def is_withdrawn(self, signer: str) -> bool:
+        """Whether a key was listed once and no longer is."""
+        return signer in self._withdrawn
 
     def _known(self, id: str | None, algorithm: str) -> TokenKey | None:
         fit = [
@@ -132,9 +141,21 @@ class Jwks:
         kept = {key.identity: key for key in self._keys}
         now = {key.identity: key for key in fetched}
         self._keys = tuple(kept.get(identity, key) for identity, key in now.items())
-        for identity in kept.keys() - now.keys():
-            kept[identity].is_withdrawn = True
-        return len(now.keys() - kept.keys()), len(kept.keys() - now.keys())
+        gone = [kept[identity] for identity in kept.keys() - now.keys()]
+        for key in gone:
+            key.is_withdrawn = True
+        # First noted, then told: a socket that opens meanwhile is ended by one or the other.
+        listed = frozenset(map(signer, self._keys))
+        self._withdrawn = (self._withdrawn | frozenset(map(signer, gone))) - listed
+        for key in gone:
+            self._ended(signer(key))
+        return len(now.keys() - kept.keys()), len(gone)
+
+
+def signer(key: TokenKey) -> str:
+    """What is revoked when a key is withdrawn: the credential of all users whose token it signed.
+    Every process names it alike."""
+    return f"signer:{sha256(repr(key.identity).encode()).hexdigest()[:32]}"
 
 
 def _keys_in(body: bytes) -> list[TokenKey]:

@@ -10,13 +10,14 @@ import re
 import threading
 import time
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
 import jwt
 
 from jobquest.access.caller import Caller, of_user
-from jobquest.access.jwks import Jwks
+from jobquest.access.jwks import Jwks, signer
 from jobquest.access.public_keys import TokenKey, read_pem
 from jobquest.config import Config
 from jobquest.errors import InvalidEvent, Unauthenticated
@@ -41,10 +42,11 @@ class Tokens:
     """Checks tokens with the key of the settings, and remembers those that are valid. Safe for
     several threads."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ended: Callable[[str], None]) -> None:
+        """`ended` is called with the credential of all whose token a withdrawn key has signed."""
         self._issuer = config.jwt_issuer
         self._audience = config.jwt_audience
-        self._jwks = Jwks(config.jwks_url) if config.jwks_url else None
+        self._jwks = Jwks(config.jwks_url, ended) if config.jwks_url else None
         self._key: TokenKey | None = None
         if config.jwt_secret:
             self._key = TokenKey(config.jwt_secret.encode(), "HS256")
@@ -62,6 +64,10 @@ class Tokens:
         """Stop that. Does not wait."""
         if self._jwks:
             self._jwks.stop()
+
+    def is_withdrawn(self, credential: str) -> bool:
+        """Whether the key is withdrawn that has signed a user's token."""
+        return self._jwks is not None and self._jwks.is_withdrawn(credential)
 
     def known(self, token: str) -> Caller | None:
         """Whose token this is if it was checked before and is still valid. Never waits."""
@@ -84,7 +90,7 @@ class Tokens:
         key = self._key_for(header)
         self._verify(token, key)
         digest = _digest(token)
-        caller = of_user(claims["sub"], f"token:{digest}", float(claims["exp"]))
+        caller = of_user(claims["sub"], self._signer(key), float(claims["exp"]))
         self._remember(digest, caller, key)
         return caller
 
@@ -94,6 +100,9 @@ class Tokens:
         if key is None or key.algorithm != algorithm:
             raise Unauthenticated("The token is not signed with a key that is accepted here.")
         return key
+
+    def _signer(self, key: TokenKey) -> str:
+        return signer(key) if self._jwks else "signer:setting"
 
     def _verify(self, token: str, key: TokenKey) -> None:
         """Check the signature, the times, the issuer and the audience."""
