@@ -349,6 +349,15 @@ def test_signing_in_leads_to_no_other_site(
     assert sign_in(client, next=wanted).location == "/"
 
 
+@pytest.mark.parametrize("name", ["local", "Proxy", "unknown", "nobody"])
+def test_no_operator_has_a_name_of_the_audit_trails_own(app: Flask, name: str) -> None:
+    command = ["operators", "add", name, "--role", "viewer"]
+    told = app.test_cli_runner().invoke(args=command, input=f"{PASSWORD}\n{PASSWORD}\n")
+    assert told.exit_code != 0
+    line = f"Error: The audit trail itself uses the name {name}: choose another."
+    assert told.output.splitlines()[-1] == line
+
+
 def test_a_wrong_password_and_an_unknown_name_are_refused_alike(
     client: FlaskClient, operator: None
 ) -> None:
@@ -374,6 +383,7 @@ def test_a_request_by_cookie_needs_the_token_of_its_session(
     if token == "stale":  # of an earlier session
         sign_in(client)
         token = token_in(client.get("/").text)
+        client.delete_cookie("jobquest_session")
     sign_in(client)
     for answer in (
         client.post(EVENTS, json=EVENT, headers={"X-CSRF-Token": token}),

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from jobquest import create_app
-from jobquest.access import MARKER, Access, fetching, provider
+from jobquest.access import MARKER, Access, fetching, limits, provider
 from jobquest.config import load
 from jobquest.errors import SettingsError
 from jobquest.web.pages import provider as pages
@@ -212,6 +212,16 @@ def test_a_name_that_people_choose_stands_beside_one_that_they_do_not(
     oidc.claims = {"email_verified": False, "groups": ["support"], "preferred_username": "a" * 300}
     signed_in(client, oidc)
     assert [one["name"] for one in access.sessions.listed()] == [f"{'a' * 40} (u-17)"]
+
+
+@pytest.mark.parametrize("name", ["local", "Nobody", "key:ci", "cli:root"])
+def test_a_name_of_the_audit_trails_own_signs_nobody_in(
+    client: FlaskClient, oidc: OidcProvider, access: Access, name: str
+) -> None:
+    oidc.claims = {"email_verified": False, "groups": ["support"], "sub": name}
+    oidc.userinfo = {"sub": name}
+    assert f"names you {name}, which the audit trail" in refused(signed_in(client, oidc), 401)
+    assert not access.sessions.listed()
 
 
 def test_claims_that_the_token_lacks_are_asked_for(
@@ -457,7 +467,7 @@ def test_few_wait_for_a_slow_provider(
         goes_on.wait(20)
         return 503, b""
 
-    monkeypatch.setattr(provider, "fetch", slow)
+    monkeypatch.setattr(fetching, "fetch", slow)
     threads = [
         threading.Thread(target=client.application.test_client().get, args=("/sign-in/provider",))
         for _ in range(provider.AT_ONCE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 WRITE, READ, OPERATE = "events:write", "events:read", "operate"
@@ -15,6 +17,15 @@ ROLES = {
     "operator": frozenset({READ, WRITE, OPERATE, MANAGE}),
 }
 """What operators of each role may do."""
+
+
+# What the audit trail calls those without a name of their own, and what it puts before a name.
+_OF_TRAIL = re.compile(r"(local|proxy|unknown|nobody)|(key|user|cli):.*", re.IGNORECASE)
+
+
+def is_of_trail(name: str) -> bool:
+    """Whether the audit trail itself uses this name: no operator can have it."""
+    return _OF_TRAIL.fullmatch(name) is not None
 
 
 class Caller(msgspec.Struct, frozen=True, gc=False):

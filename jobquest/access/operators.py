@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 
 from jobquest.access import passwords
-from jobquest.access.caller import ROLES
+from jobquest.access.caller import ROLES, is_of_trail
 from jobquest.access.changes import changing
 from jobquest.access.tables import operators as table
 from jobquest.access.tables import sessions
@@ -35,6 +35,8 @@ class Operators:
                 "An operator's name has 1 to 100 letters, digits, '.', '_', '-', '+' or '@', and"
                 " begins with a letter or digit."
             )
+        if is_of_trail(name):
+            raise StateConflict(f"The audit trail itself uses the name {name}: choose another.")
         _check_role(role)
         hashed = passwords.hashed(password)
         with changing(self._database) as connection:

@@ -27,6 +27,7 @@ from joserfc.jwk import KeySet, import_key
 from joserfc.jws import JWSRegistry
 
 from jobquest import addresses
+from jobquest.access.caller import is_of_trail
 from jobquest.access.fetching import fetch, fetch_document, successful
 from jobquest.config import Oidc
 from jobquest.errors import AccessUnavailable, Unauthenticated, Unavailable
@@ -127,7 +128,13 @@ class Provider:
             if not (email and groups) and found.userinfo_endpoint:
                 more = _userinfo(found.userinfo_endpoint, tokens.access_token, claims["sub"])
                 email, groups = email or _verified_email(more), groups or _groups(more)
-        return Identity(email or _unverified_name(claims), self._role(email, groups))
+        name = email or _unverified_name(claims)
+        if is_of_trail(name):
+            raise Unauthenticated(
+                f"{self.host} names you {name}, which the audit trail uses itself: have it send"
+                " another name."
+            )
+        return Identity(name, self._role(email, groups))
 
     # --- the conversation ---
 
