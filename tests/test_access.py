@@ -358,6 +358,23 @@ def test_no_operator_has_a_name_of_the_audit_trails_own(app: Flask, name: str) -
     assert told.output.splitlines()[-1] == line
 
 
+def test_the_sign_in_page_sends_on_who_is_signed_in(
+    client: FlaskClient, access: Access, operator: None
+) -> None:
+    key = access.keys.create("ci", [READ], None)
+    client.set_cookie("jobquest_session", key)
+    assert client.get("/sign-in").status_code == 200
+    sign_in(client)
+    for wanted, leads in (("", "/"), ("?next=/topics%3Fa=1", "/topics?a=1")):
+        answer = client.get(f"/sign-in{wanted}")
+        assert (answer.status_code, answer.location) == (303, leads)
+    foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert client.get("/sign-in", headers=foreign).status_code == 200
+    access.operators.remove("ada")
+    access._look()
+    assert client.get("/sign-in").status_code == 200
+
+
 def test_a_wrong_password_and_an_unknown_name_are_refused_alike(
     client: FlaskClient, operator: None
 ) -> None:

@@ -132,10 +132,12 @@ def test_no_page_repeats_a_password_and_no_cache_keeps_one(client: FlaskClient) 
     ],
 )
 def test_a_wanted_page_is_one_of_ours(client: FlaskClient, wanted: str, leads: str) -> None:
-    found = sign_in(client, next=wanted).location
-    assert found == leads.replace(" ", "%20")
     page = client.get("/sign-in", query_string={"next": wanted}).text
     assert ('name="next" value="/"' in page) == (leads == "/")
+    found = sign_in(client, next=wanted).location
+    assert found == leads.replace(" ", "%20")
+    sent_on = client.get("/sign-in", query_string={"next": wanted}).location
+    assert sent_on == leads.replace(" ", "%20")
 
 
 # --- the session ---
@@ -146,6 +148,7 @@ def test_signing_in_begins_a_session_that_nobody_knew_before(client: FlaskClient
     sign_in(client)
     first = cookie_of(client)
     assert len(first) >= 43
+    client.delete_cookie(COOKIE)
     sign_in(client)
     assert cookie_of(client) not in (first, "chosen by somebody else")
 

@@ -84,7 +84,7 @@ class AccessGuard:
             return self._access.known_bearer(secret) if at_once else self._access.bearer(secret)
         if environ["PATH_INFO"] == LIVE and (ticket := _ticket(environ)):
             return None if at_once else self._of_ticket(ticket)
-        cookie = self._cookie(environ)
+        cookie = own_session_cookie(environ, self._own)
         if cookie is None or cookie.startswith(KEY_PREFIX):  # a key is no session
             raise Unauthenticated(_NO_CREDENTIAL)
         caller = self._access.known(cookie) if at_once else self._access.caller(cookie)
@@ -97,16 +97,6 @@ class AccessGuard:
         if caller is None:
             raise Unauthenticated("This ticket is unknown, used or older than 30 s: get another.")
         return caller
-
-    def _cookie(self, environ: Environ) -> str | None:
-        """The session's cookie. It counts only for our own pages, whoever else may call."""
-        origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and origin not in (self._own, environ.get(ORIGINAL)):
-            return None
-        site = environ.get("HTTP_SEC_FETCH_SITE", "none")
-        if site not in ("same-origin", "none") and environ.get("HTTP_SEC_FETCH_MODE") != "navigate":
-            return None
-        return session_cookie(environ)
 
     def _needed(self, path: str, method: str) -> frozenset[str]:
         """What the route needs. An address that no route has needs any credential."""
@@ -146,6 +136,17 @@ def session_cookie(environ: Environ) -> str | None:
     """The value of a session's cookie, whoever sends it."""
     found: str | None = parse_cookie(environ.get("HTTP_COOKIE", "")).get(COOKIE)
     return found or None
+
+
+def own_session_cookie(environ: Environ, public_origin: str | None) -> str | None:
+    """The same if it counts: only for our own pages, whoever else may call."""
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and origin not in (public_origin, environ.get(ORIGINAL)):
+        return None
+    site = environ.get("HTTP_SEC_FETCH_SITE", "none")
+    if site not in ("same-origin", "none") and environ.get("HTTP_SEC_FETCH_MODE") != "navigate":
+        return None
+    return session_cookie(environ)
 
 
 def _ticket(environ: Environ) -> str:

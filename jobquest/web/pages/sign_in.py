@@ -17,14 +17,21 @@ from flask import (
 from flask.typing import ResponseReturnValue
 
 from jobquest.access.caller import LOCAL, PROXY, Caller
+from jobquest.access.digests import KEY_PREFIX
 from jobquest.access.sessions import HOURS
 from jobquest.addresses import is_loopback
-from jobquest.errors import Forbidden, JobQuestError, Unauthenticated, Unavailable
+from jobquest.errors import (
+    AccessUnavailable,
+    Forbidden,
+    JobQuestError,
+    Unauthenticated,
+    Unavailable,
+)
 from jobquest.web.audited import audited, noted
 from jobquest.web.csrf import FIELD, Csrf
 from jobquest.web.current import CALLER, caller, runtime
 from jobquest.web.errors import answer_to
-from jobquest.web.guard import COOKIE, SIGN_IN, session_cookie
+from jobquest.web.guard import COOKIE, SIGN_IN, own_session_cookie, session_cookie
 from jobquest.web.needs import ANYBODY, PUBLIC, needs
 from jobquest.web.proxies import ORIGINAL
 
@@ -60,8 +67,8 @@ def csrf_token() -> str:
 @page.get(SIGN_IN)
 @needs(PUBLIC)
 def form() -> ResponseReturnValue:
-    """The form."""
-    if request.environ.get(CALLER) in (LOCAL, PROXY):
+    """The form; whoever is let in without it goes on to the wanted page."""
+    if request.environ.get(CALLER) in (LOCAL, PROXY) or _has_session():
         return _to(wanted())
     return form_page("", 200)
 
@@ -158,6 +165,17 @@ def form_page(problem: str, code: int, next: str | None = None) -> Response:
     response = make_response(page, code)
     set_cookie(response, FORM_COOKIE, cookie, 3_600)
     return response
+
+
+def _has_session() -> bool:
+    public = runtime().config.public_url
+    cookie = own_session_cookie(request.environ, public.origin if public else None)
+    if cookie is None or cookie.startswith(KEY_PREFIX):
+        return False
+    try:
+        return runtime().access.caller(cookie).kind == "operator"
+    except (Unauthenticated, AccessUnavailable):
+        return False
 
 
 def _has_operators() -> bool:
