@@ -224,6 +224,28 @@ def test_a_name_of_the_audit_trails_own_signs_nobody_in(
     assert not access.sessions.listed()
 
 
+def test_sign_ins_at_the_provider_have_a_limit_for_each_address_and_step(
+    client: FlaskClient, oidc: OidcProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_now", lambda: 10**15)
+    signed_in(client, oidc)
+    codes = [client.get("/sign-in/provider").status_code for _ in range(10)]
+    assert codes == [303] * 9 + [429]
+    client.environ_base["REMOTE_ADDR"] = "127.0.0.9"
+    signed_in(client, oidc)
+    way = way_back(client, oidc)
+    kept = client.get_cookie("jobquest_attempt", path="/")
+    assert kept
+    asked = len(oidc.asked)
+    codes = []
+    for _ in range(12):  # whoever sends the same again has us ask the provider again
+        client.set_cookie("jobquest_attempt", kept.value)
+        codes.append(client.get(way).status_code)
+    assert codes[0] == 303
+    assert codes[-1] == 429
+    assert len(oidc.asked) - asked < 40
+
+
 def test_claims_that_the_token_lacks_are_asked_for(
     client: FlaskClient, oidc: OidcProvider, access: Access
 ) -> None:

@@ -17,7 +17,7 @@ from jobquest.errors import TooMany
 
 logger = logging.getLogger(__name__)
 
-SIGN_INS = 10  # a minute: for each address, and for each name there
+SIGN_INS = 10  # a minute: for each address, for each name there, and for each step elsewhere
 REDRIVES = 60  # a minute, for each caller
 _IPV6_PREFIX = 64  # one customer has so many addresses at least
 
@@ -56,6 +56,12 @@ class Bounds:
         if wait := max(by_name, self._take("sign-in from", place, SIGN_INS / 60, SIGN_INS)):
             line = f"Too many sign-ins from your address: try again in {ceil(wait)} s."
             raise TooMany(line, wait)
+
+    def sign_in_at_provider(self, step: str, address: str) -> None:
+        """Count a step of a sign-in at the identity provider, which we ask then. Raises TooMany."""
+        place = _network(address)
+        if wait := self._take(f"sign-in {step} provider", place, SIGN_INS / 60, SIGN_INS):
+            raise TooMany("Too many sign-ins; try again later.", wait)
 
     def redrive(self, caller: Caller) -> None:
         """Count a redrive. Raises TooMany."""

@@ -48,6 +48,7 @@ def start() -> ResponseReturnValue:
     """Send the browser to the provider."""
     try:
         refuse_plain_http()
+        runtime().access.bounds.sign_in_at_provider("to", request.remote_addr or "")
         address, attempt = _provider().begin(_redirect_uri())
     except JobQuestError as error:
         return refusal(error)
@@ -72,6 +73,7 @@ def _finished(provider: Provider) -> Response:
     if kept is None:
         return form_page(_NO_ATTEMPT, 401)
     try:
+        runtime().access.bounds.sign_in_at_provider("from", request.remote_addr or "")
         identity = provider.finish(kept.attempt, _code(provider), _redirect_uri())
     except JobQuestError as error:
         return refusal(error, kept.next)
