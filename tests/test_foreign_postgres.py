@@ -77,8 +77,10 @@ def test_a_server_of_another_encoding_is_refused_in_one_line_that_says_what_to_d
     app = create_app(settings)
     client, told = app.test_client(), line.removeprefix("error: ")
     assert client.get("/readyz").json["errors"]["readSide"] == [told]  # type: ignore[index]
-    assert client.get("/api/kafka/status").json["data"]["reason"] == told  # type: ignore[index]
-    assert client.get("/api/events").status_code == 503
+    for path in ("/api/kafka/status", "/api/events"):  # whether there are credentials, nobody knows
+        refused = client.get(path)
+        assert refused.status_code == 503
+        assert told in refused.json["message"]  # type: ignore[index]
     upgraded = app.test_cli_runner().invoke(args=["db", "upgrade"])
     assert (upgraded.exit_code != 0, told in upgraded.output) == (True, True)
     app.extensions["jobquest"].stop()

@@ -191,6 +191,7 @@ def test_every_list_of_the_api_says_where_it_goes_on(stocked: FlaskClient) -> No
     }
     of_one_thing = {"/api/events/<id>", "/api/users/ada", "/api/kafka/dead-letters/<int:id>"}
     records = {"/api/kafka/topics/<topic>/records"}  # go on by offset: see below
+    trail = {"/api/audit", "/api/audit.jsonl"}  # in pages, and as a stream: see test_audit.py
     rules = {
         rule.rule
         for rule in stocked.application.url_map.iter_rules()
@@ -200,7 +201,7 @@ def test_every_list_of_the_api_says_where_it_goes_on(stocked: FlaskClient) -> No
         rule.split("<")[0] + "ada" + rule.split(">", 1)[1] if "user_id>" in rule else rule
         for rule in rules
     }
-    assert spelled_out == walks | bounded_by_nature | of_one_thing | records
+    assert spelled_out == walks | bounded_by_nature | of_one_thing | records | trail
     for address in bounded_by_nature:
         assert len(stocked.get(address).data) < MAX_BYTES
 

@@ -400,6 +400,7 @@ def test_a_database_that_is_a_server_is_left_to_a_thread(
     runtime = app.extensions["jobquest"]
     runtime.producer.publish("user.login", "ada", {})
     runtime.queries.last_seq()
+    runtime.access.everybody()  # it looks up whether there are credentials; until then, threads do
     publish = received(app, data=body(id="x1"))
     assert publish
     publisher_of(app).keep([publish])

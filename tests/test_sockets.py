@@ -65,7 +65,7 @@ def of(*users: str) -> EventFilter:
 
 
 def item(user: str | None, seq: int = 1) -> Item:
-    return Item(seq, "user.login", "user-events", user, b"{}")
+    return Item(seq, "user.login", "user-events", user, b"{}", b"{}")
 
 
 # --- what a viewer may say ---

@@ -115,8 +115,9 @@ def test_a_status_is_made_for_those_who_watch_and_for_nobody_else(
 
     monkeypatch.setattr(runtime.report, "status", noted)
     assert not made.wait(2.5)  # two beats
-    Screen(runtime.feed)
+    screen = Screen(runtime.feed)
     assert made.wait(2.5)
+    screen.socket.close()
 
 
 @pytest.mark.slow

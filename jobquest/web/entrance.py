@@ -25,7 +25,7 @@ from jobquest.runtime import Runtime
 from jobquest.web.answers import AT_ONCE, CALLER, RETRY_AFTER_SECONDS, Answer, failure
 from jobquest.web.errors import REFUSAL, Refused, answer_to, unexpected, wants_page
 from jobquest.web.paths import FROM_PROVIDER, LIVE, SLASH, TO_PROVIDER, canonical_path
-from jobquest.web.proxies import Proxies
+from jobquest.web.proxies import ORIGINAL, Proxies
 from jobquest.web.publishing import AsyncPublisher, Publish, publish_batch, publish_one
 
 Environ = dict[str, Any]
@@ -142,6 +142,7 @@ class Entrance:
     def refusal(self, environ: Environ) -> Answer | None:
         """The first guard's refusal; None if all let the request pass."""
         self._proxies.apply(environ)
+        _repair_cookies(environ)
         environ["PATH_INFO"] = canonical_path(environ) or _UNKNOWN
         for guard in self.guards:
             if refusal := guard(environ):
@@ -150,8 +151,9 @@ class Entrance:
 
     def _shown(self, refusal: Answer | None, environ: Environ) -> Answer | None:
         """A refusal; or None if the application has to show it as a page, and nothing else: no
-        view has the address that it gets."""
-        if refusal is None or refusal.document is None or not wants_page(environ):
+        view has the address that it gets. A request to another host gets no page."""
+        is_ours = ORIGINAL in environ
+        if not is_ours or refusal is None or not refusal.document or not wants_page(environ):
             return refusal
         environ[REFUSAL] = refusal
         environ["PATH_INFO"] = _UNKNOWN
@@ -204,6 +206,14 @@ class Entrance:
             return written
 
         return start
+
+
+def _repair_cookies(environ: Environ) -> None:
+    """Make the cookies UTF-8, which Werkzeug demands: others on the same host may set any."""
+    cookies = environ.get("HTTP_COOKIE", "")
+    if not cookies.isascii():
+        text = cookies.encode("latin-1").decode("utf-8", "replace")
+        environ["HTTP_COOKIE"] = text.encode().decode("latin-1")
 
 
 def _merged(
