@@ -24,7 +24,7 @@ from jobquest.access.caller import LOCAL, PROXY, Caller
 from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
-from jobquest.errors import JobQuestError, SettingsError
+from jobquest.errors import AccessUnavailable, JobQuestError, SettingsError
 from jobquest.log_lines import Lines, Seldom, finish, write_behind
 from jobquest.runtime import Runtime
 
@@ -123,6 +123,8 @@ def _refuse_unusable(runtime: Runtime) -> Caller | None:
     try:
         runtime.access.refuse_open_doors()
         return runtime.access.everybody()
+    except AccessUnavailable:
+        return None  # until the database answers, nobody is let in
     finally:
         runtime.access.close()
         runtime.database.close()

@@ -45,7 +45,7 @@ def reads_everything(service: Service) -> Callable[[], bool]:
         status, topics = service.status(), service.get("/api/kafka/topics")
         if topics.code != 200:
             return False
-        found = [one for one in topics.json["data"]["topics"] if one["topic"] in TOPICS]
+        found = [one for one in topics.json["data"]["topics"] if one["name"] in TOPICS]
         places = [part for topic in found for part in topic["partitions"]]
         return status["state"] in HEALTHY and bool(places) and all(one["process"] for one in places)
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 FILE = "access.db"
 MARKER = "protected"
 USED_SECONDS = 60.0  # between two notes of when keys and sessions were last used
+_NOBODY = "Nobody can be let in now"
 _LOST = (
     "This service is protected, and its credentials are lost: add an operator with `flask operators"
     " add`."
@@ -63,7 +64,6 @@ class Access:
         self.bounds = Bounds(config.data_dir.absolute(), config.user_events_per_second)
         self._exposed_by = _exposed_by(config)
         self.secret_key = SecretKey(config.secret_key, config.data_dir.absolute())
-        self._is_protected: bool | None = None  # not known yet
         has_tokens = config.jwt_secret or config.jwt_public_key or config.jwks_url
         self._tokens = Tokens(config, lambda one: self.ended(one)) if has_tokens else None
         self.keys = Keys(self._database, self._created)
@@ -71,6 +71,8 @@ class Access:
         self.sessions = Sessions(self._database)
         self.tickets = Tickets(self._database)
         self.provider = Provider(config.oidc) if config.oidc else None
+        is_known = self._tokens or self.provider or self._exposed_by or self._marker.exists()
+        self._is_protected = True if is_known else None  # None: only the database can tell
         self._seen = Seen()
         self.ended: Callable[[str], None] = lambda credential: None
         """Called with each watched credential that is no longer valid, or allows something else."""
@@ -118,13 +120,16 @@ class Access:
     # --- who is let in ---
 
     def everybody(self) -> Caller | None:
-        """Whom every request stands for if the service is open; None if it is protected. If the
-        database has never answered, it is protected."""
+        """Whom every request stands for if the service is open; None if it is protected. Raises
+        AccessUnavailable if nobody can tell, because the database has never answered."""
         if self._is_by_proxy:
             return PROXY
         if self._is_protected is None:
-            self._find_mode()
-        return LOCAL if self._is_protected is False else None
+            try:
+                self._look()
+            except Unavailable as error:
+                raise AccessUnavailable(f"{_NOBODY}: {error}") from error
+        return None if self._is_protected else LOCAL
 
     def bearer(self, secret: str) -> Caller:
         """Whom a key or a user's token stands for. Raises Unauthenticated, and AccessUnavailable if
@@ -160,7 +165,7 @@ class Access:
         except Unavailable as error:
             found = self._seen.caller_while_away(hashed)
             if found is None:
-                raise AccessUnavailable(f"Nobody can be let in now: {error}") from error
+                raise AccessUnavailable(f"{_NOBODY}: {error}") from error
             return found
         if found is None:
             self._seen.forget(hashed)
@@ -205,12 +210,6 @@ class Access:
                 " one, even if they are lost.\n"
             )
 
-    def _find_mode(self) -> None:
-        try:
-            self._look()
-        except Unavailable as error:
-            logger.warning("The credentials can't be looked up: %s", error)
-
     def _look(self) -> bool:
         """Look for changes. Returns whether there were any. Raises ReadSideUnavailable."""
         self._seen.looking()
@@ -246,7 +245,7 @@ class Access:
         while not self._stop.is_set():
             try:
                 if self._look() or self._is_watched_anew:
-                    self._end_changed()
+                    self._renew()
                 if time.monotonic() - self._used_noted >= USED_SECONDS:
                     self._note_used()
             except Unavailable as error:
@@ -255,16 +254,16 @@ class Access:
                 logger.exception("The look for changed credentials failed and continues")
             self._stop.wait(LOOK_SECONDS)
 
-    def _end_changed(self) -> None:
-        self._is_watched_anew = False
+    def _renew(self) -> None:
+        """Remember what credentials allow now, and end what they no longer allow."""
+        self._is_watched_anew, before = False, self._seen.generation
+        current = {**self.keys.callers(), **self.sessions.callers()} if self._exists() else {}
+        self._seen.renew(current, before)
+        valid = {caller.credential: caller for caller in current.values()}
         for credential, caller in list(self._watched.items()):
-            if self._current(credential) != caller:
+            if valid.get(credential) != caller:
                 self._watched.pop(credential, None)
                 self.ended(credential)
-
-    def _current(self, credential: str) -> Caller | None:
-        kind, _, id = credential.partition(":")
-        return self.keys.by_id(int(id)) if kind == "key" else self.sessions.by_id(id)
 
     def _note_used(self) -> None:
         used, self._used = self._used, {}

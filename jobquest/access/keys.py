@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from jobquest.access.caller import KEY_SCOPES, Caller
 from jobquest.access.changes import changing
@@ -91,11 +91,16 @@ class Keys:
 
     def caller(self, digest: str) -> Caller | None:
         """Whom a key stands for; None if it is unknown, revoked or expired."""
-        return self._caller(table.c.digest == digest)
+        with self._database.asking() as connection:
+            row = connection.execute(select(table).where(table.c.digest == digest)).first()
+        return _caller(row) if row else None
 
-    def by_id(self, id: int) -> Caller | None:
-        """The same for a key that was looked up before."""
-        return self._caller(table.c.id == id)
+    def callers(self) -> dict[str, Caller]:
+        """The same of every valid key, by digest."""
+        with self._database.asking() as connection:
+            rows = connection.execute(select(table).where(table.c.revoked_ms.is_(None))).all()
+        found = ((row.digest, _caller(row)) for row in rows)
+        return {digest: caller for digest, caller in found if caller}
 
     def note_used(self, connection: Connection, used: Mapping[str, int]) -> None:
         """Store when keys were last used, by their credentials; others are left alone."""
@@ -104,12 +109,9 @@ class Keys:
                 mine = update(table).where(table.c.id == int(credential[4:]))
                 connection.execute(mine.values(used_ms=used_ms))
 
-    def _caller(self, is_it: ColumnElement[bool]) -> Caller | None:
-        with self._database.asking() as connection:
-            row = connection.execute(select(table).where(is_it)).first()
-        if row is None or row.revoked_ms is not None:
-            return None
-        expires = None if row.expires_ms is None else row.expires_ms / 1000
-        if row.expires_ms is not None and row.expires_ms <= now_ms():
-            return None
-        return Caller("key", row.name, frozenset(row.scopes.split()), f"key:{row.id}", expires)
+
+def _caller(row: Any) -> Caller | None:
+    if row.revoked_ms is not None or (row.expires_ms is not None and row.expires_ms <= now_ms()):
+        return None
+    expires = None if row.expires_ms is None else row.expires_ms / 1000
+    return Caller("key", row.name, frozenset(row.scopes.split()), f"key:{row.id}", expires)

@@ -1,14 +1,15 @@
 """What this process remembers of credentials, so that a request needs no database.
 
-By digest, in bounded memory. Whatever is remembered ends with the next change of credentials, see
-`changes.py`. While the database is away nobody can tell of a change: then what was seen within the
-last ten minutes still counts.
+By digest, in bounded memory. Whatever is remembered is renewed at the next change of credentials
+(`changes.py`). While the database is away nobody can tell of a change: then what was seen within
+the last ten minutes still counts.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobquest.access.caller import Caller
@@ -76,6 +77,16 @@ class Seen:
                 for old in list(self._entries)[: MAX_REMEMBERED // 10]:
                     del self._entries[old]
             self._entries[digest] = _Entry(caller, generation, time.monotonic())
+
+    def renew(self, current: Mapping[str, Caller], generation: int) -> None:
+        """Forget who is no longer among the current callers (by digest), and remember what the
+        others may do now; `generation` is from before they were looked up."""
+        with self._lock:
+            self._entries = {
+                digest: _Entry(current[digest], generation, entry.seen)
+                for digest, entry in self._entries.items()
+                if digest in current
+            }
 
     def forget(self, digest: str) -> None:
         """Forget a credential that is no longer valid."""

@@ -71,11 +71,11 @@ class Sessions:
 
     def caller(self, digest: str) -> Caller | None:
         """Whose session it is; None if it is unknown or has ended."""
-        return self._caller(table.c.digest == digest)
+        return self._callers(table.c.digest == digest).get(digest)
 
-    def by_id(self, id: str) -> Caller | None:
-        """The same for a session that was looked up before."""
-        return self._caller(_has_id(id))
+    def callers(self) -> dict[str, Caller]:
+        """The same of every open session, by digest."""
+        return self._callers()
 
     def note_used(self, connection: Connection, used: Mapping[str, int]) -> None:
         """Store when sessions were last used, by their credentials; others are left alone."""
@@ -84,7 +84,7 @@ class Sessions:
                 mine = update(table).where(_has_id(credential[8:]))
                 connection.execute(mine.values(used_ms=used_ms))
 
-    def _caller(self, is_it: ColumnElement[bool]) -> Caller | None:
+    def _callers(self, *wanted: ColumnElement[bool]) -> dict[str, Caller]:
         query = (
             select(
                 table.c.digest,
@@ -94,15 +94,20 @@ class Sessions:
                 operators.c.role.label("own"),
             )
             .select_from(table.outerjoin(operators, operators.c.name == table.c.name))
-            .where(is_it, table.c.expires_ms > now_ms())
+            .where(*wanted, table.c.expires_ms > now_ms())
         )
         with self._database.asking() as connection:
-            row = connection.execute(query).first()
-        role = (row.role or row.own) if row else None
-        if row is None or role not in ROLES:
-            return None
-        credential = f"session:{row.digest[:ID_LENGTH]}"
-        return Caller("operator", row.name, ROLES[role], credential, row.expires_ms / 1000)
+            rows = connection.execute(query).all()
+        found = ((row.digest, _caller(row)) for row in rows)
+        return {digest: caller for digest, caller in found if caller}
+
+
+def _caller(row: Any) -> Caller | None:
+    role = row.role or row.own
+    if role not in ROLES:
+        return None
+    credential = f"session:{row.digest[:ID_LENGTH]}"
+    return Caller("operator", row.name, ROLES[role], credential, row.expires_ms / 1000)
 
 
 def _has_id(id: str) -> ColumnElement[bool]:

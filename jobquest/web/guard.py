@@ -54,13 +54,14 @@ class AccessGuard:
     def __call__(self, environ: Environ) -> Answer | None:
         if environ.get(AT_ONCE) and not self._access.is_certain:
             return _LATER
-        if everybody := self._access.everybody():
-            environ[CALLER] = everybody
-            return None
         needed = self._needed(environ["PATH_INFO"], environ["REQUEST_METHOD"])
-        if PUBLIC in needed or _is_preflight(environ):
-            return None
+        is_public = PUBLIC in needed or _is_preflight(environ)
         try:
+            if everybody := self._access.everybody():
+                environ[CALLER] = everybody
+                return None
+            if is_public:
+                return None
             caller = self._caller(environ)
             if caller is None:
                 return _LATER
@@ -72,7 +73,7 @@ class AccessGuard:
         except Unauthenticated as error:
             return self._sign_in(environ) or answer_to(error)
         except JobQuestError as error:
-            return answer_to(error)
+            return None if is_public else answer_to(error)
         return None
 
     def _caller(self, environ: Environ) -> Caller | None:
