@@ -29,6 +29,7 @@ from tests.oidc_provider import (
     signed_with,
     unsigned,
 )
+from tests.service import wait_for
 from tests.test_access import AS_PAGE, PASSWORD, sign_in, token_in
 from tests.test_http import EVENTS, LOGIN, data_of, error_of
 
@@ -587,8 +588,9 @@ def test_a_provider_protects_the_service(
     client: FlaskClient, settings: dict[str, str], access: Access
 ) -> None:
     error_of(client.get("/api/events"), 401)
-    assert (Path(settings["JOBQUEST_DATA_DIR"]) / MARKER).exists()
     error_of(client.get("/api/events", headers={"Authorization": "Bearer jq_unknown"}), 401)
+    access.start()
+    wait_for((Path(settings["JOBQUEST_DATA_DIR"]) / MARKER).exists, 5)
 
 
 def test_a_provider_is_credential_enough_to_let_others_reach_the_service(
