@@ -25,9 +25,10 @@ BATCH_PATH = "/api/kafka/events/batch"
 BATCH_EVENTS = 100
 ORIGIN = "http://localhost:3000"  # of the front end whose pages send the realistic requests
 ID = "00000000-0000-4000-8000-000000000000"  # the placeholder for a new id in each request
-# Every process of a bench inherits these two from the first one.
+# Every process of a bench inherits these from the first one, so a user has one token in all runs.
 JWT_SECRET = os.environ.setdefault("BENCH_JWT_SECRET", secrets.token_hex(32))  # signs the tokens
 API_KEY = os.environ.setdefault("BENCH_API_KEY", new_secret(KEY_PREFIX))  # of servers
+_BEGAN = int(os.environ.setdefault("BENCH_BEGAN", str(int(time.time()))))
 _TOKEN_SECONDS = 24 * 60 * 60
 _DIFFERENT_BATCHES = 20
 _THINGS = 50  # different missions, jobs and so on
@@ -128,8 +129,7 @@ def realistic_batch() -> Request:
 
 def token(user: str) -> str:
     """A valid token of a user, as an identity provider gives it."""
-    now = int(time.time())
-    claims = {"sub": user, "iat": now, "exp": now + _TOKEN_SECONDS}
+    claims = {"sub": user, "iat": _BEGAN, "exp": _BEGAN + _TOKEN_SECONDS}
     return jwt.encode(claims, JWT_SECRET, "HS256")
 
 
