@@ -159,6 +159,15 @@ def test_every_threat_has_its_test() -> None:
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
 
 
+def test_the_libraries_whose_advisories_were_looked_up_are_the_pinned_ones() -> None:
+    found = re.findall(
+        r"^([\w-]+)[^=\n]*==([^\s;]+)", (ROOT / "requirements.txt").read_text(), re.M
+    )
+    pinned = dict(found)
+    for name, version, *_ in table(SECURITY, "library"):
+        assert pinned[name.lower()] == version, f"look up the advisories of {name} again"
+
+
 def test_every_fault_has_its_test() -> None:
     named = re.findall(r"`((?:pages/)?test_\w+\.py)::(test_\w+)`", RELIABILITY)
     assert len(named) > 50
