@@ -106,6 +106,10 @@ class Forbidden(JobQuestError):
     """The caller's credential does not allow this."""
 
 
+class NotRead(Exception):
+    """A request is refused before its body is read, so nothing was done."""
+
+
 class TooMany(JobQuestError):
     """The caller has reached a limit; the same call may succeed in `retry_after` seconds."""
 

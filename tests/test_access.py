@@ -549,3 +549,15 @@ def test_nobody_can_tell_means_nobody_is_let_in(access: Access, operator: None) 
     access.operators.remove("ada")
     with pytest.raises(AccessUnavailable, match="flask operators add"):
         access.caller("jq_unknown")
+
+
+def test_without_credentials_the_service_is_for_its_own_machine_alone(app: Flask) -> None:
+    """`flask run -h 0.0.0.0` and other servers listen where no setting of ours says so."""
+    for peer, code in (("127.0.0.1", 201), ("::1", 201), ("192.0.2.2", 403), ("", 403)):
+        client = app.test_client()
+        client.environ_base["REMOTE_ADDR"] = peer
+        answer = client.post(EVENTS, json=EVENT)
+        assert answer.status_code == code, peer
+        assert client.get("/healthz").status_code == 200
+        if code == 403:
+            assert "flask operators add" in error_of(answer, 403)["message"]

@@ -114,6 +114,19 @@ def test_what_is_refused_is_not_recorded(client: FlaskClient) -> None:
     assert acts(client) == []
 
 
+@pytest.mark.parametrize("path", ["/sign-in", "/api/kafka/status", "/access/keys"])
+def test_a_body_that_is_not_read_is_not_recorded(client: FlaskClient, path: str) -> None:
+    """Nothing limits these, and the trail is kept for ever."""
+    packed, form = {"Content-Encoding": "gzip"}, "application/x-www-form-urlencoded"
+    answers = [
+        client.post(path, content_type=form, headers=packed),
+        client.post(path, content_type=form, data=b" " * (2 << 20)),
+        client.post(path, content_type="application/json", data=b" " * (2 << 20)),
+    ]
+    assert {answer.status_code for answer in answers} <= {413, 415}
+    assert acts(client) == []
+
+
 def test_a_wish_that_is_not_reached_in_time_is_recorded_too(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,7 +234,7 @@ def test_a_realistic_request_is_taken_at_the_door_and_comes_through_a_proxy() ->
     assert all(one.has_id for one in found)
     assert {one.event.type for one in found} == set(CATALOGUE)
     head = dict(line.split(": ", 1) for line in texts[0].split("\r\n\r\n")[0].split("\r\n")[1:])
-    tokens = Tokens(load({"JOBQUEST_JWT_SECRET": workload.JWT_SECRET}))
+    tokens = Tokens(load({"JOBQUEST_JWT_SECRET": workload.JWT_SECRET}), lambda credential: None)
     caller = tokens.check(head["Authorization"].removeprefix("Bearer "))
     assert caller.name == found[0].event.user_id
     assert head["X-Forwarded-Proto"] == "https"

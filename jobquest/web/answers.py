@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 from flask import Response, jsonify, request
 
-from jobquest.errors import Forbidden, InvalidEvent
+from jobquest.errors import Forbidden, InvalidEvent, NotRead
 from jobquest.events import exact_json, format_time, parse_time, strict_json
 from jobquest.events.event import LAST_MS, to_ms
 from jobquest.read.cursor import Cursor
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-class UnsupportedMediaType(Exception):
+class UnsupportedMediaType(NotRead):
     """The body is not declared to be JSON."""
 
 

@@ -18,6 +18,7 @@ from jobquest.errors import (
     IdConflict,
     InvalidEvent,
     JobQuestError,
+    NotRead,
     RecordRefused,
     StateConflict,
     TooMany,
@@ -50,7 +51,7 @@ REFUSAL = "jobquest.refusal"
 """In the environ: why a guard has refused the request, whose path is one that no view has."""
 
 
-class Refused(Exception):
+class Refused(NotRead):
     """A request that is read no further; `answer` says why."""
 
     def __init__(self, answer: Answer) -> None:

@@ -15,8 +15,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_cookie
 
 from jobquest.access import Access
-from jobquest.access.caller import ROLES, WRITE, Caller
+from jobquest.access.caller import LOCAL, ROLES, WRITE, Caller
 from jobquest.access.digests import KEY_PREFIX
+from jobquest.addresses import is_loopback
 from jobquest.config import Config
 from jobquest.errors import Forbidden, JobQuestError, Unauthenticated
 from jobquest.web.answers import AT_ONCE, CALLER, Answer
@@ -36,6 +37,10 @@ _MAX_KNOWN_ROUTES = 1_000
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _NO_CREDENTIAL = (
     "This needs a credential: send Authorization: Bearer with a key or a token, or sign in."
+)
+_THIS_MACHINE = (
+    "There are no credentials yet, so this service is for its own machine alone: create the first"
+    " operator there with `flask operators add NAME --role operator`."
 )
 _LATER = Answer(503, None)
 
@@ -58,6 +63,8 @@ class AccessGuard:
         is_public = PUBLIC in needed or _is_preflight(environ)
         try:
             if everybody := self._access.everybody():
+                if everybody is LOCAL and not _is_of_this_machine(environ):
+                    raise Forbidden(_THIS_MACHINE)
                 environ[CALLER] = everybody
                 return None
             if is_public:
@@ -153,6 +160,14 @@ def own_session_cookie(environ: Environ, public_origin: str | None) -> str | Non
 def _ticket(environ: Environ) -> str:
     found: str = parse_qs(environ.get("QUERY_STRING", "")).get("ticket", [""])[0]
     return found
+
+
+def _is_of_this_machine(environ: Environ) -> bool:
+    """Whether the other end of the connection is on this machine. The start looks at the settings,
+    but other servers (`flask run -h 0.0.0.0`) have settings of their own. Somebody's ProxyFix names
+    another address, and keeps this one."""
+    peer = environ.get("werkzeug.proxy_fix.orig", environ).get("REMOTE_ADDR", "127.0.0.1")
+    return peer == "127.0.0.1" or is_loopback(peer)
 
 
 def _is_preflight(environ: Environ) -> bool:

@@ -130,5 +130,6 @@ def test_a_viewer_is_offered_nothing_that_would_be_refused(service: Service, vis
     expect(page.get_by_role("link", name="Edit")).to_have_count(0)
     link.click()
     expect(page.get_by_role("heading", name="Why it died")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy").first).to_be_visible()  # the script has run
     assert set(page.locator("main button:visible").all_inner_texts()) == {"Copy"}
     expect(page.locator("main textarea:visible")).to_have_count(0)
