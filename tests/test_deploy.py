@@ -63,6 +63,7 @@ COMMANDS: dict[str, str | tuple[str]] = {
     "ln -s ": RUN,
     "rm ": RUN,
     "tar ": RUN,
+    "sh -c 'set -e; cd /var/backups/jobquest;": RUN,
     "env -C /opt/jobquest .venv/bin/flask ": RUN,
     "KEY=$(": RUN,
     'echo "$KEY"': RUN,

@@ -27,7 +27,7 @@ class Span(click.ParamType[int]):
     ) -> int:
         found = re.fullmatch(r"([1-9][0-9]{0,4})([dh])", str(value))
         if not found:
-            self.fail("Write days or hours, such as 90d or 12h.", param, ctx)
+            self.fail("Write days or hours, such as 90d or 12h, up to 99999.", param, ctx)
         return int(found[1]) * _SPANS[found[2]]
 
 
@@ -39,9 +39,9 @@ class Span(click.ParamType[int]):
     multiple=True,
     required=True,
     type=click.Choice(KEY_SCOPES),
-    help="What it may do; repeatable.",
+    help="What it may do, repeatable: publish, read, or start, stop and redrive.",
 )
-@click.option("--expires", type=Span(), help="When it ends, such as 90d; without it, never.")
+@click.option("--expires", type=Span(), help="When it ends (90d, 12h); without it, never.")
 @one_line
 def create(name: str, scopes: tuple[str, ...], expires: int | None) -> None:
     """Create a key and show it, once."""

@@ -65,6 +65,12 @@ def _cors_headers(origin: str) -> list[tuple[str, str]]:
     ]
 
 
+_UNKNOWN_HOST = (
+    "This service is not known by that host name: set JOBQUEST_PUBLIC_URL to the address that"
+    " browsers use."
+)
+
+
 def _trusted_host(config: Config) -> Guard:
     trusted, public = frozenset(config.hosts), config.public_url
     known: set[str] = set()  # spellings, some with a port, that are trusted
@@ -75,7 +81,7 @@ def _trusted_host(config: Config) -> Guard:
             return None  # no browser sends that, so no page has caused it
         if host not in known:
             if not _is_one_of(trusted, host):
-                return Answer(400, failure("This service is not known by that host name."))
+                return Answer(400, failure(_UNKNOWN_HOST))
             if len(known) < 100:
                 known.add(host)
         environ["HTTP_HOST"] = host
