@@ -53,6 +53,7 @@ def test_times_turn_to_local_with_one_switch_and_stay_so(service: Service, visit
     heading = page.locator("#events th.time")
     expect(time).to_have_text("20:00:00.123 2026-11-24")
     expect(heading).to_have_text("Time (UTC)")
+    expect(page.locator('[data-part="now-state"]')).to_have_text("Idle")  # else that is announced
     button(page, "Times: UTC").click()
     expect(time).to_have_text("01:30:00.123 2026-11-25")
     expect(heading).to_have_text("Time (local)")
