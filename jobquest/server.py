@@ -218,6 +218,7 @@ def _gunicorn() -> Callable[[socket.socket, Config], None] | None:
     def serve(listening: socket.socket, config: Config) -> None:
         for name in ("GUNICORN_FD", "SCRIPT_NAME"):  # gunicorn would use them as settings
             os.environ.pop(name, None)
+        os.register_at_fork(after_in_parent=_let_sigterm_in)
         Server(_gunicorn_settings(gunicorn.__version__, listening, config)).run()
 
     return serve
@@ -242,22 +243,29 @@ def _gunicorn_settings(version: str, listening: socket.socket, config: Config) -
         "control_socket_disable": True,
         "loglevel": "warning",
         "when_ready": listeners.fix_count,
-        "pre_fork": _socket_chooser(config.has_consumer_process),
+        "pre_fork": _before_fork(config.has_consumer_process),
         "post_fork": listeners.take_socket,
         "post_worker_init": _start_worker,
         "worker_exit": _stop_worker,
     }
 
 
-def _socket_chooser(has_consumer: bool) -> Callable[[Any, Any], None]:
-    def choose(server: Any, worker: Any) -> None:
+def _before_fork(has_consumer: bool) -> Callable[[Any, Any], None]:
+    def prepare(server: Any, worker: Any) -> None:
         listeners.choose_socket(server, worker, has_consumer=has_consumer)
+        # Until the worker has handlers of its own, it would lose the signal, and be killed later.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    return choose
+    return prepare
+
+
+def _let_sigterm_in() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _start_worker(worker: Any) -> None:
     """In the worker, after the fork: only now may threads and connections begin."""
+    _let_sigterm_in()
     runtime = worker.app.callable.extensions["jobquest"]
     worker.cfg.set("graceful_timeout", REQUEST_SECONDS)  # in this process; the server keeps 4
     root = logging.getLogger()

@@ -17,6 +17,7 @@ import pytest
 import websocket
 
 from jobquest import create_app
+from jobquest.server import GRACEFUL_SECONDS
 from tests.load import Load, close_code, processed_ids
 from tests.service import Service, wait_for
 
@@ -86,6 +87,27 @@ def test_sigterm_while_it_starts_ends_it(stopped_service: Service) -> None:
     wait_for(lambda: service.get("/api/events/kept").code == 200, 30, service.tail)
 
 
+SLOW_FORK = """
+import os, pathlib, time
+
+def wait():
+    pathlib.Path(__file__).with_name("forked").touch()
+    time.sleep(1.0)
+
+os.register_at_fork(after_in_child=wait)
+"""
+
+
+@pytest.mark.alone
+def test_sigterm_reaches_a_worker_that_has_just_been_forked(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_FORK)
+    service = Service(tmp_path)
+    service.python_path.append(str(tmp_path))
+    service.launch()
+    wait_for((tmp_path / "forked").exists, 30, service.tail)
+    assert stop(service) < GRACEFUL_SECONDS, "the server killed its worker"
+
+
 HANGS = """
 import threading
 
@@ -107,7 +129,7 @@ def test_a_handler_that_hangs_does_not_keep_it_from_ending(
     viewer = websocket.create_connection(service.url.replace("http", "ws") + "/ws/events")
     assert service.post("user.login", {}, id="hangs").code == 201
     wait_for(lambda: any("Processing event" in line for line in service.output), 20, service.tail)
-    assert stop(service) < 3.5  # by itself: later, the server kills its worker
+    assert stop(service) < GRACEFUL_SECONDS  # by itself: then the server kills its worker
     assert close_code(viewer) == 1001
     del service.settings["JOBQUEST_HANDLERS"]
     service.start()
@@ -115,14 +137,14 @@ def test_a_handler_that_hangs_does_not_keep_it_from_ending(
     assert service.get("/api/events/hangs").json["data"]["outcome"] == "processed"
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_a_locked_database_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     service = Service(tmp_path).start()
     wait_for(lambda: service.status()["consumerRunning"], 30, service.tail)
     with closing(sqlite3.connect(tmp_path / "read.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert service.post("user.login", {}, id="kept").code == 201
-        assert stop(service) < 3.5
+        assert stop(service) < GRACEFUL_SECONDS
     service.start()
     wait_for(lambda: service.get("/api/events/kept").code == 200, 30, service.tail)
     service.kill()
@@ -136,7 +158,7 @@ def test_a_connection_that_says_nothing_does_not_keep_it_from_ending(
     host, port = service.url.removeprefix("http://").split(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(3)]
     wait_for(lambda: service.get("/healthz").code == 200, 10)
-    assert stop(service) < 3.5  # and not the server's patience
+    assert stop(service) < GRACEFUL_SECONDS  # and not the server's patience
     for connection in silent:
         connection.close()
 
