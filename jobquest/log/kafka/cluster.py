@@ -279,11 +279,11 @@ class Cluster:
             raise TopicUnavailable(topic, missing_right("READ", topic)) from error
         except (KafkaError, AssertionError, RuntimeError, OSError) as error:
             connection.away_reason = self._reason(error, began)
-            # A client that lost its brokers does not always find them again: reconnect. The admin
-            # client asks any broker, so if it fails, the reader has lost its brokers too.
-            connection.close()
-            if connection is self._admin:
+            # A client that lost its brokers does not always find them again: reconnect. If
+            # not even a new client finds one, the reader has lost its brokers too.
+            if connection.client is None:
                 self._reader.close()
+            connection.close()
             connection.away_until = time.monotonic() + AWAY_SECONDS
             raise LogUnavailable(connection.away_reason) from error
 
