@@ -141,17 +141,13 @@ def test_a_broker_that_hangs_does_not_stop_the_service_for_longer_than_the_clust
         frozen = cluster.leader("__consumer_offsets")
         cluster.brokers[frozen].freeze()
         clients.wait_for(202)
-        began, written = time.monotonic(), len(on_cluster.output)
+        began = time.monotonic()
         wait_for(lambda: cluster.leader(TOPIC) not in (frozen, -1), REPLACED_SECONDS)
         clients.wait_for(201)
         wait_for(lambda: is_working(on_cluster), REPLACED_SECONDS, on_cluster.tail)
         goal = len(processed_ids(on_cluster))
         wait_for(lambda: len(processed_ids(on_cluster)) > goal, 10, on_cluster.tail)
         assert time.monotonic() - began < HANGING_SECONDS
-        since = on_cluster.output[written:]
-        assert not [line for line in since if "consumer is disconnected" in line], (
-            "it stays a member"
-        )
         cluster.brokers[frozen].thaw()
         cluster.restore()
         clients.wait_for(201)
