@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -42,13 +43,22 @@ _LOST = (
     "This service is protected, and its credentials are lost: add an operator with `flask operators"
     " add`."
 )
+_REMOVED = (
+    "The file of credentials was removed while the service runs: its keys, operators and sessions"
+    " are no longer valid. Put it back, or add an operator with `flask operators add` (%s)."
+)
+_REPLACED = (
+    "The file of credentials was replaced while the service runs: from now on, those in the new"
+    " file are valid alone (%s)."
+)
 
 
 class Access:
     """The credentials, and whom they let in. Safe for several threads.
 
     While there is no credential, everybody is let in. Once there is one, a marker in the data
-    folder keeps the service protected, even if all credentials are lost.
+    folder keeps the service protected, even if all credentials are lost; a process that has seen
+    one stays protected, and keeps the marker there.
     """
 
     def __init__(self, config: Config, database: Database) -> None:
@@ -60,6 +70,9 @@ class Access:
             if self._file
             else database.beside(schema)
         )
+        self._following = threading.Lock()
+        self._opened: tuple[int, int] | None = None  # the file that is in use
+        self._earlier = 0  # changes before there was this file
         self._marker = config.data_dir.absolute() / MARKER
         self.bounds = Bounds(config.data_dir.absolute(), config.user_events_per_second)
         self._exposed_by = _exposed_by(config)
@@ -71,7 +84,8 @@ class Access:
         self.sessions = Sessions(self._database)
         self.tickets = Tickets(self._database)
         self.provider = Provider(config.oidc) if config.oidc else None
-        is_known = self._tokens or self.provider or self._exposed_by or self._marker.exists()
+        self._had_credentials = self._marker.exists()
+        is_known = self._tokens or self.provider or self._exposed_by or self._had_credentials
         self._is_protected = True if is_known else None  # None: only the database can tell
         self._seen = Seen()
         self.ended: Callable[[str], None] = lambda credential: None
@@ -182,7 +196,9 @@ class Access:
         self._seen.forget(digest(secret))
 
     def refuse_if_lost(self) -> None:
-        """Raise AccessUnavailable if the service is protected and nobody could sign in."""
+        """Raise AccessUnavailable if the service is protected and nobody could sign in. After it,
+        the file is in use that is there now: a session in a lost one would let nobody in."""
+        self._follow_file()
         if not self._has_credentials():
             raise AccessUnavailable(_LOST)
 
@@ -214,16 +230,34 @@ class Access:
         """Look for changes. Returns whether there were any. Raises ReadSideUnavailable."""
         self._seen.looking()
         try:
-            changed = self._seen.looked(generation(self._database) if self._exists() else 0)
+            self._follow_file()
+            changes = generation(self._database) if self._exists() else 0
+            changed = self._seen.looked(self._earlier + changes)
         except BaseException:
             self._seen.failed()
             raise
         if changed or self._is_protected is None:
-            if has_credentials := self._has_credentials():
-                self._created()
-            is_protected = has_credentials or self._marker.exists()
-            self._is_protected = is_protected or bool(self._exposed_by)
+            is_marked = self._had_credentials or self._marker.exists()
+            self._had_credentials = is_marked or self._has_credentials()
+            self._is_protected = self._had_credentials or bool(self._exposed_by)
         return changed
+
+    def _follow_file(self) -> None:
+        """Use the file that is there now: somebody may have removed or replaced the one in use."""
+        with self._following:
+            if self._file is None or (found := _identity(self._file)) == self._opened:
+                return
+            lost, self._opened = self._opened, found
+            self._earlier = self._seen.generation + 1  # the new file counts from 0 again
+            self._database.close()
+            if lost is None:
+                return
+            self._seen.renew({}, self._earlier)
+        logger.warning(_REPLACED if found else _REMOVED, self._file)
+        # The new file gives the same ids to other keys.
+        for credential in list(self._watched):
+            self._watched.pop(credential, None)
+            self.ended(credential)
 
     def _exists(self) -> bool:
         return self._file is None or self._file.exists()
@@ -246,9 +280,11 @@ class Access:
             try:
                 if self._look() or self._is_watched_anew:
                     self._renew()
+                if self._had_credentials:
+                    self._created()
                 if time.monotonic() - self._used_noted >= USED_SECONDS:
                     self._note_used()
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 logger.debug("The credentials wait: %s", error)
             except Exception:
                 logger.exception("The look for changed credentials failed and continues")
@@ -274,6 +310,15 @@ class Access:
                 self.sessions.note_used(connection, used)
         if self._exists():
             self.sessions.forget_expired()
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one at the same path; None if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _exposed_by(config: Config) -> str:

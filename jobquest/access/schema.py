@@ -19,6 +19,7 @@ NAME = "the file of credentials"
 REPAIR = (
     "start again, and add operators and keys again: `flask operators add`, `flask keys create`."
 )
+FILE_MODE = 0o600
 VERSION_TABLE = "access_version"
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

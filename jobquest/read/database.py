@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,7 @@ class Tables(Protocol):
     NAME: str  # "the read side", in errors
     REVISION: str  # that this version needs
     REPAIR: str  # what to do if their file is damaged
+    FILE_MODE: int  # of their file, less what the umask takes away
 
     def is_current(self, connection: Connection) -> bool:
         """Whether they have that revision already; nobody is waited for."""
@@ -226,7 +227,8 @@ class Database:
             self._kept = None
 
     def close(self) -> None:
-        """Close every connection; except one that a thread is using in `select`."""
+        """Close every connection; except one that a thread is using. The next use opens new ones,
+        and looks at the tables again: the file may be another one by then."""
         if self._impatient:
             self._impatient.invalidate()
             self._impatient = None
@@ -236,6 +238,7 @@ class Database:
             finally:
                 self._selecting.release()
         self.engine.dispose()
+        self._ready = False
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -342,7 +345,10 @@ class Database:
 
     def _bring_up(self, *, may_upgrade: bool) -> str | None:
         if self.engine.url.database and self.is_file:
-            Path(self.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(self.engine.url.database)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # SQLite gives its -wal and -shm the same mode
+                file.touch(self._tables.FILE_MODE, exist_ok=False)
         with self._begin() as connection:
             if not self.is_file:  # SQLite's transaction holds the write lock
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 NAME = "the read side"
 REPAIR = "run `flask events rebuild`, and start again: that recreates it from the log."
+FILE_MODE = 0o666
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 REVISION = max(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))

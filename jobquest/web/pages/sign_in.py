@@ -126,8 +126,10 @@ def sign_out() -> ResponseReturnValue:
 
 def begin_session(name: str, role: str | None, next: str) -> Response:
     """The answer to somebody who has just proved who they are: a session, and the wanted page."""
+    access = runtime().access
+    access.refuse_if_lost()  # again: to check a password takes a while
     noted(name=name)
-    secret = runtime().access.sessions.begin(
+    secret = access.sessions.begin(
         name,
         role=role,
         address=request.remote_addr or "",
