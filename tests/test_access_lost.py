@@ -16,9 +16,10 @@ from flask.testing import FlaskClient
 
 from jobquest import create_app
 from jobquest.access import FILE, MARKER, Access, passwords
-from jobquest.access.caller import READ
+from jobquest.access.caller import READ, Caller
 from jobquest.clock import now_ms
 from jobquest.config import load
+from jobquest.errors import Unauthenticated
 from jobquest.read.database import Database
 from tests.service import wait_for
 from tests.test_access import PASSWORD, bearer, sign_in
@@ -132,6 +133,27 @@ def test_a_socket_ends_with_the_file_of_its_key_even_if_the_new_file_has_its_lik
     wait_for(lambda: ended == [caller.credential], 2.5)
 
 
+def test_what_was_looked_up_in_a_file_that_is_lost_meanwhile_is_not_remembered(
+    access: Access, elsewhere: Access, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = access.keys.create("ci", [READ], None)
+    access._look()
+    look_up = access.keys.caller
+
+    def slow(digest: str) -> Caller | None:
+        found = look_up(digest)
+        remove(settings)
+        elsewhere.keys.create("ci", [READ], None)
+        access._look()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(access.keys, "caller", slow)
+        access.caller(secret)
+    with pytest.raises(Unauthenticated):
+        access.caller(secret)
+
+
 @pytest.mark.parametrize("when", ["before the form", "while the password is checked"])
 def test_nobody_signs_in_by_a_file_that_is_lost(
     settings: dict[str, str],
@@ -152,6 +174,18 @@ def test_nobody_signs_in_by_a_file_that_is_lost(
     assert sign_in(client).status_code == 503
     assert "jobquest_session" not in str(client._cookies)
     app.extensions["jobquest"].stop()
+
+
+def test_a_password_of_a_file_that_was_replaced_a_moment_ago_is_wrong(
+    client: FlaskClient, access: Access, elsewhere: Access, settings: dict[str, str]
+) -> None:
+    access.operators.add("ada", PASSWORD, "operator")
+    access._look()
+    access.stop()  # nobody looks
+    remove(settings)
+    elsewhere.operators.add("bob", PASSWORD, "operator")
+    assert sign_in(client, "ada").status_code == 401
+    assert sign_in(client, "bob").status_code == 303
 
 
 def test_with_tokens_configured_a_lost_file_lets_keys_and_operators_in_no_more(
