@@ -123,7 +123,7 @@ def test_a_body_that_is_not_read_is_not_recorded(client: FlaskClient, path: str)
         client.post(path, content_type=form, data=b" " * (2 << 20)),
         client.post(path, content_type="application/json", data=b" " * (2 << 20)),
     ]
-    assert {answer.status_code for answer in answers} <= {413, 415}
+    assert {413} <= {answer.status_code for answer in answers} <= {403, 409, 413, 415}
     assert acts(client) == []
 
 
