@@ -130,7 +130,7 @@ def _run(service: Service, broker: str, users: int, seconds: float) -> dict[str,
         writer = started.enter_context(
             _process("bench.kafka_rate", broker, str(RATE), str(users or max(USERS)))
         )
-        time.sleep(kafka_rate.WARM_SECONDS)
+        time.sleep(kafka_rate.WARM_SECONDS)  # what is written until then is not counted
         posted, figures[CPU] = _post(service, worker, seconds)
         sent = _last(writer)
         figures |= {P50: posted.p50_ms, P99: posted.p99_ms}

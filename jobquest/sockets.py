@@ -128,7 +128,7 @@ class Sockets:
                 self._turn()
             except Exception:  # the loop goes on, whatever one viewer does
                 logger.exception("The loop of the sockets failed and continues")
-                time.sleep(TICK_SECONDS)  # it may fail again
+                time.sleep(TICK_SECONDS)  # it may fail again at once, and would take a whole core
         self._selector.close()
 
     def begin_stop(self) -> None:
@@ -192,7 +192,7 @@ class Sockets:
             return
         try:
             act(watched, what)
-        except Exception:
+        except Exception:  # the other viewers are still served
             logger.exception("A viewer's connection failed")
             self._dispose(watched)
 

@@ -1,5 +1,5 @@
 """A Kafka that asks who its clients are, by each way to tell it, and grants what docs/security.md
-says: whoever is refused is told why and what to look at, and nobody is told a password."""
+says: the error names the cause and what to look at, and contains no password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Front-end users' tokens: which are accepted, and what each kind of wrong one is told."""
+"""Front-end users' tokens: which are accepted, and which error each wrong one gets."""
 
 from __future__ import annotations
 

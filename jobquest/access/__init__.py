@@ -286,7 +286,7 @@ class Access:
                     self._note_used()
             except (Unavailable, OSError) as error:
                 logger.debug("The credentials wait: %s", error)
-            except Exception:
+            except Exception:  # a fault of ours: revocations must still be seen
                 logger.exception("The look for changed credentials failed and continues")
             self._stop.wait(LOOK_SECONDS)
 

@@ -171,7 +171,7 @@ class _File:
         for _ in range(_TRIES):
             if not isinstance(error, BlockingIOError | PermissionError):
                 return False  # a file system without locks
-            time.sleep(0.000_1)
+            time.sleep(0.000_1)  # another process holds the lock for some microseconds
             try:
                 _lockf(self._number, _KEEP_OFF, 1, first)
             except OSError as again:

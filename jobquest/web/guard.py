@@ -2,7 +2,7 @@
 
 One of the entrance's guards. A caller comes from a key or a user's token (`Authorization`), from an
 operator's session (a cookie, only of our own pages), or from a ticket (a socket's address). What is
-needed stands beside each view, see `needs.py`. Everything after it finds the caller in the environ.
+needed is declared beside each view (`needs.py`). Views find the caller in the environ.
 """
 
 from __future__ import annotations
