@@ -109,11 +109,17 @@ def write_events(
     """Write events' rows as changes after `seq`, in their order (None: the database numbers them).
     Returns the cursors; their `rowcount`s add up to how many were written: a row of a dead event is
     overwritten, one of a processed event is not."""
-    table, latest = into[tables.events], list({row.id: row for row in rows}.values())
-    if seq is None:
-        return write_rows(run, table, latest, key=_ID, unless=_COUNTED, number=numbers.NEXT)
-    numbered = [(number, *row) for number, row in enumerate(latest, seq + 1)]
-    return write_rows(run, table, numbered, key=_ID, unless=_COUNTED)
+    latest = list({row.id: row for row in rows}.values())
+    if seq is not None:
+        return write_numbered(run, dict(enumerate(latest, seq + 1)), into)
+    table = into[tables.events]
+    return write_rows(run, table, latest, key=_ID, unless=_COUNTED, number=numbers.NEXT)
+
+
+def write_numbered(run: Statements, rows: Mapping[int, EventRow], into: Into) -> list[Any]:
+    """Write events' rows by their `seq`; see `write_events`. No two of them have the same id."""
+    numbered = [(number, *row) for number, row in rows.items()]
+    return write_rows(run, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
 
 def project(run: Statements, events: Sequence[Event]) -> list[LevelChange]:
@@ -123,14 +129,17 @@ def project(run: Statements, events: Sequence[Event]) -> list[LevelChange]:
     every event changes, is locked first. Rows of several users only grow, by SQL, and last: so
     their locks are held for no round trip.
     """
-    return KeptRows(LIVE, most=0).fold(run, events)
+    kept = KeptRows(LIVE, most=0)
+    level_changes = kept.fold(run, events)
+    kept.write(run)
+    return level_changes
 
 
 class KeptRows:
-    """The projections' rows that events have changed, in memory. They are written and forgotten
-    with the batch that makes them more than `most`, or the text in them more than `MAX_KEPT_BYTES`.
+    """The projections' rows that events have changed, in memory until `write`. `are_many`: they are
+    more than `most`, or have more text than `MAX_KEPT_BYTES`.
 
-    Nobody else may change their tables meanwhile. An error leaves rows that are half changed: then
+    Nobody else may change these rows meanwhile. An error leaves rows that are half changed: then
     none of them may be written any more.
     """
 
@@ -145,7 +154,6 @@ class KeptRows:
         concerned = _concerned(events)
         loading = [self._load(run, one, concerned[one.name]) for one in PROJECTIONS]
         run.flush()
-        are_many = self._are_many(loading, events)
         level_changes: list[LevelChange] = []
         for one in loading:
             projection = one.projection
@@ -158,16 +166,23 @@ class KeptRows:
                 else:
                     for key, event in one.concerned:
                         projection.folds[event.type](event).apply_to(rows[key])
-            if are_many:
-                self._write(run, projection)
-            elif stored:
+            if stored and self._most:
                 self._bytes += len(orjson.dumps(stored))
+        if self._most:
+            self._bytes += sum(len(event.to_json()) for event in events)
         return level_changes
+
+    @property
+    def are_many(self) -> bool:
+        """Whether there are too many rows to keep, or too large ones."""
+        count = sum(map(len, self._rows.values()))
+        return count > self._most or self._bytes > MAX_KEPT_BYTES
 
     def write(self, run: Statements) -> None:
         """Write the rows, and forget them."""
         for projection in PROJECTIONS:
             self._write(run, projection)
+        self._bytes = 0
 
     def _load(self, run: Statements, projection: Projection, events: Sequence[Event]) -> _Loading:
         """Ask for the rows that the events change and that are not in memory."""
@@ -185,13 +200,6 @@ class KeptRows:
                     found = rows_by_key(run, table, keys)
         return _Loading(projection, concerned, keys, found)
 
-    def _are_many(self, loading: Sequence[_Loading], events: Sequence[Event]) -> bool:
-        """Whether there are too many rows to keep, with those of the events."""
-        if sum(map(len, self._rows.values())) + sum(len(one.keys) for one in loading) > self._most:
-            return True
-        self._bytes += sum(len(event.to_json()) for event in events)
-        return self._bytes > MAX_KEPT_BYTES
-
     def _write(self, run: Statements, projection: Projection) -> None:
         rows, table = self._rows[projection.name], self._into[projection.table]
         write = write_rows if projection.of_user else grow_rows
@@ -201,7 +209,6 @@ class KeptRows:
                 portion = keys[first : first + WRITE_ROWS]
                 write(run, table, [tuple(rows[key].values()) for key in portion])
         rows.clear()
-        self._bytes = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ class _Run:
                 with self._connection.begin():
                     self._replay.fold(batch)
             with self._connection.begin():
-                self._replay.write()
+                self._replay.write_kept()
                 if not round and not self._is_sqlite:
                     _index(self._connection)
         with self._connection.begin():
@@ -206,7 +206,7 @@ class _Run:
             ends = self._ends()
             for batch in self._batches(ends):
                 self._replay.fold(batch)
-            self._replay.write()
+            self._replay.write_kept()
             events, lost = self._finish()
         return Rebuilt(
             events=events,

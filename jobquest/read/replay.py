@@ -7,8 +7,8 @@ that can't be counted and has no dead letter gets one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -35,6 +35,7 @@ from jobquest.read.projection import Row
 from jobquest.read.projections import DERIVED
 from jobquest.read.statements import rows_by_key, statements
 
+_T = TypeVar("_T")
 CHUNK_ROWS = 2_000
 MAX_KEPT_ROWS = 100_000  # of projections, in memory
 
@@ -106,55 +107,83 @@ class Entry(NamedTuple):
 _NO_FAILURE = Failure("", "")
 
 
+class Folded(NamedTuple):
+    """Entries that were read, and the events' rows that come of them, by their `seq`."""
+
+    entries: Sequence[Entry]
+    rows: Mapping[int, EventRow]
+
+
 class Replay:
-    """Fills the shadow tables, on one connection; `seq` is the number of the last row.
+    """Fills the shadow tables, on one connection. `seq` is the number of the last record: an
+    event's row has the number of its record.
 
     `dead_lettered` are the dead letters to be written when the tables go live.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, shares: int = 1) -> None:
+        """`shares`: how many of them fill the tables at the same time."""
         self._connection = connection
+        self._most_rows = MAX_KEPT_ROWS // shares
         self.seq = 0
         self.dead_lettered: dict[Place, Dead] = {}
-        self._kept = _no_rows()
+        self._kept = KeptRows(SHADOW, self._most_rows)
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Count the events that counted, and show those that did not. If one can't be counted, the
         fault is ours, so no event dies of it: raises RebuildFailed. Then nothing of this rebuild
         may be used."""
+        self.write(self.read(entries))
+
+    def read(self, entries: Sequence[Entry], numbers: Sequence[int] = ()) -> Folded:
+        """The first half of `fold`, which writes nothing. `numbers`: of the entries' records, if
+        they do not follow each other. Raises as `fold` does."""
+        numbers = numbers or range(self.seq + 1, self.seq + 1 + len(entries))
+        folded = self._try(entries, lambda: self._read(entries, numbers))
+        self.seq = numbers[-1] if entries else self.seq
+        return folded
+
+    def write(self, folded: Folded) -> None:
+        """The second half. Raises as `fold` does."""
+        self._try(folded.entries, lambda: self._write(folded))
+
+    def write_kept(self) -> None:
+        """Write the rows of projections that are in memory, for those who read the tables. Raises
+        as `fold` does."""
+        self._try((), self._write_kept)
+
+    def _try(self, entries: Sequence[Entry], step: Callable[[], _T]) -> _T:
         try:
             with self._connection.begin_nested():
-                self._fold(entries)
+                return step()
         except Exception as error:
             if is_infrastructure(error):
                 raise
             raise self._failure(entries, error) from error
 
-    def write(self) -> None:
-        """Write the rows of projections that are in memory, for those who read the tables. Raises
-        as `fold` does."""
-        try:
-            with statements(self._connection) as run:
-                self._kept.write(run)
-        except Exception as error:
-            if is_infrastructure(error):
-                raise
-            raise _failed("The events", error) from error
-
-    def _fold(self, entries: Sequence[Entry]) -> None:
-        rows, applied = self._judge(entries)
+    def _read(self, entries: Sequence[Entry], numbers: Sequence[int]) -> Folded:
+        rows, applied = self._judge(entries, numbers)
         with statements(self._connection) as run:
-            effects.write_events(run, rows, self.seq, SHADOW)
             self._kept.fold(run, applied)
-        self.seq += len(rows)
+        return Folded(entries, rows)
+
+    def _write(self, folded: Folded) -> None:
+        with statements(self._connection) as run:
+            effects.write_numbered(run, folded.rows, SHADOW)
+        if self._kept.are_many:
+            self._write_kept()
+
+    def _write_kept(self) -> None:
+        with statements(self._connection) as run:
+            self._kept.write(run)
 
     def _failure(self, entries: Sequence[Entry], error: Exception) -> RebuildFailed:
         """The failure of these entries. To name the event, they are folded one by one."""
-        self._kept = _no_rows()  # some may be half changed
-        for entry in entries:
+        self._kept = KeptRows(SHADOW, self._most_rows)  # some may be half changed
+        for number, entry in enumerate(entries):
             try:
                 with self._connection.begin_nested():
-                    self._fold([entry])
+                    self._write(self._read([entry], [-number]))
             except Exception as its_error:
                 if is_infrastructure(its_error):
                     raise
@@ -197,41 +226,44 @@ class Replay:
 
     # --- the outcome of each record ---
 
-    def _judge(self, entries: Sequence[Entry]) -> tuple[list[EventRow], list[Event]]:
-        """The events' rows, in the order of the records, and the events that count."""
+    def _judge(
+        self, entries: Sequence[Entry], numbers: Sequence[int]
+    ) -> tuple[dict[int, EventRow], list[Event]]:
+        """The events' rows by the numbers of their records, and the events that count."""
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
         with statements(self._connection) as run:
             known = effects.contents(run, ids, into=SHADOW)
         dead_letters = self._dead_letters(entries)
-        rows: list[EventRow] = []
+        rows: dict[int, EventRow] = {}
         applied: list[Event] = []
-        for entry in entries:
+        for number, entry in zip(numbers, entries, strict=True):
             event = entry.event
             if dead_letters and (mine := _about(entry, dead_letters)):
                 # An event's row shows the latest of its deaths.
                 if mine[-1] is dead_letters[mine[-1]["event_id"]][-1]:
-                    rows.append(_shown_dead(entry, mine[-1]))
+                    rows[number] = _shown_dead(entry, mine[-1])
             elif event is None:
                 assert entry.failure
                 died = Dead(entry.record, entry.origin, entry.failure)
-                rows.append(self._dead_letter(entry, died))
+                rows[number] = self._dead_letter(entry, died)
             elif event.id in waiting:
                 if waiting[event.id] == entry.place:
-                    rows.append(effects.event_row(event, entry.record, "retrying"))
+                    rows[number] = effects.event_row(event, entry.record, "retrying")
             elif event.id in known:
                 # Our own ids are derived from the fact: the same id is the same fact, whatever
                 # event caused it.
                 if not (event.is_internal or event.has_content_of(known[event.id])):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
-                    rows.append(self._dead_letter(entry, entry.dies(conflict)))
+                    rows[number] = self._dead_letter(entry, entry.dies(conflict))
             elif not (
                 dead_letters and _came_while_it_waited(entry.place, dead_letters.get(event.id, []))
             ):
-                rows.append(effects.event_row(event, entry.record))
+                rows[number] = effects.event_row(event, entry.record)
                 known[event.id] = event.to_json()
                 applied.append(event)
-        return rows, applied
+        latest = {row.id: (number, row) for number, row in rows.items()}
+        return dict(latest.values()), applied
 
     def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
         if not ids or self._is_empty(_WAITING):
@@ -282,10 +314,6 @@ class Replay:
 
     def _rows(self, query: Select[Any]) -> list[Row]:
         return [dict(row) for row in self._connection.execute(query).mappings()]
-
-
-def _no_rows() -> KeptRows:
-    return KeptRows(SHADOW, MAX_KEPT_ROWS)
 
 
 def _named(entry: Entry) -> str:
