@@ -172,6 +172,28 @@ def test_a_record_that_it_takes_is_taken_with_the_same_result(body: bytes) -> No
         assert event.to_dict().keys() == SIX_MEMBERS
 
 
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(st.lists(_bodies(as_record), max_size=6))
+@example([b"{", json.dumps(as_record("user.login")).encode(), b"}"])
+def test_many_records_are_read_together_as_each_alone(bodies: list[bytes]) -> None:
+    alone = [fast_decode.from_record(body, APPENDED_MS) for body in bodies]
+    together = fast_decode.from_records(bodies, APPENDED_MS)
+    assert [one and _as_told(one) for one in together] == [one and _as_told(one) for one in alone]
+
+
+def test_odd_records_among_many_are_left_out_alone() -> None:
+    good = [json.dumps(as_record("user.login", id=f"n{n}")).encode() for n in range(250)]
+    late = json.dumps(as_record("user.login", timestamp="2099-01-01T00:00:00.000Z")).encode()
+    odd = {0: b"", 99: b"\\", 100: b"[]", 201: late, 249: b'{"id": " "}'}
+    bodies = [odd.get(n, body) for n, body in enumerate(good)]
+    events = fast_decode.from_records(bodies, APPENDED_MS)
+    assert [event and event.id for event in events] == [
+        None if n in odd else f"n{n}" for n in range(250)
+    ]
+    assert fast_decode.from_records([]) == []
+
+
 @pytest.mark.parametrize("more", [{}, {"version": 2}, {"id": "\u0061"}])
 def test_an_event_has_its_six_members_however_it_is_read(more: dict[str, Any]) -> None:
     for given_metadata in ({}, {"metadata": {}}, {"metadata": {"page": 1}}):

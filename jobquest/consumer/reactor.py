@@ -19,7 +19,7 @@ from jobquest.consumer.outcomes import Outcome
 from jobquest.consumer.retries import Backoff, CircuitBreaker
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
-from jobquest.events import Event, from_record, judged_from
+from jobquest.events import Event, from_record, from_records, judged_from
 from jobquest.log import Headers, Origin, Partition, Record
 from jobquest.log_lines import log_lines
 from jobquest.read import OrderingKey, Parked, ReadSide
@@ -85,7 +85,7 @@ class Reactor:
         known: dict[str, bytes] = {}
         busy: set[OrderingKey] = set()
         for begin in range(0, len(records), PORTION):
-            decoded = [_decoded(one, origins[one[:2]]) for one in records[begin : begin + PORTION]]
+            decoded = _all_decoded(records[begin : begin + PORTION], origins)
             ids = [one.event.id for one in decoded if one.event]
             known |= self._read_side.contents(ids, parked=True)
             keys = {key for one in decoded if (key := one.ordering_key)} if waits else set()
@@ -198,6 +198,19 @@ class Reactor:
             logger.info(
                 "Event %s waits for another try after %s: %s", outcome.event.id, tries, reason
             )
+
+
+def _all_decoded(
+    records: Sequence[Record], origins: Mapping[tuple[str, int], Origin]
+) -> list[Outcome]:
+    # Each event is judged from now or later, so what is valid now is valid.
+    events = from_records([record.value for record in records], now_ms())
+    return [
+        Outcome(record, origins[record[:2]], event)
+        if event and not record.damage
+        else _decoded(record, origins[record[:2]])
+        for record, event in zip(records, events, strict=True)
+    ]
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:

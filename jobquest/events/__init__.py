@@ -7,6 +7,8 @@ modules know neither logs nor databases nor HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jobquest.events import fast_decode, validation
 from jobquest.events.catalogue import CATALOGUE, TOPICS, EventType
 from jobquest.events.event import LAST_MS, OUR_PREFIX, Event, format_time, new_id, parse_time
@@ -22,6 +24,7 @@ __all__ = [
     "EventType",
     "format_time",
     "from_record",
+    "from_records",
     "from_request",
     "judged_from",
     "new_id",
@@ -35,3 +38,9 @@ def from_record(value: bytes | None, latest_ms: int = LAST_MS) -> Event:
     `validation.from_record`."""
     event = fast_decode.from_record(value, latest_ms) if value else None
     return event or validation.from_record(value, latest_ms)
+
+
+def from_records(values: Sequence[bytes | None], latest_ms: int = LAST_MS) -> list[Event | None]:
+    """The same for many records, at half of the cost; None for each that only `from_record` reads,
+    or refuses with the reason."""
+    return fast_decode.from_records([value or b"" for value in values], latest_ms)

@@ -8,7 +8,7 @@ valid: `validation.py` decides then, and explains.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Union
@@ -33,12 +33,15 @@ from jobquest.events.fields import FIELDS, UserId
 
 # Patterns are checked here: msgspec's own take three times as long as the rest of its decoding.
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+_IDS = re.compile(rf"(?:{_ID.pattern}\n)*+")  # of a list, each in a line of its own
 # To ask for both with `bytes in bytes` takes twice as long, or longer.
 _BACKSLASH = ord("\\")
 _SPACE_FIRST = re.compile(rb'" ')
 _BLANK_FIRST = re.compile(r'"\s')
 # The one spelling of times that `format_time` has too.
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_TIMES = re.compile(rf"(?:{_TIME.pattern}\n)*+")
+_TOGETHER = 100  # records; as long as they fit into the processor's caches, more gain nothing
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises if it can't read a body."""
 
@@ -97,25 +100,58 @@ _encode = msgspec.json.Encoder().encode
 
 def from_record(value: bytes, latest_ms: int = LAST_MS) -> Event | None:
     """See `validation.from_record`."""
-    found = _read(_RECORD, value)
-    if found is None:
+    return from_records([value], latest_ms)[0]
+
+
+def from_records(values: Sequence[bytes], latest_ms: int = LAST_MS) -> list[Event | None]:
+    """The same for many records. To check the parts of a hundred as one text takes half as long as
+    to check them one by one: so they are read together, and in halves if one of them is odd."""
+    if len(values) <= _TOGETHER and (events := _all_plain(values, latest_ms)):
+        return [*events]
+    if len(values) <= 1:
+        return [None] * len(values)
+    size = min(_TOGETHER, (len(values) + 1) // 2)
+    portions = [values[first : first + size] for first in range(0, len(values), size)]
+    return [event for portion in portions for event in from_records(portion, latest_ms)]
+
+
+def _all_plain(values: Sequence[bytes], latest_ms: int) -> list[Event] | None:
+    """The events of these records, if all of them are plain and valid."""
+    found = _read_all(values)
+    if not found:
         return None
-    time_ms = _time_ms(found.timestamp)
-    metadata = _metadata(found.metadata, huge_numbers=True)
-    if time_ms is None or metadata is None or not _is_plain(found.userId):
+    times_ms = _all_times_ms([one.timestamp for one in found])
+    if not times_ms or min(times_ms) < _EARLIEST_MS or max(times_ms) > latest_ms + _AHEAD_MS:
         return None
-    if not _EARLIEST_MS <= time_ms <= latest_ms + _AHEAD_MS or not _ID.fullmatch(found.id):
+    if not _IDS.fullmatch(_lines([one.id for one in found])):
         return None
-    return Event(
-        found.id,
-        found.data.event_type,
-        found.userId,
-        time_ms,
-        metadata,
-        _frozen_data(found.data),
+    if not _are_plain([one.userId for one in found]):
+        return None
+    events = []
+    for one, time_ms, value in zip(found, times_ms, values, strict=True):
+        raw = one.metadata
+        metadata = _NOTHING if bytes(raw) == b"{}" else _metadata(raw, huge_numbers=True)
+        if metadata is None:
+            return None
         # The bytes say all six members only if they have the one that may be left out.
-        json=None if found.metadata is _NO_METADATA else value,
-    )
+        json = None if raw is _NO_METADATA else value
+        data, type = _frozen_data(one.data), one.data.event_type
+        events.append(Event(one.id, type, one.userId, time_ms, metadata, data, _NOTHING, json))
+    return events
+
+
+def _read_all(values: Sequence[bytes]) -> list[Any] | None:
+    """See `_read`."""
+    body = b"\n".join(values)
+    if _BACKSLASH in body:
+        return None
+    try:
+        if _may_hold_a_blank(body):
+            return None
+        found = list(map(_RECORD.decode, values))
+    except UNREADABLE:
+        return None
+    return None if _has_repeated_key(body, found) else found
 
 
 def from_request(body: bytes, default_user: str) -> tuple[Event, bool] | None:
@@ -173,7 +209,7 @@ def _read(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     return None if _has_repeated_key(body, found) else found
 
 
-def _has_repeated_key(body: bytes, found: msgspec.Struct) -> bool:
+def _has_repeated_key(body: bytes, found: Any) -> bool:
     """Whether an object in `body` has a key twice. msgspec keeps the last member and drops the
     others: then what it has found has fewer strings, and so fewer quotes, once it is JSON again.
     Without escapes, no other quotes are in it."""
@@ -207,9 +243,31 @@ def _time_ms(text: str) -> int | None:
         return None
 
 
+def _all_times_ms(texts: Sequence[str]) -> list[int] | None:
+    """See `_time_ms`."""
+    if not _TIMES.fullmatch(_lines(texts)):
+        return None
+    try:
+        return [to_ms(moment) for moment in map(datetime.fromisoformat, texts)]
+    except ValueError:
+        return None
+
+
 def _is_plain(user: str) -> bool:
     """Whether it is not empty and every character of it is printable ASCII."""
     return bool(user) and user.isascii() and user.isprintable() and not user.isspace()
+
+
+def _are_plain(users: Sequence[str]) -> bool:
+    """See `_is_plain`."""
+    together = "".join(users)
+    if not all(users) or any(map(str.isspace, users)):
+        return False
+    return together.isascii() and together.isprintable()
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "\n".join([*texts, ""])
 
 
 def _frozen_data(data: Any) -> Any:
