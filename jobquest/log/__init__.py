@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import orjson
@@ -66,6 +66,21 @@ class Record(NamedTuple):
     headers: Headers
     timestamp_ms: int
     damage: str | None = None
+
+
+class StoredRecord(Record):
+    """A record whose headers are loaded when they are read: few are."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> StoredRecord:
+        """The record with these values, of which the headers are bytes of `dump_headers`."""
+        return tuple.__new__(cls, row)
+
+    @property
+    def headers(self) -> Headers:
+        return load_headers(self[5])  # type: ignore[arg-type]
 
 
 class Member(NamedTuple):
@@ -256,6 +271,11 @@ def check_headers(stored: bytes) -> None:
     """Raise ValueError if `load_headers` would; at a third of its cost."""
     if not isinstance(stored, bytes) or not _PLAIN.fullmatch(stored):
         load_headers(stored)
+
+
+def are_plain_headers(stored: Sequence[bytes]) -> bool:
+    """Whether `load_headers` takes all of them for sure."""
+    return all(map(_PLAIN.fullmatch, stored))
 
 
 def _pairs(stored: bytes) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from jobquest.errors import LogDamaged, LogUnavailable
-from jobquest.log import Headers, Record, check_headers, load_headers
+from jobquest.log import Record, StoredRecord, are_plain_headers, check_headers
 
 BUSY_SECONDS = 5.0
 MAX_READ_BYTES = 16 * 1024 * 1024  # of values in one read: a count alone would not bound memory
@@ -110,32 +110,40 @@ def first_since(connection: sqlite3.Connection, topic: str, moment_ms: int) -> i
     return low if low < end else None
 
 
-class _Stored(Record):
-    """A record whose headers are loaded when they are read: few are."""
-
-    __slots__ = ()
-
-    @property
-    def headers(self) -> Headers:
-        return load_headers(self[5])  # type: ignore[arg-type]
-
-
 def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) -> list[Record]:
     """The first records from `offset` on: at most `limit`, and fewer if they are large."""
-    rows = connection.execute(
+    found = connection.execute(
         "SELECT ?1, 0, offset, key, value, headers, timestamp_ms, NULL FROM records"
         " WHERE topic = ?1 AND offset >= ?2 ORDER BY offset LIMIT ?3",
         (topic, offset, limit),
     )
-    records: list[Record] = []
+    rows: list[tuple[Any, ...]] = []
     size = 0
-    for row in rows:
-        damage = _damage(*row[3:7])
-        records.append(_damaged(row, damage) if damage else _Stored._make(row))
-        size += len(records[-1].value or b"")
+    for row in found:
+        rows.append(row)
+        size += len(row[4]) if isinstance(row[4], bytes) else 0
         if size >= MAX_READ_BYTES:
             break
-    return records
+    if _are_sound(rows):
+        return list(map(StoredRecord.of, rows))
+    return [
+        _damaged(row, damage) if (damage := _damage(*row[3:7])) else StoredRecord.of(row)
+        for row in rows
+    ]
+
+
+def _are_sound(rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether no row is damaged, at half of the cost of `_damage` for each."""
+    if not rows:
+        return True
+    _, _, _, keys, values, headers, times, _ = zip(*rows, strict=True)
+    return (
+        set(map(type, times)) == {int}
+        and 0 <= min(times) <= max(times) <= _LAST_MS
+        and {*map(type, keys), *map(type, values)} <= {bytes, NoneType}
+        and set(map(type, headers)) == {bytes}
+        and are_plain_headers(headers)
+    )
 
 
 def _damage(key: object, value: object, headers: bytes, timestamp_ms: object) -> str | None:
