@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from itertools import islice
@@ -25,6 +26,7 @@ events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters."
 
 LOOK_SECONDS = 0.5
 MAX_RATE = 1_000
+MAX_PROCESSES = 4  # of a rebuild: SQLite has one writer at a time, so more would wait
 REPORT_EVENTS = 100
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
@@ -182,9 +184,20 @@ def demo(rate: float, failures: float, users: int, count: int | None, seed: int 
     click.echo(f"{published} events published in all")
 
 
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 @events.command()
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 16),
+    help="Processes that count events at the same time, if there are many and the database is"
+    f" SQLite. Each needs about 220 MB. Default: one for each core, and at most {MAX_PROCESSES}.",
+)
 @one_line
-def rebuild() -> None:
+def rebuild(processes: int | None) -> None:
     """Rebuild everything that is derived from the log.
 
     These are events, statistics, pipelines, inboxes and counts. The service may run meanwhile. No
@@ -200,7 +213,7 @@ def rebuild() -> None:
                 bar.length = total
                 bar.update(done - bar.pos)
 
-            result = runtime.rebuild.run(show)
+            result = runtime.rebuild.run(show, processes or min(MAX_PROCESSES, _cores()))
     finally:
         runtime.close_log()
     if result.restored is not None:

@@ -164,12 +164,13 @@ class KeptRows:
                 if projection is USER_STATS:
                     level_changes = _fold_users(rows, one.concerned)
                 else:
+                    folds = projection.folds
                     for key, event in one.concerned:
-                        projection.folds[event.type](event).apply_to(rows[key])
+                        folds[event.type](event).apply_to(rows[key])
             if stored and self._most:
                 self._bytes += len(orjson.dumps(stored))
         if self._most:
-            self._bytes += sum(len(event.to_json()) for event in events)
+            self._bytes += sum([len(event.json or event.to_json()) for event in events])
         return level_changes
 
     @property
@@ -188,10 +189,9 @@ class KeptRows:
         """Ask for the rows that the events change and that are not in memory."""
         table, found = self._into[projection.table], None
         with failing_as(projection.part):
-            key_of = projection.key
-            concerned = [(key_of(event), event) for event in events]
-            kept = self._rows[projection.name]
-            keys = sorted({key for key, _ in concerned if key not in kept})
+            keys_of_events = list(map(projection.key, events))
+            concerned = list(zip(keys_of_events, events, strict=True))
+            keys = sorted(set(keys_of_events).difference(self._rows[projection.name]))
             if keys and projection.of_user:
                 if projection is USER_STATS and table is projection.table:
                     others = tuple(projection.new_row(keys[0]).values())[len(keys[0]) :]

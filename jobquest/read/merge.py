@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import attrgetter, itemgetter
 
 from jobquest.errors import LogUnavailable
@@ -33,6 +33,19 @@ def in_order(
         found.sort(key=itemgetter(0))  # stable: records of the same time keep their order
         for _, origin, record in found:
             yield origin, record
+
+
+def bounded(
+    records: Iterator[tuple[Origin, Record]], most: int, most_bytes: int
+) -> list[tuple[Origin, Record]]:
+    """At most so many of the next records, and fewer if their values have so many bytes."""
+    batch, size = [], 0
+    for entry in islice(records, most):
+        batch.append(entry)
+        size += len(entry[1].value or b"")
+        if size >= most_bytes:
+            break
+    return batch
 
 
 class _Stream:

@@ -36,8 +36,10 @@ from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
 from jobquest.read.history import forget_old
-from jobquest.read.merge import in_order
+from jobquest.read.merge import bounded, in_order
 from jobquest.read.replay import (
+    BATCH_BYTES,
+    BATCH_RECORDS,
     PREFIX,
     SHADOW,
     Entry,
@@ -46,11 +48,12 @@ from jobquest.read.replay import (
     decoded,
     shadow_indexes,
     shadows,
+    without_lock,
 )
 from jobquest.read.retry_topic import TOPIC as RETRIES
+from jobquest.read.shares import SharesDepend, fold_in_processes
 
-BATCH_RECORDS = 20_000  # folded in one transaction, and fewer if they are large
-BATCH_BYTES = 16_000_000  # of their values
+SHARED_RECORDS = 50_000  # from so many on, it is worth it to start processes
 LAST_RECORDS = 5_000  # folded while the consumer waits
 MAX_ROUNDS = 10  # without the lock, if the consumer is as fast as the rebuild
 _LOCK_NUMBER = 7317002  # PostgreSQL's advisory locks have numbers instead of names
@@ -117,14 +120,18 @@ class Rebuild:
         with self._database.asking() as connection:
             return bool(connection.execute(select(tables.epoch.c.is_outdated)).scalar_one())
 
-    def run(self, progress: Progress = lambda done, total: None) -> Rebuilt:
-        """Recreate the derived tables. Raises StateConflict if another rebuild runs, RebuildFailed
-        and Unavailable: then the old tables are unchanged."""
+    def run(self, progress: Progress = lambda done, total: None, processes: int = 1) -> Rebuilt:
+        """Recreate the derived tables. With more than one of `processes`, they count the events, if
+        there are many and the database is SQLite, and this one reads.
+
+        Raises StateConflict if another rebuild runs, RebuildFailed and Unavailable: then the old
+        tables are unchanged.
+        """
         # One connection for all of it: it holds the lock, so when it is lost, nothing is written.
         with self._database.reading() as connection:
             connection.execution_options(write=True)
             with _alone(connection):
-                run = _Run(connection, self, progress)
+                run = _Run(connection, self, progress, processes)
                 try:
                     made = run.run()
                 finally:
@@ -165,14 +172,16 @@ def _alone(connection: Connection) -> Iterator[None]:
 class _Run:
     """One rebuild, on one connection."""
 
-    def __init__(self, connection: Connection, settings: Rebuild, progress: Progress) -> None:
+    def __init__(
+        self, connection: Connection, settings: Rebuild, progress: Progress, processes: int
+    ) -> None:
         self._connection = connection
+        self._processes = processes
         self._dead_letters = settings.dead_letters
         self._log = settings.log
         self._topics = settings.topics
         self._group = settings.group
         self._progress = progress
-        self._replay = Replay(connection)
         self._is_sqlite = connection.dialect.name == "sqlite"
         self._done: dict[Origin, int] = {}  # for each partition, the next offset to fold
         # If the read side is new: the group's offsets. Records from there on are not processed yet.
@@ -185,18 +194,19 @@ class _Run:
         began = time.monotonic()
         with self._connection.begin():
             _check_revision(self._connection)
-        _drop_shadows(self._connection)
-        with self._connection.begin():
-            shadows.create_all(self._connection)
+        self._create_shadows()
         self._begin()
+        self._fold_in_processes()
         for round in range(MAX_ROUNDS):
             with self._connection.begin():
                 ends = self._ends()
             if round and self._expect(ends) <= LAST_RECORDS:
                 break
             for batch in self._batches(ends):
+                with without_lock(self._connection):
+                    folded = self._replay.read(batch)
                 with self._connection.begin():
-                    self._replay.fold(batch)
+                    self._replay.write(folded)
             with self._connection.begin():
                 self._replay.write_kept()
                 if not round and not self._is_sqlite:
@@ -217,6 +227,34 @@ class _Run:
             restored=self._restored[0],
             waiting=self._restored[1],
         )
+
+    def _create_shadows(self) -> None:
+        _drop_shadows(self._connection)
+        with self._connection.begin():
+            shadows.create_all(self._connection)
+        self._replay = Replay(self._connection)
+
+    def _fold_in_processes(self) -> None:
+        """Have several processes fold most of the log, if that is possible."""
+        if self._processes == 1 or not self._is_sqlite:
+            return
+        with self._connection.begin():
+            ends = self._ends()
+        if self._expect(ends) < SHARED_RECORDS:
+            return
+        url = self._connection.engine.url.render_as_string(hide_password=False)
+        records, processes = self._records_to(ends), self._processes
+        try:
+            self._replay.seq = fold_in_processes(url, records, processes, self._note_done)
+        except SharesDepend:
+            self._records = 0
+            self._create_shadows()
+        else:
+            self._done |= {origin: max(self._done[origin], end) for origin, end in ends.items()}
+
+    def _note_done(self, records: int) -> None:
+        self._records += records
+        self._progress(self._records, self._total)
 
     # --- how far ---
 
@@ -282,14 +320,16 @@ class _Run:
         """The records up to `ends`, as the log accepted them: by the time of appending, and by
         offset within each partition."""
         self._expect(ends)
-        records = in_order(self._log, {o: (self._done[o], end) for o, end in ends.items()})
-        while batch := _bounded(records):
-            yield [decoded(origin, record) for origin, record in batch]
+        records = self._records_to(ends)
+        while batch := bounded(records, BATCH_RECORDS, BATCH_BYTES):
+            yield decoded(batch)
             self._done |= {origin: record.offset + 1 for origin, record in batch}
-            self._records += len(batch)
-            self._progress(self._records, self._total)
+            self._note_done(len(batch))
         # The last offsets of a partition may have no record: they count as read, too.
         self._done |= {origin: max(self._done[origin], end) for origin, end in ends.items()}
+
+    def _records_to(self, ends: Mapping[Origin, int]) -> Iterator[tuple[Origin, Record]]:
+        return in_order(self._log, {o: (self._done[o], end) for o, end in ends.items()})
 
     # --- the end, all in one transaction ---
 
@@ -343,16 +383,6 @@ def _check_revision(connection: Connection) -> None:
         raise StateConflict(
             f"A newer version has expanded the tables (revision {found}): rebuild with that one."
         )
-
-
-def _bounded(records: Iterator[tuple[Origin, Record]]) -> list[tuple[Origin, Record]]:
-    batch, size = [], 0
-    for origin, record in islice(records, BATCH_RECORDS):
-        batch.append((origin, record))
-        size += len(record.value or b"")
-        if size >= BATCH_BYTES:
-            break
-    return batch
 
 
 def _drop_shadows(connection: Connection) -> None:

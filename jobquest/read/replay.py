@@ -7,9 +7,11 @@ that can't be counted and has no dead letter gets one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -24,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import quoted_name
 
 from jobquest.errors import IdConflict, InvalidEvent, JobQuestError
-from jobquest.events import Event, from_record
+from jobquest.events import Event, from_record, from_records
 from jobquest.log import Origin, Record
 from jobquest.read import effects, parking, tables
 from jobquest.read.database_errors import is_infrastructure
@@ -36,6 +38,8 @@ from jobquest.read.projections import DERIVED
 from jobquest.read.statements import rows_by_key, statements
 
 _T = TypeVar("_T")
+BATCH_RECORDS = 20_000  # folded in one transaction, and fewer if they are large
+BATCH_BYTES = 16_000_000  # of their values
 CHUNK_ROWS = 2_000
 MAX_KEPT_ROWS = 100_000  # of projections, in memory
 
@@ -82,7 +86,7 @@ class Place(NamedTuple):
         return Place(*(row[name] for name in Place._fields))
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A record, and its event if it can be read."""
 
     origin: Origin
@@ -118,14 +122,15 @@ class Replay:
     """Fills the shadow tables, on one connection. `seq` is the number of the last record: an
     event's row has the number of its record.
 
-    `dead_lettered` are the dead letters to be written when the tables go live.
+    `dead_lettered` are the dead letters to be written when the tables go live; `refused` is how
+    many rows were not written because a processed event has their id.
     """
 
     def __init__(self, connection: Connection, shares: int = 1) -> None:
         """`shares`: how many of them fill the tables at the same time."""
         self._connection = connection
         self._most_rows = MAX_KEPT_ROWS // shares
-        self.seq = 0
+        self.seq = self.refused = 0
         self.dead_lettered: dict[Place, Dead] = {}
         self._kept = KeptRows(SHADOW, self._most_rows)
 
@@ -169,7 +174,8 @@ class Replay:
 
     def _write(self, folded: Folded) -> None:
         with statements(self._connection) as run:
-            effects.write_numbered(run, folded.rows, SHADOW)
+            written = effects.write_numbered(run, folded.rows, SHADOW)
+        self.refused += len(folded.rows) - sum(cursor.rowcount for cursor in written)
         if self._kept.are_many:
             self._write_kept()
 
@@ -203,7 +209,7 @@ class Replay:
             waited = [parking.parked_of(row) for row in rows]
             # An event that lies further on is folded there, in its order.
             past = [one for one in waited if one.record.offset < done.get(one.origin, _NO_END)]
-            self.fold([decoded(one.origin, one.record) for one in past])
+            self.fold(decoded([(one.origin, one.record) for one in past]))
         known = select(_WAITING.c.event_id).where(_WAITING.c.event_id == tables.parked.c.event_id)
         fresh = select(tables.parked).where(~known.exists())
         self._connection.execute(insert(_WAITING).from_select(_WAITING.c.keys(), fresh))
@@ -329,11 +335,28 @@ def _failed(what: str, error: Exception) -> RebuildFailed:
     )
 
 
+@contextmanager
+def without_lock(connection: Connection) -> Iterator[None]:
+    """A transaction that only reads, on a connection whose others hold SQLite's write lock."""
+    connection.execution_options(write=False)
+    with connection.begin():
+        yield
+    connection.execution_options(write=True)
+
+
 _NO_END = 2**63  # for a partition whose records are lost
 
 
-def decoded(origin: Origin, record: Record) -> Entry:
-    """A record with its event, or the reason why it has none."""
+def decoded(records: Sequence[tuple[Origin, Record]]) -> list[Entry]:
+    """Records with their events, or with the reasons why they have none."""
+    events = from_records([record.value for _, record in records])
+    return [
+        Entry(origin, record, event) if event and not record.damage else _decoded(origin, record)
+        for (origin, record), event in zip(records, events, strict=True)
+    ]
+
+
+def _decoded(origin: Origin, record: Record) -> Entry:
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
