@@ -682,7 +682,9 @@ def test_the_command_says_what_it_made(cli: FlaskCliRunner) -> None:
 
 
 @pytest.mark.kafka
-def test_a_rebuild_from_kafka(settings: dict[str, str], empty_kafka: str) -> None:
+def test_a_rebuild_from_kafka(
+    settings: dict[str, str], empty_kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Runtime(load({**settings, "KAFKA_BROKER": empty_kafka, "KAFKA_PARTITIONS": "3"}))
     handler = failing(runtime, "bob")
     runtime.consumer.start()
@@ -694,9 +696,11 @@ def test_a_rebuild_from_kafka(settings: dict[str, str], empty_kafka: str) -> Non
     wait_for(lambda: _is_drained(runtime), 60)
     runtime.consumer.stop()
     before, seen = rows_of(runtime), len(handler.seen)
-    damage(runtime)
-    runtime.rebuild.run()
-    assert rows_of(runtime) == before
+    monkeypatch.setattr(rebuilding, "SHARED_RECORDS", 0)
+    for processes in (1, 2):
+        damage(runtime)
+        runtime.rebuild.run(processes=processes)
+        assert rows_of(runtime) == before
     run_sql(runtime, delete(tables.parked))
     again = lose(runtime)
     assert again.rebuild.run().restored == 2
