@@ -22,11 +22,14 @@ from sqlalchemy import delete, select
 
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
-from jobquest.log import NewRecord
+from jobquest.events import Event
+from jobquest.log import NewRecord, Partition
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import shares, tables
-from jobquest.read.replay import SHADOW, RebuildFailed
+from jobquest.read.projection import Change
+from jobquest.read.replay import SHADOW, RebuildFailed, Replay, decoded, shadows, without_lock
 from jobquest.read.shares import SharesDepend, fold_in_processes
+from jobquest.read.user_stats import USER_STATS
 from jobquest.runtime import Runtime
 from tests.service import ROOT, wait_for
 from tests.test_consumer import consume, write
@@ -246,6 +249,27 @@ def test_a_database_that_is_locked_for_long_is_told_as_by_one_process(
     assert isinstance(ended[0], ReadSideUnavailable)
     assert "database is locked" in str(ended[0])
     assert rows_of(lived) == before
+
+
+def test_a_bug_of_ours_is_named_while_another_process_writes(
+    lived: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fold(event: Event) -> Change:
+        return Change(adds={"xp": 1 // (event.id != "n7")})
+
+    monkeypatch.setitem(USER_STATS.folds, "xp.earned", fold)  # type: ignore[arg-type]
+    [info] = lived.log.describe(["achievements"])
+    records = lived.log.read(Partition("achievements", 0), 0, 500)
+    entries = decoded([(info.origin, record) for record in records])
+    with lived.database.reading() as connection:
+        shadows.create_all(connection)
+        connection.commit()
+        with (
+            _locked(lived),
+            pytest.raises(RebuildFailed, match=r"n7 \(achievements/0@7\).*ZeroDivisionError"),
+            without_lock(connection),
+        ):
+            Replay(connection).read(entries)
 
 
 _COMMAND = """

@@ -144,27 +144,42 @@ class Replay:
         """The first half of `fold`, which writes nothing. `numbers`: of the entries' records, if
         they do not follow each other. Raises as `fold` does."""
         numbers = numbers or range(self.seq + 1, self.seq + 1 + len(entries))
-        folded = self._try(entries, lambda: self._read(entries, numbers))
+        folded = self._try(
+            lambda: self._read(entries, numbers),
+            entries,
+            lambda number, entry: self._read([entry], [number]),
+        )
         self.seq = numbers[-1] if entries else self.seq
         return folded
 
     def write(self, folded: Folded) -> None:
         """The second half. Raises as `fold` does."""
-        self._try(folded.entries, lambda: self._write(folded))
+        self._try(
+            lambda: self._write(folded),
+            folded.entries,
+            lambda number, entry: self._write(self._read([entry], [number])),
+        )
 
     def write_kept(self) -> None:
         """Write the rows of projections that are in memory, for those who read the tables. Raises
         as `fold` does."""
-        self._try((), self._write_kept)
+        self._try(self._write_kept)
 
-    def _try(self, entries: Sequence[Entry], step: Callable[[], _T]) -> _T:
+    def _try(
+        self,
+        step: Callable[[], _T],
+        entries: Sequence[Entry] = (),
+        one_by_one: Callable[[int, Entry], object] = lambda number, entry: None,
+    ) -> _T:
+        """Do a step with these entries. If it fails, do it with each of them to name the one that
+        is to blame."""
         try:
             with self._connection.begin_nested():
                 return step()
         except Exception as error:
             if is_infrastructure(error):
                 raise
-            raise self._failure(entries, error) from error
+            raise self._failure(error, entries, one_by_one) from error
 
     def _read(self, entries: Sequence[Entry], numbers: Sequence[int]) -> Folded:
         rows, applied = self._judge(entries, numbers)
@@ -183,13 +198,17 @@ class Replay:
         with statements(self._connection) as run:
             self._kept.write(run)
 
-    def _failure(self, entries: Sequence[Entry], error: Exception) -> RebuildFailed:
-        """The failure of these entries. To name the event, they are folded one by one."""
+    def _failure(
+        self,
+        error: Exception,
+        entries: Sequence[Entry],
+        one_by_one: Callable[[int, Entry], object],
+    ) -> RebuildFailed:
         self._kept = KeptRows(SHADOW, self._most_rows)  # some may be half changed
         for number, entry in enumerate(entries):
             try:
                 with self._connection.begin_nested():
-                    self._write(self._read([entry], [-number]))
+                    one_by_one(-number, entry)
             except Exception as its_error:
                 if is_infrastructure(its_error):
                     raise
