@@ -11,19 +11,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from zlib import crc32
 
 import pytest
+from msgspec import structs
 from sqlalchemy import delete, select
 
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
-from jobquest.events import Event
-from jobquest.log import NewRecord, Partition
+from jobquest.events import OUR_PREFIX, Event
+from jobquest.log import NewRecord, Origin, Partition, Record
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import shares, tables
 from jobquest.read.projection import Change
@@ -175,6 +176,25 @@ def test_an_id_of_two_users_is_noticed_even_if_nobody_finds_it_written(
     assert ended == [None]
     assert shared == [SharesDepend.__name__]
     assert rows_of(runtime) == before
+
+
+def test_an_id_of_ours_that_two_users_have_is_noticed_whoever_is_first(runtime: Runtime) -> None:
+    # No producer of ours makes one, but whoever writes to Kafka may.
+    def fold(user: str, number: int) -> None:
+        event = structs.replace(xp_event("same", user, 10), id=f"{OUR_PREFIX}same")
+        record = Record(event.topic, 0, number, user.encode(), event.to_json(), (), 0)
+        batch = [number], [(Origin(event.topic, 0, "log"), record)]
+        replay, turn = Replay(connection, 2), get_context("spawn").Lock()
+        list(shares._folded(replay, connection, [batch], os.getppid(), turn))
+
+    with runtime.database.reading() as connection:
+        connection.execution_options(write=True)
+        with connection.begin():
+            shadows.create_all(connection)
+        fold("v", 2)
+        fold("v", 3)  # a repeat
+        with pytest.raises(SharesDepend):
+            fold("u", 1)
 
 
 # --- what goes wrong ---

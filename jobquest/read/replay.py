@@ -123,7 +123,8 @@ class Replay:
     event's row has the number of its record.
 
     `dead_lettered` are the dead letters to be written when the tables go live; `refused` is how
-    many rows were not written because a processed event has their id.
+    many rows were not written because a processed event has their id; `is_of_others` is whether
+    an event was dropped because another user's has its id.
     """
 
     def __init__(self, connection: Connection, shares: int = 1) -> None:
@@ -131,6 +132,7 @@ class Replay:
         self._connection = connection
         self._most_rows = MAX_KEPT_ROWS // shares
         self.seq = self.refused = 0
+        self.is_of_others = False
         self.dead_lettered: dict[Place, Dead] = {}
         self._kept = KeptRows(SHADOW, self._most_rows)
 
@@ -278,7 +280,9 @@ class Replay:
             elif event.id in known:
                 # Our own ids are derived from the fact: the same id is the same fact, whatever
                 # event caused it.
-                if not (event.is_internal or event.has_content_of(known[event.id])):
+                if event.is_internal:
+                    self.is_of_others |= from_record(known[event.id]).user_id != event.user_id
+                elif not event.has_content_of(known[event.id]):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
                     rows[number] = self._dead_letter(entry, entry.dies(conflict))
             elif not (

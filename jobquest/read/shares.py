@@ -249,7 +249,7 @@ def _folded(
 
 def _refuse_dependent(entries: Sequence[Entry], replay: Replay) -> None:
     """Raise SharesDepend if another share may have to do with one of these."""
-    if replay.dead_lettered or replay.refused:
+    if replay.dead_lettered or replay.refused or replay.is_of_others:
         raise SharesDepend("An id is used twice, or a record is a new dead letter.")
     for entry in entries:
         if entry.event and entry.event.user_id.encode() != entry.record.key:
