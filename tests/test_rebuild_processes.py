@@ -48,6 +48,7 @@ from tests.test_retries import ATTEMPTS, publish
 
 pytestmark = pytest.mark.slow
 USERS = 40
+NOBODY = 0  # no process has this pid
 READING_SECONDS = 3.0  # until a new process has read its events, and less than SQLite waits
 
 
@@ -376,3 +377,17 @@ def test_processes_that_lose_the_one_that_began_write_nothing_more(
     damage(lived)
     lived.rebuild.run()
     assert rows_of(lived) == before
+
+
+def test_a_process_waits_for_no_turn_without_the_one_that_began(runtime: Runtime) -> None:
+    turn, ended = get_context("spawn").Lock(), threading.Event()
+    turn.acquire()  # as one that was killed meanwhile
+
+    def fold() -> None:
+        with suppress(SystemExit), runtime.database.reading() as connection:
+            connection.execution_options(write=True)
+            list(shares._folded(Replay(connection, 2), connection, [], NOBODY, turn))
+        ended.set()
+
+    Thread(target=fold, daemon=True).start()
+    assert ended.wait(20)

@@ -45,6 +45,7 @@ PORTION_RECORDS = 2_000  # sent to a process at once, on average, and fewer if t
 PORTION_BYTES = 2_000_000  # of their values
 MAX_PORTIONS = 15  # that wait to be sent to a process; less than a batch would let others wait
 _NO_MORE = b""  # instead of a portion, even an empty one
+_TURN_SECONDS = 1.0  # until the parent is looked for, while another process has its turn
 _FULL_SECONDS = 0.1  # until a failure is looked for, while nothing more can be sent
 
 
@@ -227,12 +228,16 @@ def _folded(
 
     @contextmanager
     def writing() -> Iterator[None]:
-        with turn, connection.begin():
-            # Without the parent, which holds the rebuild's lock, another rebuild may have begun. If
-            # the parent is there now, another one must wait for this transaction.
-            if os.getppid() != parent:
-                raise SystemExit
-            yield
+        # One that was killed keeps its turn, and the parent that would end us may be gone as well.
+        while not turn.acquire(timeout=_TURN_SECONDS):
+            _end_without(parent)
+        try:
+            with connection.begin():
+                # If the parent is there now, another rebuild must wait for this transaction.
+                _end_without(parent)
+                yield
+        finally:
+            turn.release()
 
     for numbers, records in batches:
         entries = decoded(records)
@@ -245,6 +250,12 @@ def _folded(
         yield len(records)
     with writing():
         replay.write_kept()
+
+
+def _end_without(parent: int) -> None:
+    """Without the parent, which holds the rebuild's lock, another rebuild may have begun."""
+    if os.getppid() != parent:
+        raise SystemExit
 
 
 def _refuse_dependent(entries: Sequence[Entry], replay: Replay) -> None:
