@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -11,7 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from multiprocessing import active_children, get_context
+from multiprocessing import Pipe, active_children, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -391,3 +393,43 @@ def test_a_process_waits_for_no_turn_without_the_one_that_began(runtime: Runtime
 
     Thread(target=fold, daemon=True).start()
     assert ended.wait(20)
+
+
+def test_a_process_says_nothing_when_the_one_that_began_is_gone(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "collect_seldom", lambda _of: None)  # it is our process, too
+    with runtime.database.writing() as connection:
+        shadows.create_all(connection)
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    event = xp_event("n1", "ada", 10)
+    record = Record(event.topic, 0, 0, b"ada", event.to_json(), (), 0)
+    ours.send_bytes(shares._pack.encode([(1, Origin(event.topic, 0, "log"), record)]))
+    ours.send_bytes(shares._pack.encode([]))
+    ours.close()
+    url = runtime.config.read_side_url
+    shares._work(url, 1, os.getppid(), theirs, context.Lock())
+
+
+def test_processes_that_can_not_be_started_are_told_in_one_line(
+    lived: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(lived)
+    made: list[Any] = []
+
+    def pipe(_context: BaseContext) -> Any:
+        if made:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(Pipe())
+        return made[0]
+
+    monkeypatch.setattr(BaseContext, "Pipe", pipe)
+    with pytest.raises(RebuildFailed) as raised:
+        lived.rebuild.run(processes=2)
+    assert str(raised.value) == (
+        "The processes of the rebuild can't be started: Too many open files. Nothing was changed."
+        " Rebuild again, with --processes 1."
+    )
+    assert not active_children()
+    assert rows_of(lived) == before

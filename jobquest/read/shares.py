@@ -62,13 +62,9 @@ def fold_in_processes(
     """Fold these records into the shadow tables of the database `url`. Calls `progress` with how
     many more are done, and returns how many there were. Raises SharesDepend, RebuildFailed and
     Unavailable: then the shadow tables may have a part of the rows."""
-    done, context = 0, get_context("spawn")  # a fork would copy locks that our threads hold
-    turn = context.Lock()  # SQLite lets a writer wait for long while others take turns
+    done = 0
     with ExitStack() as stack:
-        shares: list[_Share] = []
-        for _ in range(processes):
-            shares.append(_Share(context, url, processes, turn))
-            stack.callback(shares[-1].end)
+        shares = _started(stack, url, processes)
 
         def receive(timeout: float | None = 0) -> None:
             _receive(shares, progress, timeout)
@@ -85,6 +81,23 @@ def fold_in_processes(
         while not all(share.is_done for share in shares):
             receive(None)
     return done
+
+
+def _started(stack: ExitStack, url: str, processes: int) -> list[_Share]:
+    """So many processes, which end with the `stack`. Raises RebuildFailed."""
+    context = get_context("spawn")  # a fork would copy locks that our threads hold
+    shares: list[_Share] = []
+    try:
+        turn = context.Lock()  # SQLite lets a writer wait for long while others take turns
+        for _ in range(processes):
+            shares.append(_Share(context, url, processes, turn))
+            stack.callback(shares[-1].end)
+    except OSError as error:  # there are too many, or /dev/shm can't be written
+        raise RebuildFailed(
+            f"The processes of the rebuild can't be started: {error.strerror}. Nothing was changed."
+            " Rebuild again, with --processes 1."
+        ) from error
+    return shares
 
 
 def _divided(
@@ -110,6 +123,7 @@ class _Share:
     """The process of one share, and the records that it is sent next."""
 
     def __init__(self, context: SpawnContext, url: str, of: int, turn: Lock) -> None:
+        self._turn = turn  # a process that starts finds it by its name, as long as it is here
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(url, of, os.getpid(), theirs, turn))
         with _uninterrupted():
@@ -181,16 +195,16 @@ _unpack = msgspec.msgpack.Decoder(list[tuple[int, tuple[str, int, str], tuple[An
 def _work(url: str, of: int, parent: int, pipe: Pipe, turn: Lock) -> None:
     """Fold what comes: sends how many records are folded, at last 0, or an error."""
     collect_seldom(OF_A_REBUILD)
-    try:
-        with Database(url).reading() as connection:
-            connection.execution_options(write=True)
-            for done in _folded(Replay(connection, of), connection, _batches(pipe), parent, turn):
-                pipe.send(done)
-        pipe.send(0)
-    except JobQuestError as error:
-        pipe.send(error)
-    except (EOFError, ConnectionError):
-        pass  # the parent was killed
+    with suppress(EOFError, ConnectionError):  # the parent was killed
+        try:
+            with Database(url).reading() as connection:
+                connection.execution_options(write=True)
+                replay = Replay(connection, of)
+                for done in _folded(replay, connection, _batches(pipe), parent, turn):
+                    pipe.send(done)
+            pipe.send(0)
+        except JobQuestError as error:
+            pipe.send(error)
 
 
 def _batches(pipe: Pipe) -> Iterator[tuple[list[int], list[tuple[Origin, Record]]]]:
