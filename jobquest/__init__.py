@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flask import Flask
+from flask import Flask
+
+from jobquest import cli, config, start_checks, web
+from jobquest.runtime import Runtime
 
 __all__ = ["create_app"]
 
@@ -21,13 +22,6 @@ def create_app(settings: Mapping[str, str] | None = None) -> Flask:
     `.notifications` and the rest. This starts no thread: the server does, or the first request.
     Raises SettingsError.
     """
-    # Imported here: a rebuild's further processes need few of these modules, and start in half of
-    # the time without them.
-    from flask import Flask
-
-    from jobquest import cli, config, start_checks, web
-    from jobquest.runtime import Runtime
-
     app = Flask(__name__, template_folder=_ROOT / "templates", static_folder=str(_ROOT / "static"))
     loaded = config.load(settings)
     start_checks.check(loaded)
