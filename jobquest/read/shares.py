@@ -92,6 +92,9 @@ def _started(stack: ExitStack, url: str, processes: int) -> list[_Share]:
         for _ in range(processes):
             shares.append(_Share(context, url, processes, turn))
             stack.callback(shares[-1].end)
+        with _uninterrupted():
+            for share in shares:
+                share.start()
     except OSError as error:  # there are too many, or /dev/shm can't be written
         raise RebuildFailed(
             f"The processes of the rebuild can't be started: {error.strerror}. Nothing was changed."
@@ -124,15 +127,17 @@ class _Share:
 
     def __init__(self, context: SpawnContext, url: str, of: int, turn: Lock) -> None:
         self._turn = turn  # a process that starts finds it by its name, as long as it is here
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(url, of, os.getpid(), theirs, turn))
-        with _uninterrupted():
-            self._process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
+        self.pipe, self._theirs = context.Pipe()
+        given = (url, of, os.getpid(), self._theirs, turn)
+        self._process = context.Process(target=_work, args=given, daemon=True)
         self._portions: queue.Queue[bytes] = queue.Queue(MAX_PORTIONS)
         self._feeder = Thread(target=self._feed, name="rebuild-feeder", daemon=True)
-        self._feeder.start()
         self.is_done = False
+
+    def start(self) -> None:
+        self._process.start()
+        self._theirs.close()  # so that the end of the process is the end of the pipe
+        self._feeder.start()
 
     def send(
         self, records: Sequence[tuple[int, Origin, Record]], waiting: Callable[[], None]
@@ -162,11 +167,14 @@ class _Share:
 
     def end(self) -> None:
         """End the process, whatever it is doing."""
-        self._process.kill()
-        self._process.join()
+        if self._process.pid:
+            self._process.kill()
+            self._process.join()
         with suppress(queue.Full):  # then the thread is sending, and notices the end of the process
             self._portions.put_nowait(_NO_MORE)
-        self._feeder.join()
+        if self._feeder.ident:
+            self._feeder.join()
+        self._theirs.close()
         self.pipe.close()
 
     def _feed(self) -> None:
@@ -178,7 +186,7 @@ class _Share:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits, and never reaches a process that is started meanwhile: its parent ends it."""
+    """Ctrl-C waits, and never reaches a process or thread that is started meanwhile."""
     was = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
