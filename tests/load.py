@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 import time
 from collections import Counter
@@ -152,6 +153,20 @@ def consumer_of(service: Service) -> int:
     found = [process["pid"] for process in service.status()["processes"] if process["assignment"]]
     [consumer] = found
     return int(consumer)
+
+
+def start_threads(url: str) -> None:
+    """Have the worker start as many threads as handshakes need that overlap by chance: they stay,
+    and would otherwise be taken for threads of viewers."""
+    host, port = url.removeprefix("http://").split(":")
+    asking = [socket.create_connection((host, int(port)), timeout=20) for _ in range(24)]
+    for one in asking:
+        head = f"GET /api/status HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+        one.sendall(head.encode())
+    for one in asking:
+        while one.recv(65536):
+            pass
+        one.close()
 
 
 def threads_of(pid: int) -> int:

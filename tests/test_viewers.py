@@ -26,7 +26,7 @@ import websocket
 
 from jobquest.sockets import RECEIVED_BYTES
 from tests.frames import CLOSE, PING, PONG, TEXT, Upgrade, client_frame, client_header
-from tests.load import forget_peak, heaps_of, peak_memory_of, threads_of, worker_of
+from tests.load import forget_peak, heaps_of, peak_memory_of, start_threads, threads_of, worker_of
 from tests.raw import Talk
 from tests.samples import SAMPLES
 from tests.service import ROOT, Service, wait_for
@@ -147,6 +147,7 @@ def test_a_viewer_that_never_reads_is_cut_and_delays_nobody(alone_on_each_log: S
     worker = worker_of(alone)
     watcher = Watcher(alone)
     wait_for(lambda: viewers(alone) == 1, 10)
+    start_threads(alone.url)
     threads, memory = threads_of(worker), forget_peak(worker)
     asleep = [Upgrade(alone.url, receive_buffer=4096) for _ in range(10)]
     wait_for(lambda: viewers(alone) == 11, 10)

@@ -20,7 +20,7 @@ from jobquest.web.live import MAX_WITH_THREADS
 from jobquest.worker import MAX_THREADS
 from tests.frames import CLOSE, Upgrade, client_frame
 from tests.kafka_broker import free_port
-from tests.load import events_of, forget_peak, peak_memory_of, threads_of, worker_of
+from tests.load import events_of, forget_peak, peak_memory_of, start_threads, threads_of, worker_of
 from tests.raw import BATCH, LOGIN, PLAIN, Talk, spelled
 from tests.service import Service, wait_for
 from tests.test_batch import event, xp
@@ -300,6 +300,7 @@ def test_many_viewers_take_no_threads_and_little_memory(alone: Service) -> None:
     worker = worker_of(alone)
     for _ in range(10):  # what their first one needs is there
         Upgrade(alone.url).close()
+    start_threads(alone.url)
     sockets, threads, memory = sockets_of(worker), threads_of(worker), forget_peak(worker)
     viewers = [Upgrade(alone.url) for _ in range(MAX_THREADS + 372)]
     assert {viewer.code for viewer in viewers} == {101}
