@@ -353,7 +353,7 @@ def test_ctrl_c_ends_all_of_it_without_a_traceback(
     before = rows_of(lived)
     with _command(lived, tmp_path) as (command, pids):
         with _locked(lived):  # so that they are not done yet
-            time.sleep(after)
+            time.sleep(after)  # a process tells nobody whether it imports or waits
             os.killpg(command.pid, signal.SIGINT)
         said, _ = command.communicate(timeout=20)
     assert command.returncode == 1
