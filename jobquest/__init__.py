@@ -1,32 +1,23 @@
-"""JobQuest's event service: `create_app` connects its parts, and does nothing else."""
+"""JobQuest's event service.
+
+`create_app` is imported when it is asked for: a further process of a rebuild needs a third of the
+modules, and must not wait for the rest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
+if TYPE_CHECKING:
+    from jobquest.application import create_app
+else:
 
-from jobquest import cli, config, start_checks, web
-from jobquest.runtime import Runtime
+    def __getattr__(name):  # mypy would believe that there is whatever is asked for
+        if name != "create_app":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from jobquest.application import create_app
+
+        return create_app
+
 
 __all__ = ["create_app"]
-
-_ROOT = Path(__file__).parent.parent
-
-
-def create_app(settings: Mapping[str, str] | None = None) -> Flask:
-    """Build the application. `settings` override the environment and `.env`.
-
-    `app.extensions["jobquest"]` is the `Runtime`: `.producer`, `.consumer`, `.activity`,
-    `.notifications` and the rest. This starts no thread: the server does, or the first request.
-    Raises SettingsError.
-    """
-    app = Flask(__name__, template_folder=_ROOT / "templates", static_folder=str(_ROOT / "static"))
-    loaded = config.load(settings)
-    start_checks.check(loaded)
-    runtime = Runtime(loaded)
-    app.extensions["jobquest"] = runtime
-    web.register(app, runtime)
-    cli.register_commands(app)
-    return app

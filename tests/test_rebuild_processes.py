@@ -54,6 +54,20 @@ NOBODY = 0  # no process has this pid
 READING_SECONDS = 3.0  # until a new process has read its events, and less than SQLite waits
 
 
+def imported_by(module: str) -> set[str]:
+    """The modules that a new process has after it imported this one."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    return set(found.stdout.decode().split())
+
+
+def test_a_further_process_imports_only_what_folds_and_a_server_everything_before_it_forks() -> (
+    None
+):
+    assert not imported_by("jobquest.read.shares") & {"flask", "jobquest.runtime", "kafka"}
+    assert {"jobquest.application", "jobquest.web"} <= imported_by("jobquest.server")
+
+
 @pytest.fixture
 def runtime(settings: dict[str, str], made_read_side: None) -> Iterator[Runtime]:
     made = Runtime(load({**settings, "JOBQUEST_RETRY_MAX_ATTEMPTS": str(ATTEMPTS)}))
