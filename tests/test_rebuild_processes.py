@@ -201,7 +201,7 @@ def test_an_id_of_ours_that_two_users_have_is_noticed_whoever_is_first(runtime: 
         event = structs.replace(xp_event("same", user, 10), id=f"{OUR_PREFIX}same")
         record = Record(event.topic, 0, number, user.encode(), event.to_json(), (), 0)
         batch = [number], [(Origin(event.topic, 0, "log"), record)]
-        replay, turn = Replay(connection, 2), get_context("spawn").Lock()
+        replay, turn = Replay(connection), get_context("spawn").Lock()
         list(shares._folded(replay, connection, [batch], os.getppid(), turn))
 
     with runtime.database.reading() as connection:
@@ -402,7 +402,7 @@ def test_a_process_waits_for_no_turn_without_the_one_that_began(runtime: Runtime
     def fold() -> None:
         with suppress(SystemExit), runtime.database.reading() as connection:
             connection.execution_options(write=True)
-            list(shares._folded(Replay(connection, 2), connection, [], NOBODY, turn))
+            list(shares._folded(Replay(connection), connection, [], NOBODY, turn))
         ended.set()
 
     Thread(target=fold, daemon=True).start()
@@ -419,11 +419,13 @@ def test_a_process_says_nothing_when_the_one_that_began_is_gone(
     ours, theirs = context.Pipe()
     event = xp_event("n1", "ada", 10)
     record = Record(event.topic, 0, 0, b"ada", event.to_json(), (), 0)
-    ours.send_bytes(shares._pack.encode([(1, Origin(event.topic, 0, "log"), record)]))
-    ours.send_bytes(shares._pack.encode([]))
+    ours.send_bytes(
+        shares._pack.encode(shares._Portion([Origin(event.topic, 0, "log")], [(1, 0, record)]))
+    )
+    ours.send_bytes(shares._pack.encode(shares._Portion([], [])))
     ours.close()
     url = runtime.config.read_side_url
-    shares._work(url, 1, os.getppid(), theirs, context.Lock())
+    shares._work(url, os.getppid(), theirs, context.Lock())
 
 
 def test_processes_that_can_not_be_started_are_told_in_one_line(

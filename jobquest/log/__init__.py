@@ -8,8 +8,9 @@ The log moves bytes: it knows nothing of events, schemas or the read side.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -74,9 +75,9 @@ class StoredRecord(Record):
     __slots__ = ()
 
     @classmethod
-    def of(cls, row: Sequence[Any]) -> StoredRecord:
-        """The record with these values, of which the headers are bytes of `dump_headers`."""
-        return tuple.__new__(cls, row)
+    def of_each(cls, rows: Iterable[Sequence[Any]]) -> list[StoredRecord]:
+        """The records with these values, of which the headers are bytes of `dump_headers`."""
+        return list(map(tuple.__new__, repeat(cls), rows))
 
     @property
     def headers(self) -> Headers:

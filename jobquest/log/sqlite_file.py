@@ -124,12 +124,12 @@ def select(connection: sqlite3.Connection, topic: str, offset: int, limit: int) 
         size += len(row[4]) if isinstance(row[4], bytes) else 0
         if size >= MAX_READ_BYTES:
             break
-    if _are_sound(rows):
-        return list(map(StoredRecord.of, rows))
-    return [
-        _damaged(row, damage) if (damage := _damage(*row[3:7])) else StoredRecord.of(row)
-        for row in rows
-    ]
+    records: list[Record] = [*StoredRecord.of_each(rows)]
+    if not _are_sound(rows):
+        for n, row in enumerate(rows):
+            if damage := _damage(*row[3:7]):
+                records[n] = _damaged(row, damage)
+    return records
 
 
 def _are_sound(rows: Sequence[tuple[Any, ...]]) -> bool:

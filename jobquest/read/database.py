@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, text
 from sqlalchemy import event as engine_events
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
@@ -478,7 +478,11 @@ def padded(values: Iterable[_T]) -> list[_T]:
 
 def inserting(dialect: str, table: Table) -> Any:
     """An INSERT that supports ON CONFLICT, in that dialect."""
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)
+    if dialect == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # here, so that only its users wait for it
+
+    return postgresql.insert(table)
 
 
 @cache

@@ -111,14 +111,14 @@ def write_events(
     overwritten, one of a processed event is not."""
     latest = list({row.id: row for row in rows}.values())
     if seq is not None:
-        return write_numbered(run, dict(enumerate(latest, seq + 1)), into)
+        return write_numbered(run, enumerate(latest, seq + 1), into)
     table = into[tables.events]
     return write_rows(run, table, latest, key=_ID, unless=_COUNTED, number=numbers.NEXT)
 
 
-def write_numbered(run: Statements, rows: Mapping[int, EventRow], into: Into) -> list[Any]:
-    """Write events' rows by their `seq`; see `write_events`. No two of them have the same id."""
-    numbered = [(number, *row) for number, row in rows.items()]
+def write_numbered(run: Statements, rows: Iterable[tuple[int, EventRow]], into: Into) -> list[Any]:
+    """Write events' rows with their `seq`; see `write_events`. No two of them have the same id."""
+    numbered = [(number,) + row for number, row in rows]  # noqa: RUF005 (takes twice as long)
     return write_rows(run, into[tables.events], numbered, key=_ID, unless=_COUNTED)
 
 

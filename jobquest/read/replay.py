@@ -112,10 +112,10 @@ _NO_FAILURE = Failure("", "")
 
 
 class Folded(NamedTuple):
-    """Entries that were read, and the events' rows that come of them, by their `seq`."""
+    """Entries that were read, and the events' rows that come of them with their `seq`, by id."""
 
     entries: Sequence[Entry]
-    rows: Mapping[int, EventRow]
+    rows: Mapping[str, tuple[int, EventRow]]
 
 
 class Replay:
@@ -127,14 +127,12 @@ class Replay:
     an event was dropped because another user's has its id.
     """
 
-    def __init__(self, connection: Connection, shares: int = 1) -> None:
-        """`shares`: how many of them fill the tables at the same time."""
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._most_rows = MAX_KEPT_ROWS // shares
         self.seq = self.refused = 0
         self.is_of_others = False
         self.dead_lettered: dict[Place, Dead] = {}
-        self._kept = KeptRows(SHADOW, self._most_rows)
+        self._kept = KeptRows(SHADOW, MAX_KEPT_ROWS)
 
     def fold(self, entries: Sequence[Entry]) -> None:
         """Count the events that counted, and show those that did not. If one can't be counted, the
@@ -191,7 +189,7 @@ class Replay:
 
     def _write(self, folded: Folded) -> None:
         with statements(self._connection) as run:
-            written = effects.write_numbered(run, folded.rows, SHADOW)
+            written = effects.write_numbered(run, folded.rows.values(), SHADOW)
         self.refused += len(folded.rows) - sum(cursor.rowcount for cursor in written)
         if self._kept.are_many:
             self._write_kept()
@@ -206,7 +204,7 @@ class Replay:
         entries: Sequence[Entry],
         one_by_one: Callable[[int, Entry], object],
     ) -> RebuildFailed:
-        self._kept = KeptRows(SHADOW, self._most_rows)  # some may be half changed
+        self._kept = KeptRows(SHADOW, MAX_KEPT_ROWS)  # some may be half changed
         for number, entry in enumerate(entries):
             try:
                 with self._connection.begin_nested():
@@ -255,28 +253,29 @@ class Replay:
 
     def _judge(
         self, entries: Sequence[Entry], numbers: Sequence[int]
-    ) -> tuple[dict[int, EventRow], list[Event]]:
-        """The events' rows by the numbers of their records, and the events that count."""
+    ) -> tuple[dict[str, tuple[int, EventRow]], list[Event]]:
+        """The events' latest rows by their ids, each with its record's number, and the events that
+        count."""
         ids = [entry.event.id for entry in entries if entry.event]
         waiting = self._waiting(ids)
         with statements(self._connection) as run:
             known = effects.contents(run, ids, into=SHADOW)
         dead_letters = self._dead_letters(entries)
-        rows: dict[int, EventRow] = {}
+        rows: dict[str, tuple[int, EventRow]] = {}
         applied: list[Event] = []
         for number, entry in zip(numbers, entries, strict=True):
-            event = entry.event
+            event, row = entry.event, None
             if dead_letters and (mine := _about(entry, dead_letters)):
                 # An event's row shows the latest of its deaths.
                 if mine[-1] is dead_letters[mine[-1]["event_id"]][-1]:
-                    rows[number] = _shown_dead(entry, mine[-1])
+                    row = _shown_dead(entry, mine[-1])
             elif event is None:
                 assert entry.failure
                 died = Dead(entry.record, entry.origin, entry.failure)
-                rows[number] = self._dead_letter(entry, died)
+                row = self._dead_letter(entry, died)
             elif event.id in waiting:
                 if waiting[event.id] == entry.place:
-                    rows[number] = effects.event_row(event, entry.record, "retrying")
+                    row = effects.event_row(event, entry.record, "retrying")
             elif event.id in known:
                 # Our own ids are derived from the fact: the same id is the same fact, whatever
                 # event caused it.
@@ -284,15 +283,16 @@ class Replay:
                     self.is_of_others |= from_record(known[event.id]).user_id != event.user_id
                 elif not event.has_content_of(known[event.id]):
                     conflict = IdConflict(f"Another event has the id {event.id}.")
-                    rows[number] = self._dead_letter(entry, entry.dies(conflict))
+                    row = self._dead_letter(entry, entry.dies(conflict))
             elif not (
                 dead_letters and _came_while_it_waited(entry.place, dead_letters.get(event.id, []))
             ):
-                rows[number] = effects.event_row(event, entry.record)
+                row = effects.event_row(event, entry.record)
                 known[event.id] = event.to_json()
                 applied.append(event)
-        latest = {row.id: (number, row) for number, row in rows.items()}
-        return dict(latest.values()), applied
+            if row:
+                rows[row.id] = number, row
+        return rows, applied
 
     def _waiting(self, ids: Sequence[str]) -> dict[str, Place]:
         if not ids or self._is_empty(_WAITING):

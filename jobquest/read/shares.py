@@ -28,7 +28,7 @@ from sqlalchemy import Connection
 
 from jobquest.collector import OF_A_REBUILD, collect_seldom
 from jobquest.errors import JobQuestError
-from jobquest.log import Origin, Record, StoredRecord
+from jobquest.log import Headers, Origin, Record, StoredRecord, load_headers
 from jobquest.read.database import Database
 from jobquest.read.merge import bounded
 from jobquest.read.replay import (
@@ -72,12 +72,12 @@ def fold_in_processes(
         most = PORTION_RECORDS * processes, PORTION_BYTES * processes
         while portion := bounded(records, *most):
             for share, own in zip(shares, _divided(portion, processes, done), strict=True):
-                if own:
+                if own.records:
                     share.send(own, receive)
             done += len(portion)
             receive()
         for share in shares:
-            share.send([], receive)
+            share.send(_Portion((), ()), receive)
         while not all(share.is_done for share in shares):
             receive(None)
     return done
@@ -90,7 +90,7 @@ def _started(stack: ExitStack, url: str, processes: int) -> list[_Share]:
     try:
         turn = context.Lock()  # SQLite lets a writer wait for long while others take turns
         for _ in range(processes):
-            shares.append(_Share(context, url, processes, turn))
+            shares.append(_Share(context, url, turn))
             stack.callback(shares[-1].end)
         with _uninterrupted():
             for share in shares:
@@ -103,14 +103,22 @@ def _started(stack: ExitStack, url: str, processes: int) -> list[_Share]:
     return shares
 
 
-def _divided(
-    records: Iterable[tuple[Origin, Record]], processes: int, done: int
-) -> list[list[tuple[int, Origin, Record]]]:
-    """The records of each process, with their numbers, which follow those that are `done`."""
-    divided: list[list[tuple[int, Origin, Record]]] = [[] for _ in range(processes)]
+class _Portion(msgspec.Struct, array_like=True):
+    """Records for one process: the number of each, the index of its origin, and its values."""
+
+    origins: Sequence[Origin]
+    records: Sequence[tuple[int, int, tuple[Any, ...]]]
+
+
+def _divided(records: Iterable[tuple[Origin, Record]], processes: int, done: int) -> list[_Portion]:
+    """The portion of each process, with the records' numbers, which follow those that are
+    `done`."""
+    indexes: dict[Origin, int] = {}
+    divided: list[list[tuple[int, int, Record]]] = [[] for _ in range(processes)]
     for number, (origin, record) in enumerate(records, done + 1):
-        divided[crc32(record.key or b"") % processes].append((number, origin, record))
-    return divided
+        index = indexes.setdefault(origin, len(indexes))
+        divided[crc32(record.key or b"") % processes].append((number, index, record))
+    return [_Portion(list(indexes), own) for own in divided]
 
 
 def _receive(
@@ -125,10 +133,10 @@ def _receive(
 class _Share:
     """The process of one share, and the records that it is sent next."""
 
-    def __init__(self, context: SpawnContext, url: str, of: int, turn: Lock) -> None:
+    def __init__(self, context: SpawnContext, url: str, turn: Lock) -> None:
         self._turn = turn  # a process that starts finds it by its name, as long as it is here
         self.pipe, self._theirs = context.Pipe()
-        given = (url, of, os.getpid(), self._theirs, turn)
+        given = (url, os.getpid(), self._theirs, turn)
         self._process = context.Process(target=_work, args=given, daemon=True)
         self._portions: queue.Queue[bytes] = queue.Queue(MAX_PORTIONS)
         self._feeder = Thread(target=self._feed, name="rebuild-feeder", daemon=True)
@@ -139,11 +147,9 @@ class _Share:
         self._theirs.close()  # so that the end of the process is the end of the pipe
         self._feeder.start()
 
-    def send(
-        self, records: Sequence[tuple[int, Origin, Record]], waiting: Callable[[], None]
-    ) -> None:
-        """Send these records, the last time none. As long as there is no room, call `waiting`."""
-        packed = _pack.encode(records)
+    def send(self, portion: _Portion, waiting: Callable[[], None]) -> None:
+        """Send a portion, the last one empty. As long as there is no room, call `waiting`."""
+        packed = _pack.encode(portion)
         while True:
             try:
                 return self._portions.put(packed, timeout=_FULL_SECONDS)
@@ -197,17 +203,17 @@ def _uninterrupted() -> Iterator[None]:
 # --- in the process of a share ---
 
 _pack = msgspec.msgpack.Encoder()
-_unpack = msgspec.msgpack.Decoder(list[tuple[int, tuple[str, int, str], tuple[Any, ...]]])
+_unpack = msgspec.msgpack.Decoder(_Portion)
 
 
-def _work(url: str, of: int, parent: int, pipe: Pipe, turn: Lock) -> None:
+def _work(url: str, parent: int, pipe: Pipe, turn: Lock) -> None:
     """Fold what comes: sends how many records are folded, at last 0, or an error."""
     collect_seldom(OF_A_REBUILD)
     with suppress(EOFError, ConnectionError):  # the parent was killed
         try:
             with Database(url).reading() as connection:
                 connection.execution_options(write=True)
-                replay = Replay(connection, of)
+                replay = Replay(connection)
                 for done in _folded(replay, connection, _batches(pipe), parent, turn):
                     pipe.send(done)
             pipe.send(0)
@@ -221,9 +227,10 @@ def _batches(pipe: Pipe) -> Iterator[tuple[list[int], list[tuple[Origin, Record]
     numbers: list[int] = []
     records: list[tuple[Origin, Record]] = []
     size = 0
-    while found := _unpack.decode(data := pipe.recv_bytes()):
+    while found := (portion := _unpack.decode(data := pipe.recv_bytes())).records:
+        origins = [portion.origins[index] for _, index, _ in found]
         numbers += [number for number, _, _ in found]
-        records += [(Origin(*origin), _record(row)) for _, origin, row in found]
+        records += zip(origins, _records([row for _, _, row in found]), strict=True)
         size += len(data)
         if len(records) > BATCH_RECORDS - PORTION_RECORDS or size > BATCH_BYTES:
             yield numbers, records
@@ -232,11 +239,16 @@ def _batches(pipe: Pipe) -> Iterator[tuple[list[int], list[tuple[Origin, Record]
         yield numbers, records
 
 
-def _record(row: tuple[Any, ...]) -> Record:
-    if isinstance(row[5], bytes):
-        return StoredRecord.of(row)
-    headers = tuple((name, value) for name, value in row[5])
-    return Record._make((*row[:5], headers, *row[6:]))
+def _records(rows: Sequence[tuple[Any, ...]]) -> list[Record]:
+    if all(isinstance(row[5], bytes) for row in rows):
+        return [*StoredRecord.of_each(rows)]
+    return [Record._make((*row[:5], _headers(row[5]), *row[6:])) for row in rows]
+
+
+def _headers(found: bytes | list[list[Any]]) -> Headers:
+    if isinstance(found, bytes):
+        return load_headers(found)
+    return tuple((name, value) for name, value in found)
 
 
 def _folded(

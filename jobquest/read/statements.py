@@ -16,7 +16,6 @@ from types import NoneType
 from typing import Any
 
 import orjson
-import psycopg
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table
 from sqlalchemy.exc import DBAPIError
 
@@ -37,7 +36,7 @@ class Statements:
     round trip to the database. Only PostgreSQL can do that.
     """
 
-    def __init__(self, connection: Connection, pipeline: psycopg.Pipeline | None = None) -> None:
+    def __init__(self, connection: Connection, pipeline: Any = None) -> None:
         self.dialect = connection.dialect.name
         self._driver: Any = connection.connection.driver_connection
         self._pipeline = pipeline
@@ -94,7 +93,8 @@ def statements(connection: Connection, *, pipelined: bool = False) -> Iterator[S
     driver."""
     driver: Any = connection.connection.driver_connection
     dialect = connection.dialect
-    pipelined = pipelined and dialect.name == "postgresql" and psycopg.Pipeline.is_supported()
+    pipelined = pipelined and dialect.name == "postgresql"
+    pipelined = pipelined and dialect.loaded_dbapi.Pipeline.is_supported()
     try:
         with ExitStack() as stack:
             pipeline = stack.enter_context(driver.pipeline()) if pipelined else None
