@@ -152,7 +152,7 @@ class Runtime:
                 return
             self._started, self._consumes = True, consumes
         if self.outbox:
-            self.outbox.start()
+            self.outbox.start(has_clients=not (consumes and self.config.has_consumer_process))
         self.access.start()
         self.feed.start()
         self.relay.start()

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from jobquest.config import load
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.events import TOPICS
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
 from jobquest.log.sqlite import SqliteLog
+from jobquest.runtime import Runtime
 from tests.kafka_broker import KafkaBroker, free_port, why_not
 from tests.load import PAUSE_SECONDS
 from tests.logs import OnKafka, everything
@@ -348,6 +350,39 @@ def arrived_ids(broker: KafkaBroker) -> list[str]:
     return [id for id in dict.fromkeys(ids) if not id.startswith("jq:")]
 
 
+def test_on_kafka_the_process_that_consumes_has_no_clients(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(Outbox, "start", lambda _self, *, has_clients: told.append(has_clients))
+    for consumes in (True, False):
+        runtime = Runtime(load({**settings, "KAFKA_BROKER": "127.0.0.1:9"}))
+        runtime.start(consumes=consumes)
+        runtime.stop()
+    assert told == [False, True]
+
+
+def kept_by_each(service: Service) -> list[int]:
+    return [one["outbox"]["events"] for one in service.status()["processes"]]
+
+
+def test_a_process_without_clients_leaves_what_waits_to_one_that_has_some(bench: Bench) -> None:
+    """A service that was killed starts a consumer and a web process at the same time."""
+    bench.proxy.black_hole()
+    killed = bench.outbox(bench.log())
+    killed.start()
+    assert [future.result(3) for future in killed.append([bench.record(0)])] == [None]
+    killed.stop()
+    consumer, web = bench.outbox(bench.log()), bench.outbox(bench.log())
+    consumer.start(has_clients=False)
+    web.start()
+    assert (consumer.waiting().events, web.waiting().events) == (0, 1)
+    assert web.append([bench.record(1)])[0].result(3) is None
+    bench.proxy.pass_on()
+    wait_for(drained(web), WITHIN)
+    assert bench.arrived() == numbers(0, 1)
+
+
 def test_kafka_away_at_start_then_kill_9_then_kafka(
     service: Service, own_broker: KafkaBroker
 ) -> None:
@@ -363,6 +398,7 @@ def test_kafka_away_at_start_then_kill_9_then_kafka(
     service.kill()
     service.start()
     assert login(service, 20)[0].code == 202
+    wait_for(lambda: [n for n in kept_by_each(service) if n] == [21], 10, service.tail)
     own_broker.start()
     wait_for(lambda: len(arrived_ids(own_broker)) > 0, WITHIN, service.tail)
     wait_for(lambda: service.status()["outbox"] == {"events": 0, "seconds": 0}, 10, service.tail)

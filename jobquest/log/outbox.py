@@ -86,18 +86,22 @@ class Outbox:
         # The forwarder's own; others may read:
         self.stuck = ""  # why the log accepted nothing at the last try; "" if it did
         self._adopted: list[SpoolFile] = []
-        self._adopts = False
+        self._adopts = self._inherits = False
         self._looked = 0.0  # for orphans
         self._hand_over_at = 0.0  # when refused records are handed over again
         self._is_fast = True  # the last delivery was
 
-    def start(self) -> None:
+    def start(self, *, has_clients: bool = True) -> None:
         """Claim a spool file, preferably one with records, and deliver; then deliver what other
-        processes have left."""
-        self._adopts = True
+        processes have left. A process without clients leaves the files with records to those that
+        start at the same time, whose new records would overtake these."""
+        self._adopts, self._inherits = True, has_clients
         self._looked = time.monotonic()  # processes that start now claim theirs first
         with self._lock:
-            self._begin()
+            if has_clients:
+                self._begin()
+            else:
+                self._start_forwarder(ADOPT_SECONDS)
 
     def append(self, records: Sequence[NewRecord]) -> list[Appended]:
         """Append records in order. Each future resolves to the record's position, or to None once
@@ -166,15 +170,19 @@ class Outbox:
             return
         if self._spool_file is None:
             try:
-                self._spool_file = claim(self._folder, with_records=self._adopts)
+                self._spool_file = claim(self._folder, with_records=self._inherits)
                 self._open_topics = self._spool_file.topics  # nothing may overtake what is in it
             except LogUnavailable as error:
                 if self._why != str(error):
                     logger.error("There is no outbox: %s", error)
                 self._why = str(error)
+        self._start_forwarder()
+
+    def _start_forwarder(self, after: float = 0.0) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-            self._thread.start()
+            run = threading.Thread(target=self._run, args=(after,), name="outbox", daemon=True)
+            self._thread = run
+            run.start()
 
     def _divert(self, entries: Sequence[_Entry]) -> list[_Entry]:
         """Keep or hold the records that would overtake others, or that the log does not accept.
@@ -282,7 +290,8 @@ class Outbox:
 
     # --- the forwarder's thread ---
 
-    def _run(self) -> None:
+    def _run(self, after: float) -> None:
+        self._woken.wait(after)
         while not self._stop.is_set():
             try:
                 self._step()
