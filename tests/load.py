@@ -159,14 +159,15 @@ def start_threads(url: str) -> None:
     """Have the worker start as many threads as handshakes need that overlap by chance: they stay,
     and would otherwise be taken for threads of viewers."""
     host, port = url.removeprefix("http://").split(":")
-    asking = [socket.create_connection((host, int(port)), timeout=20) for _ in range(24)]
-    for one in asking:
-        head = f"GET /api/status HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
-        one.sendall(head.encode())
-    for one in asking:
-        while one.recv(65536):
-            pass
-        one.close()
+    head = f"GET /api/status HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n"
+    for _ in range(5):
+        asking = [socket.create_connection((host, int(port)), timeout=20) for _ in range(64)]
+        for one in asking:
+            one.sendall(head.encode())
+        for one in asking:
+            while one.recv(65536):
+                pass
+            one.close()
 
 
 def threads_of(pid: int) -> int:

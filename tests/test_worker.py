@@ -302,6 +302,7 @@ def test_many_viewers_take_no_threads_and_little_memory(alone: Service) -> None:
         Upgrade(alone.url).close()
     start_threads(alone.url)
     sockets, threads, memory = sockets_of(worker), threads_of(worker), forget_peak(worker)
+    print(f"{threads} threads")
     viewers = [Upgrade(alone.url) for _ in range(MAX_THREADS + 372)]
     assert {viewer.code for viewer in viewers} == {101}
     assert {viewer.message()["kind"] for viewer in viewers} == {"hello"}
