@@ -19,5 +19,8 @@ else:
 
         return create_app
 
+    def __dir__():
+        return [*globals(), *__all__]
+
 
 __all__ = ["create_app"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+import jobquest
 from jobquest.config import variables
 from jobquest.events import CATALOGUE
 from jobquest.read import tables
@@ -126,6 +127,10 @@ def imports(path: Path) -> Iterator[str]:
             yield from (one.name for one in node.names if one.name != "create_app")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jobquest."):
             yield str(node.module).split(".")[1]
+
+
+def test_the_package_lists_its_factory_though_it_imports_it_late() -> None:
+    assert set(jobquest.__all__) <= set(dir(jobquest))
 
 
 def test_imports_run_downwards_in_the_table_of_modules() -> None:

@@ -481,7 +481,8 @@ def test_what_two_processes_left_is_delivered_by_one(
 
         wait_for(both_have_some, 30, service.tail)
         service.kill()
-        assert len(list(tmp_path.glob("outbox-*.db"))) == 3, "one for each process"
+        files = len(list(tmp_path.glob("outbox-*.db")))
+        assert files in (2, 3), "one for each process with clients; the consumer's comes later"
         service.settings["JOBQUEST_WORKERS"] = "1"
         service.start()
         own_broker.start()

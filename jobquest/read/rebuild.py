@@ -28,13 +28,11 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
 from jobquest.read import numbers, retry_topic, schema, tables
 from jobquest.read.database import Database
-from jobquest.read.database_errors import is_infrastructure
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
 from jobquest.read.history import forget_old
@@ -211,8 +209,8 @@ class _Run:
                     self._replay.write(folded)
             with self._connection.begin():
                 self._replay.write_kept()
-            if not round:
-                _create_indexes(self._connection)
+                if not round and not self._is_sqlite:
+                    _index(self._connection)
         with self._connection.begin():
             numbers.hold_writers(self._connection)
             ends = self._ends()
@@ -359,8 +357,6 @@ class _Run:
         numbers.begin_after(self._connection, self._replay.seq)
         for live, shadow in SHADOW.items():
             _swap(self._connection, live, shadow)
-        if self._is_sqlite:
-            _rename_indexes(self._connection)
         return events, lost
 
     def _check_origins(self) -> None:
@@ -395,57 +391,29 @@ def _drop_shadows(connection: Connection) -> None:
             shadows.drop_all(connection)
 
 
-def _create_indexes(connection: Connection) -> None:
-    """Create the shadows' indexes before the swap, because others wait for the swap to end; on
-    SQLite they wait for each of these, too."""
+def _index(connection: Connection) -> None:
+    """Create the shadows' indexes before the swap, because readers wait for the swap to end."""
     for live, shadow in SHADOW.items():
         for index in shadow_indexes(live):
-            with connection.begin():
-                index.create(connection)
-        if connection.dialect.name == "postgresql":
-            with connection.begin():
-                connection.execute(text(f"ANALYZE {shadow.name}"))
+            index.create(connection)
+        connection.execute(text(f"ANALYZE {shadow.name}"))
 
 
 def _swap(connection: Connection, live: Table, shadow: Table) -> None:
     live.drop(connection)
     connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
-    if connection.dialect.name == "postgresql":
-        names = [f"{live.name}_{end}" for end in _ends(live)]  # chosen by PostgreSQL
-        for name in [*names, *(str(index.name) for index in live.indexes)]:
-            connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
-        if live.autoincrement_column is not None:  # PostgreSQL gives it a sequence, too
-            column = live.autoincrement_column.name
-            sequence = connection.scalar(select(func.pg_get_serial_sequence(live.name, column)))
-            name = f"{live.name}_{column}_seq"
-            connection.execute(text(f"ALTER SEQUENCE {sequence} RENAME TO {name}"))
-
-
-def _rename_indexes(connection: Connection) -> None:
-    """Give SQLite's indexes the names of those that were dropped.
-
-    SQLite has no statement for it, so this edits the schema as its documentation allows:
-    https://www.sqlite.org/lang_altertable.html#otheralter. Where SQLite is built to forbid that,
-    the indexes are built once more.
-    """
-    rename = text(
-        "UPDATE sqlite_master SET name = replace(name, :prefix, ''),"
-        " sql = replace(sql, 'INDEX ' || :prefix, 'INDEX ')"
-        " WHERE type = 'index' AND substr(name, 1, length(:prefix)) = :prefix"
-    )
-    connection.execute(text("PRAGMA writable_schema = ON"))
-    try:
-        connection.execute(rename, {"prefix": PREFIX})
-    except DBAPIError as error:
-        if is_infrastructure(error):
-            raise
-        for live in SHADOW:
-            for index in shadow_indexes(live):
-                connection.execute(text(f"DROP INDEX {index.name}"))
-            for index in live.indexes:
-                index.create(connection)
-    finally:
-        connection.execute(text("PRAGMA writable_schema = RESET"))  # it reads the schema again
+    if connection.dialect.name == "sqlite":  # it can't rename an index, and readers continue
+        for index in live.indexes:
+            index.create(connection)
+        return
+    names = [f"{live.name}_{end}" for end in _ends(live)]  # chosen by PostgreSQL
+    for name in [*names, *(str(index.name) for index in live.indexes)]:
+        connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
+    if live.autoincrement_column is not None:  # PostgreSQL gives it a sequence, too
+        column = live.autoincrement_column.name
+        sequence = connection.scalar(select(func.pg_get_serial_sequence(live.name, column)))
+        name = f"{live.name}_{column}_seq"
+        connection.execute(text(f"ALTER SEQUENCE {sequence} RENAME TO {name}"))
 
 
 def _ends(table: Table) -> list[str]:
