@@ -20,6 +20,7 @@ from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.events import TOPICS
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
+from jobquest.log.spool_file import SpoolFile, claim
 from jobquest.log.sqlite import SqliteLog
 from jobquest.runtime import Runtime
 from tests.kafka_broker import KafkaBroker, free_port, why_not
@@ -366,16 +367,42 @@ def kept_by_each(service: Service) -> list[int]:
     return [one["outbox"]["events"] for one in service.status()["processes"]]
 
 
-def test_a_process_without_clients_leaves_what_waits_to_one_that_has_some(bench: Bench) -> None:
-    """A service that was killed starts a consumer and a web process at the same time."""
+def leave_one_record(bench: Bench) -> None:
+    """As a process does that ends while Kafka is away."""
     bench.proxy.black_hole()
-    killed = bench.outbox(bench.log())
-    killed.start()
-    assert [future.result(3) for future in killed.append([bench.record(0)])] == [None]
-    killed.stop()
+    ended = bench.outbox(bench.log())
+    ended.start()
+    assert [future.result(3) for future in ended.append([bench.record(0)])] == [None]
+    ended.stop()
+
+
+def test_a_process_without_clients_that_publishes_at_once_takes_an_empty_file(
+    bench: Bench,
+) -> None:
+    leave_one_record(bench)
     consumer, web = bench.outbox(bench.log()), bench.outbox(bench.log())
     consumer.start(has_clients=False)
+    assert consumer.append([bench.record(1, "bob")])[0].result(3) is None
     web.start()
+    assert (consumer.waiting().events, web.waiting().events) == (1, 1)
+
+
+def test_a_process_without_clients_leaves_what_waits_to_one_that_has_some(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that was killed starts a consumer and a web process at the same time."""
+    leave_one_record(bench)
+    consumer, web = bench.outbox(bench.log()), bench.outbox(bench.log())
+    looks: list[bool] = []  # each holds every file for a moment, so that others pass it by
+
+    def look(folder: Path, *, with_records: bool) -> SpoolFile:
+        looks.append(with_records)
+        return claim(folder, with_records=with_records)
+
+    monkeypatch.setattr("jobquest.log.outbox.claim", look)
+    consumer.start(has_clients=False)
+    web.start()
+    assert looks == [True], "only the one with clients"
     assert (consumer.waiting().events, web.waiting().events) == (0, 1)
     assert web.append([bench.record(1)])[0].result(3) is None
     bench.proxy.pass_on()

@@ -178,11 +178,13 @@ class Outbox:
                 self._why = str(error)
         self._start_forwarder()
 
-    def _start_forwarder(self, after: float = 0.0) -> None:
+    def _start_forwarder(self, wait: float = 0.0) -> None:
+        """Start it once; it begins after so many seconds, or when a record waits here."""
         if self._thread is None:
-            run = threading.Thread(target=self._run, args=(after,), name="outbox", daemon=True)
-            self._thread = run
-            run.start()
+            self._thread = threading.Thread(
+                target=self._run, args=(wait,), name="outbox", daemon=True
+            )
+            self._thread.start()
 
     def _divert(self, entries: Sequence[_Entry]) -> list[_Entry]:
         """Keep or hold the records that would overtake others, or that the log does not accept.
@@ -290,8 +292,8 @@ class Outbox:
 
     # --- the forwarder's thread ---
 
-    def _run(self, after: float) -> None:
-        self._woken.wait(after)
+    def _run(self, wait: float) -> None:
+        self._woken.wait(wait)
         while not self._stop.is_set():
             try:
                 self._step()
