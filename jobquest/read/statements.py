@@ -93,8 +93,9 @@ def statements(connection: Connection, *, pipelined: bool = False) -> Iterator[S
     driver."""
     driver: Any = connection.connection.driver_connection
     dialect = connection.dialect
-    pipelined = pipelined and dialect.name == "postgresql"
-    pipelined = pipelined and dialect.loaded_dbapi.Pipeline.is_supported()
+    if pipelined:
+        is_postgresql = dialect.name == "postgresql"
+        pipelined = is_postgresql and dialect.loaded_dbapi.Pipeline.is_supported()
     try:
         with ExitStack() as stack:
             pipeline = stack.enter_context(driver.pipeline()) if pipelined else None
