@@ -26,7 +26,7 @@ from sqlalchemy import delete, select
 from jobquest.config import load
 from jobquest.errors import ReadSideUnavailable
 from jobquest.events import OUR_PREFIX, Event
-from jobquest.log import NewRecord, Origin, Partition, Record
+from jobquest.log import NewRecord, Origin, Partition, Record, StoredRecord, dump_headers
 from jobquest.read import rebuild as rebuilding
 from jobquest.read import shares, tables
 from jobquest.read.projection import Change
@@ -214,6 +214,24 @@ def test_an_id_of_ours_that_two_users_have_is_noticed_whoever_is_first(runtime: 
             fold("u", 1)
 
 
+def test_a_process_is_sent_records_as_either_log_has_them() -> None:
+    headers = (("h", b"\xff"), ("i", b""))
+    [stored] = StoredRecord.of_each([("t", 0, 1, b"k", b"v", dump_headers(headers), 5, None)])
+    damaged = Record("t", 0, 2, None, None, (), 6, "No checksum.")
+    of_kafka = Record("u", 1, 3, b"k", None, headers, 7)
+    origins = Origin("t", 0, "one"), Origin("t", 0, "one"), Origin("u", 1, "two")
+    for records in ([stored], [of_kafka], [stored, damaged, of_kafka]):
+        sent = list(zip(origins[-len(records) :], records, strict=True))
+        theirs, ours = Pipe()
+        for portion in (*shares._divided(sent, 1, 10), shares._Portion([], [])):
+            ours.send_bytes(shares._pack.encode(portion))
+        [(numbers, found)] = shares._batches(theirs)
+        assert numbers == list(range(11, 11 + len(sent)))
+        assert [origin for origin, _ in found] == [origin for origin, _ in sent]
+        for (_, one), (_, other) in zip(found, sent, strict=True):
+            assert (one.headers, one[:5], one[6:]) == (other.headers, other[:5], other[6:])
+
+
 # --- what goes wrong ---
 
 
@@ -367,7 +385,9 @@ def test_ctrl_c_ends_all_of_it_without_a_traceback(
     before = rows_of(lived)
     with _command(lived, tmp_path) as (command, pids):
         with _locked(lived):  # so that they are not done yet
-            time.sleep(after)  # a process tells nobody whether it imports or waits
+            # Ctrl-C has to come at either moment, and nothing outside of a process shows which of
+            # them it has reached: so the test waits for longer than an import takes.
+            time.sleep(after)  # reason: see above; no event of the process can be waited for
             os.killpg(command.pid, signal.SIGINT)
         said, _ = command.communicate(timeout=20)
     assert command.returncode == 1
