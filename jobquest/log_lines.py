@@ -37,10 +37,17 @@ def log_lines(logger: logging.Logger, level: int, lines: Sequence[str]) -> None:
         logger.log(level, Lines(lines))
 
 
+def _is_of_connection(error: BaseException | None) -> bool:
+    # kafka-python 3 sets the socket of a connection that it closes to None, and may read from it
+    # once more: `_read_from_sock` in kafka/net/transport.py.
+    was_closed = isinstance(error, AttributeError) and error.obj is None and error.name == "recv"
+    return was_closed or isinstance(error, OSError)
+
+
 class Seldom(logging.Filter):
     """For a handler: lets a line of the logger `name`, or of one below it, pass once in `seconds`,
     with the number of lines that were left out. Lines that differ only in numbers count as one.
-    A broken connection is no reason for a traceback."""
+    A connection that is broken or closed is no reason for a traceback."""
 
     def __init__(self, name: str, seconds: float = SELDOM_SECONDS) -> None:
         super().__init__(name)
@@ -52,7 +59,7 @@ class Seldom(logging.Filter):
         """See `logging.Filter.filter`."""
         if not super().filter(record):
             return True  # not of that logger
-        if record.exc_info and isinstance(record.exc_info[1], OSError):
+        if record.exc_info and _is_of_connection(record.exc_info[1]):
             record.exc_info = None
         message = record.getMessage()
         left_out = self._left_out((record.name, _NUMBER.sub("0", message)))

@@ -177,9 +177,14 @@ def test_a_line_that_a_library_repeats_is_shown_seldom_with_how_often_it_was_lef
     theirs.warning("another line")
     assert written.getvalue().endswith("another line\n")
     theirs.error("a broken connection", exc_info=ConnectionResetError("reset"))
+    socket: Any = None
+    with pytest.raises(AttributeError) as closed:
+        socket.recv(1)
+    theirs.error("a closed connection", exc_info=closed.value)
     theirs.error("a bug", exc_info=ValueError("bug"))
-    assert written.getvalue().splitlines()[-3:] == [
+    assert written.getvalue().splitlines()[-4:] == [
         "a broken connection",
+        "a closed connection",
         "a bug",
         "ValueError: bug",
     ]
