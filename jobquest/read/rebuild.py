@@ -32,6 +32,7 @@ from sqlalchemy import (
 from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
 from jobquest.read import numbers, retry_topic, schema, tables
+from jobquest.read.attached import attached, carried_over
 from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
@@ -193,7 +194,7 @@ class _Run:
     def run(self) -> Rebuilt:
         began = time.monotonic()
         with self._connection.begin():
-            _check_revision(self._connection)
+            _check_tables(self._connection)
         self._create_shadows()
         self._begin()
         self._fold_in_processes()
@@ -336,7 +337,7 @@ class _Run:
     def _finish(self) -> tuple[int, int]:
         """Complete the shadow tables and swap them in. Returns how many events they have, and how
         many events only the old tables had."""
-        _check_revision(self._connection)
+        _check_tables(self._connection)
         self._check_origins()
         self._replay.add_what_the_log_has_lost()
         for died in self._replay.dead_lettered.values():
@@ -355,8 +356,9 @@ class _Run:
             update(tables.epoch).values(name=str(uuid.uuid4()), is_outdated=None)
         )
         numbers.begin_after(self._connection, self._replay.seq)
-        for live, shadow in SHADOW.items():
-            _swap(self._connection, live, shadow)
+        with _views_unchanged(self._connection):
+            for live, shadow in SHADOW.items():
+                _swap(self._connection, live, shadow)
         return events, lost
 
     def _check_origins(self) -> None:
@@ -377,11 +379,17 @@ class _Run:
         return count
 
 
-def _check_revision(connection: Connection) -> None:
-    """Refuse tables that a newer version has expanded: those of the rebuild would lack columns."""
+def _check_tables(connection: Connection) -> None:
+    """Refuse tables that a newer version has expanded, because those of the rebuild would lack
+    columns; and those to which somebody has attached what they would lack."""
     if (found := schema.revision(connection)) != schema.REVISION:
         raise StateConflict(
             f"A newer version has expanded the tables (revision {found}): rebuild with that one."
+        )
+    if lost := attached(connection, SHADOW):
+        raise RebuildFailed(
+            "A rebuild replaces its tables, and would lose what is attached to them"
+            f" ({'; '.join(lost)}). Drop that, rebuild, and create it again."
         )
 
 
@@ -399,9 +407,26 @@ def _index(connection: Connection) -> None:
         connection.execute(text(f"ANALYZE {shadow.name}"))
 
 
+@contextmanager
+def _views_unchanged(connection: Connection) -> Iterator[None]:
+    """SQLite renames no table of which a view is missing, and would edit its views; not so as its
+    older versions did it."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    connection.execute(text("PRAGMA legacy_alter_table = ON"))
+    try:
+        yield
+    finally:
+        connection.execute(text("PRAGMA legacy_alter_table = OFF"))
+
+
 def _swap(connection: Connection, live: Table, shadow: Table) -> None:
+    carried = carried_over(connection, live)
     live.drop(connection)
     connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
+    for statement in carried:
+        connection.execute(text(statement))
     if connection.dialect.name == "sqlite":  # it can't rename an index, and readers continue
         for index in live.indexes:
             index.create(connection)
