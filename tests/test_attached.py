@@ -65,6 +65,16 @@ ATTACHED = {  # what makes it, how it is named, and what drops it
             "events: policy own on table events",
             "DROP POLICY own ON events",
         ),
+        (
+            "CREATE RULE seen AS ON DELETE TO daily_xp DO ALSO NOTIFY seen",
+            "daily_xp: rule seen on table daily_xp",
+            "DROP RULE seen ON daily_xp",
+        ),
+        (
+            "CREATE FUNCTION short(events) RETURNS text LANGUAGE sql AS 'SELECT $1.id'",
+            "events: function short(events)",
+            "DROP FUNCTION short",
+        ),
     ],
 }
 
@@ -125,7 +135,7 @@ def test_what_others_may_do_and_how_a_table_is_stored_outlives_a_rebuild(
 ) -> None:
     runtime = Runtime(load({**settings, "DATABASE_URL": postgres_server.new_database()}))
     query = text(
-        "SELECT relname, relacl::text, reloptions::text,"
+        "SELECT relname, relacl::text, reloptions::text, nullif(relrowsecurity, false),"
         " (SELECT string_agg(attname || attacl::text, ',')"
         " FROM pg_attribute WHERE attrelid = c.oid) FROM pg_class c WHERE relkind = 'r'"
         " AND relnamespace = 'public'::regnamespace ORDER BY 1"
@@ -139,11 +149,13 @@ def test_what_others_may_do_and_how_a_table_is_stored_outlives_a_rebuild(
         runtime,
         text(f"GRANT SELECT ON events TO {role} WITH GRANT OPTION"),
         text(f"GRANT SELECT (day_ms), UPDATE (xp) ON daily_xp TO {role}"),
-        text("GRANT SELECT ON user_stats TO PUBLIC"),
+        text("GRANT SELECT ON applications TO PUBLIC"),
         text("ALTER TABLE minute_counts SET (fillfactor = 70, autovacuum_enabled = false)"),
+        text("ALTER TABLE user_stats ENABLE ROW LEVEL SECURITY"),
     )
     before = rights()
     assert [name for name, *granted in before if any(granted)] == [
+        "applications",
         "daily_xp",
         "events",
         "minute_counts",

@@ -1,8 +1,8 @@
 """What others have attached to the derived tables: a rebuild replaces these, so it would be lost.
 
-Grants and storage parameters are carried over. Anything else (a view, a trigger, an index, a
-foreign key, a publication) is named, and the rebuild refuses: it can't know how to make that again.
-Views on SQLite name their tables, so they need nothing.
+Grants, row level security and storage parameters are carried over. Anything else (a view, a
+trigger, an index, a foreign key, a publication) is named, and the rebuild refuses: it can't know
+how to make that again. Views on SQLite name their tables, so they need nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ _ATTACHED = {
     # table's own constraints, defaults and sequences.
     "postgresql": """
         SELECT DISTINCT t.relname,
-            regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule .* on ', ''), i.relname
+            regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule "?_RETURN"? on ', ''),
+            i.relname
         FROM pg_depend d
-        JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND t.oid = d.refobjid
+        JOIN pg_class t ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+            OR d.refclassid = 'pg_type'::regclass AND d.refobjid = t.reltype
         LEFT JOIN pg_class i ON d.classid = 'pg_class'::regclass AND i.oid = d.objid
         LEFT JOIN pg_constraint c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
         WHERE t.relname IN :names AND pg_table_is_visible(t.oid)
@@ -44,6 +46,9 @@ _CARRIED_OVER = """
     UNION ALL
     SELECT format('ALTER TABLE %I SET (%s)', relname, array_to_string(reloptions, ', '))
     FROM pg_class WHERE oid = to_regclass(quote_ident(:name)) AND reloptions IS NOT NULL
+    UNION ALL
+    SELECT format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', relname)
+    FROM pg_class WHERE oid = to_regclass(quote_ident(:name)) AND relrowsecurity
 """
 
 
@@ -57,7 +62,7 @@ def attached(connection: Connection, live: Iterable[Table]) -> list[str]:
 
 def carried_over(connection: Connection, live: Table) -> list[str]:
     """The statements that give a new table of this name what others may do with this one and with
-    its columns, and its storage parameters."""
+    its columns, and how it is stored."""
     if connection.dialect.name == "sqlite":
         return []
     return list(connection.scalars(text(_CARRIED_OVER), {"name": live.name}))
