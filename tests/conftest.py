@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from jobquest import create_app
+from jobquest.access import Access
 from jobquest.config import load
 from jobquest.read.database import Database
 from jobquest.runtime import Runtime
@@ -254,11 +256,24 @@ def runtime(settings: dict[str, str], database: dict[str, str]) -> Iterator[Runt
 
 
 @pytest.fixture
-def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
-    """Flask's test client over a whole application."""
-    app = create_app(settings)
-    yield app.test_client()
-    app.extensions["jobquest"].stop()
+def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
+    """A whole application."""
+    made = create_app(settings)
+    yield made
+    made.extensions["jobquest"].stop()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Flask's test client over it."""
+    return app.test_client()
+
+
+@pytest.fixture
+def access(app: Flask) -> Access:
+    """Its credentials."""
+    found: Access = app.extensions["jobquest"].access
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,6 @@ from tests.test_http import EVENTS, LOGIN, data_of, error_of
 PASSWORD = "correct horse battery"
 EVENT = LOGIN | {"userId": "ada"}
 AS_PAGE = {"Accept": "text/html"}
-
-
-@pytest.fixture
-def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
-    made = create_app(settings)
-    yield made
-    made.extensions["jobquest"].stop()
-
-
-@pytest.fixture
-def access(app: Flask) -> Access:
-    found: Access = app.extensions["jobquest"].access
-    return found
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 @pytest.fixture

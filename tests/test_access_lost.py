@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jwt
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from jobquest import create_app
@@ -26,24 +25,6 @@ from tests.test_access import PASSWORD, bearer, sign_in
 from tests.test_http import error_of
 
 EVENTS = "/api/events"
-
-
-@pytest.fixture
-def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
-    made = create_app(settings)
-    yield made
-    made.extensions["jobquest"].stop()
-
-
-@pytest.fixture
-def access(app: Flask) -> Access:
-    found: Access = app.extensions["jobquest"].access
-    return found
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,17 +20,9 @@ NEW_KEY = re.compile(r"jq_[\w-]{43}")
 
 
 @pytest.fixture
-def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
-    made = create_app(settings)
-    yield made
-    made.extensions["jobquest"].stop()
-
-
-@pytest.fixture
-def access(app: Flask) -> Access:
-    found: Access = app.extensions["jobquest"].access
-    found.operators.add("ada", PASSWORD, "operator")
-    return found
+def access(access: Access) -> Access:
+    access.operators.add("ada", PASSWORD, "operator")
+    return access
 
 
 @pytest.fixture

@@ -55,12 +55,6 @@ def app(settings: dict[str, str], made_read_side: None, tmp_path: Path) -> Itera
     made.extensions["jobquest"].stop()
 
 
-@pytest.fixture
-def access(app: Flask) -> Access:
-    found: Access = app.extensions["jobquest"].access
-    return found
-
-
 Route = tuple[str, str, frozenset[str]]
 
 

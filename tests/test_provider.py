@@ -44,18 +44,8 @@ def oidc() -> Iterator[OidcProvider]:
 
 
 @pytest.fixture
-def client(
-    settings: dict[str, str], made_read_side: None, oidc: OidcProvider
-) -> Iterator[FlaskClient]:
-    app = create_app(settings | oidc.settings)
-    yield app.test_client()
-    app.extensions["jobquest"].stop()
-
-
-@pytest.fixture
-def access(client: FlaskClient) -> Access:
-    found: Access = client.application.extensions["jobquest"].access
-    return found
+def settings(settings: dict[str, str], oidc: OidcProvider) -> dict[str, str]:
+    return settings | oidc.settings
 
 
 def way_back(client: FlaskClient, oidc: OidcProvider, next: str = "/") -> str:
@@ -558,9 +548,9 @@ def test_the_sign_in_page_offers_what_works(
 
 
 def test_without_a_provider_the_sign_in_page_has_no_way_there(
-    settings: dict[str, str], made_read_side: None
+    settings: dict[str, str], oidc: OidcProvider, made_read_side: None
 ) -> None:
-    app = create_app(settings)
+    app = create_app(settings | dict.fromkeys(oidc.settings, ""))
     try:
         app.extensions["jobquest"].access.operators.add("ada", PASSWORD, "operator")
         client = app.test_client()

@@ -4,7 +4,6 @@ usual way, `test_provider.py` the identity provider."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,23 +28,9 @@ PROXY = {
 BY_TLS = {"X-Forwarded-Proto": "https", "Host": "events.example.com"}
 
 
-@pytest.fixture
-def app(settings: dict[str, str], made_read_side: None) -> Iterator[Flask]:
-    made = create_app(settings)
-    made.extensions["jobquest"].access.operators.add("ada", PASSWORD, "operator")
-    yield made
-    made.extensions["jobquest"].stop()
-
-
-@pytest.fixture
-def access(app: Flask) -> Access:
-    found: Access = app.extensions["jobquest"].access
-    return found
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
+@pytest.fixture(autouse=True)
+def operator(access: Access) -> None:
+    access.operators.add("ada", PASSWORD, "operator")
 
 
 def cookie_of(client: FlaskClient) -> str:
@@ -221,7 +206,6 @@ def test_behind_a_proxy_cookies_are_for_https_and_below_the_prefix(
 ) -> None:
     app = create_app(settings | PROXY)
     client = app.test_client()
-    app.extensions["jobquest"].access.operators.add("ada", PASSWORD, "operator")
     try:
         answer = client.get("/jobquest/topics", headers=BY_TLS | AS_PAGE)
         assert answer.location == "/jobquest/sign-in?next=/topics"

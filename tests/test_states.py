@@ -6,7 +6,6 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -56,13 +55,6 @@ def assert_not_ready(client: FlaskClient, says: str) -> None:
 
 def publish(client: FlaskClient, user: str = "ada", kind: str = "user.login") -> None:
     runtime_of(client).producer.publish(kind, user, {})
-
-
-@pytest.fixture
-def client(settings: dict[str, str], made_read_side: None) -> Iterator[FlaskClient]:
-    app = create_app(settings)
-    yield app.test_client()
-    app.extensions["jobquest"].stop()
 
 
 def test_idle_running_and_stopped(client: FlaskClient) -> None:
