@@ -472,22 +472,22 @@ def test_a_consumer_waits_while_a_lost_read_side_is_rebuilt(
 _KILLED = """
 import os, signal, sys
 from jobquest.config import load
-from jobquest.read import rebuild
+from jobquest.read import rebuild, swap
 from jobquest.runtime import Runtime
 
 rebuild.BATCH_RECORDS = rebuild.LAST_RECORDS = 3
-swap, left = rebuild._swap, int(sys.argv[2])
+replace, left = swap._replace, int(sys.argv[2])
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def swap_some(*args):
+def replace_some(*args):
     global left
     left -= 1
-    swap(*args) if left else die()
+    replace(*args) if left else die()
 
 if left:
-    rebuild._swap = swap_some
+    swap._replace = replace_some
 settings = dict(one.split("=", 1) for one in sys.argv[3:])
 Runtime(load(settings)).rebuild.run(lambda done, total: done < int(sys.argv[1]) or die())
 """

@@ -20,6 +20,9 @@ _SQLSTATES = frozenset({"25006", "25P03", "25P04", "XX001", "XX002"})
 # Too many clients, too many connections for a role or database, slots that are reserved. Only in
 # words: psycopg (3.3.9) has no code if connecting fails.
 _NO_CONNECTION_LEFT = re.compile(r"too many (clients|connections)|connection slots")
+# A right that is missing; an object that others depend on, or have made under our name; an event
+# trigger of theirs.
+_REFUSED = frozenset({"42501", "2BP01", "42P07", "42710", "42809", "P0001"})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SQLITE_CODES = _DAMAGED | {
     sqlite3.SQLITE_BUSY,
@@ -66,6 +69,11 @@ def is_missing_table(error: DBAPIError) -> bool:
 def is_forbidden(error: DBAPIError) -> bool:
     """Whether PostgreSQL says that our role lacks the right to do that."""
     return getattr(error.orig, "sqlstate", None) == "42501"
+
+
+def is_refused(error: DBAPIError) -> bool:
+    """Whether PostgreSQL refuses it because of what others have made, or do not allow."""
+    return getattr(error.orig, "sqlstate", None) in _REFUSED
 
 
 def is_locked(error: DBAPIError) -> bool:

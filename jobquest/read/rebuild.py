@@ -20,19 +20,16 @@ from filelock import FileLock, Timeout
 from sqlalchemy import (
     Connection,
     Select,
-    Table,
-    UniqueConstraint,
     func,
     insert,
     select,
-    text,
     update,
 )
 
 from jobquest.errors import StateConflict
 from jobquest.log import EventLog, Origin, Record
 from jobquest.read import numbers, retry_topic, schema, tables
-from jobquest.read.attached import attached, carried_over
+from jobquest.read.attached import attached
 from jobquest.read.database import Database
 from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 from jobquest.read.dead_letters import DeadLetters
@@ -41,18 +38,24 @@ from jobquest.read.merge import bounded, in_order
 from jobquest.read.replay import (
     BATCH_BYTES,
     BATCH_RECORDS,
-    PREFIX,
     SHADOW,
     Entry,
     RebuildFailed,
     Replay,
     decoded,
-    shadow_indexes,
-    shadows,
     without_lock,
 )
 from jobquest.read.retry_topic import TOPIC as RETRIES
 from jobquest.read.shares import SharesDepend, fold_in_processes
+from jobquest.read.swap import (
+    at_home,
+    create_shadows,
+    drop_shadows,
+    hold_readers,
+    index_shadows,
+    refusals_told,
+    swap,
+)
 
 SHARED_RECORDS = 50_000  # from so many on, it is worth it to start processes
 LAST_RECORDS = 5_000  # folded while the consumer waits
@@ -131,12 +134,12 @@ class Rebuild:
         # One connection for all of it: it holds the lock, so when it is lost, nothing is written.
         with self._database.reading() as connection:
             connection.execution_options(write=True)
-            with _alone(connection):
+            with _alone(connection), refusals_told(), at_home(connection):
                 run = _Run(connection, self, progress, processes)
                 try:
                     made = run.run()
                 finally:
-                    _drop_shadows(connection)  # after a swap, none is left
+                    drop_shadows(connection)  # after a swap, none is left
         if made.restored is not None:
             while forget_old(self._database, self._keep_days):
                 pass  # the topic may have dead letters that are too old to be kept
@@ -194,7 +197,8 @@ class _Run:
     def run(self) -> Rebuilt:
         began = time.monotonic()
         with self._connection.begin():
-            _check_tables(self._connection)
+            _check_revision(self._connection)
+            _check_attached(self._connection)
         self._create_shadows()
         self._begin()
         self._fold_in_processes()
@@ -211,7 +215,7 @@ class _Run:
             with self._connection.begin():
                 self._replay.write_kept()
                 if not round and not self._is_sqlite:
-                    _index(self._connection)
+                    index_shadows(self._connection)
         with self._connection.begin():
             numbers.hold_writers(self._connection)
             ends = self._ends()
@@ -230,9 +234,7 @@ class _Run:
         )
 
     def _create_shadows(self) -> None:
-        _drop_shadows(self._connection)
-        with self._connection.begin():
-            shadows.create_all(self._connection)
+        create_shadows(self._connection)
         self._replay = Replay(self._connection)
 
     def _fold_in_processes(self) -> None:
@@ -337,7 +339,7 @@ class _Run:
     def _finish(self) -> tuple[int, int]:
         """Complete the shadow tables and swap them in. Returns how many events they have, and how
         many events only the old tables had."""
-        _check_tables(self._connection)
+        _check_revision(self._connection)
         self._check_origins()
         self._replay.add_what_the_log_has_lost()
         for died in self._replay.dead_lettered.values():
@@ -356,9 +358,9 @@ class _Run:
             update(tables.epoch).values(name=str(uuid.uuid4()), is_outdated=None)
         )
         numbers.begin_after(self._connection, self._replay.seq)
-        with _views_unchanged(self._connection):
-            for live, shadow in SHADOW.items():
-                _swap(self._connection, live, shadow)
+        hold_readers(self._connection)
+        _check_attached(self._connection)
+        swap(self._connection)
         return events, lost
 
     def _check_origins(self) -> None:
@@ -379,76 +381,17 @@ class _Run:
         return count
 
 
-def _check_tables(connection: Connection) -> None:
-    """Refuse tables that a newer version has expanded, because those of the rebuild would lack
-    columns; and those to which somebody has attached what they would lack."""
+def _check_revision(connection: Connection) -> None:
+    """Refuse tables that a newer version has expanded: those of the rebuild would lack columns."""
     if (found := schema.revision(connection)) != schema.REVISION:
         raise StateConflict(
             f"A newer version has expanded the tables (revision {found}): rebuild with that one."
         )
+
+
+def _check_attached(connection: Connection) -> None:
     if lost := attached(connection, SHADOW):
         raise RebuildFailed(
             "A rebuild replaces its tables, and would lose what is attached to them"
             f" ({'; '.join(lost)}). Drop that, rebuild, and create it again."
         )
-
-
-def _drop_shadows(connection: Connection) -> None:
-    if not connection.invalidated:
-        with connection.begin():
-            shadows.drop_all(connection)
-
-
-def _index(connection: Connection) -> None:
-    """Create the shadows' indexes before the swap, because readers wait for the swap to end."""
-    for live, shadow in SHADOW.items():
-        for index in shadow_indexes(live):
-            index.create(connection)
-        connection.execute(text(f"ANALYZE {shadow.name}"))
-
-
-@contextmanager
-def _views_unchanged(connection: Connection) -> Iterator[None]:
-    """SQLite renames no table of which a view is missing, and would edit its views; not so as its
-    older versions did it."""
-    if connection.dialect.name != "sqlite":
-        yield
-        return
-    connection.execute(text("PRAGMA legacy_alter_table = ON"))
-    try:
-        yield
-    finally:
-        connection.execute(text("PRAGMA legacy_alter_table = OFF"))
-
-
-def _swap(connection: Connection, live: Table, shadow: Table) -> None:
-    carried = carried_over(connection, live)
-    live.drop(connection)
-    connection.execute(text(f"ALTER TABLE {shadow.name} RENAME TO {live.name}"))
-    for statement in carried:
-        connection.execute(text(statement))
-    if connection.dialect.name == "sqlite":  # it can't rename an index, and readers continue
-        for index in live.indexes:
-            index.create(connection)
-        return
-    names = [f"{live.name}_{end}" for end in _ends(live)]  # chosen by PostgreSQL
-    for name in [*names, *(str(index.name) for index in live.indexes)]:
-        connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
-    if live.autoincrement_column is not None:  # PostgreSQL gives it a sequence, too
-        column = live.autoincrement_column.name
-        sequence = connection.scalar(select(func.pg_get_serial_sequence(live.name, column)))
-        name = f"{live.name}_{column}_seq"
-        connection.execute(text(f"ALTER SEQUENCE {sequence} RENAME TO {name}"))
-
-
-def _ends(table: Table) -> list[str]:
-    return ["pkey", *(f"{name}_key" for name in _unique_columns(table))]
-
-
-def _unique_columns(table: Table) -> list[str]:
-    return [
-        name
-        for constraint in table.constraints
-        if isinstance(constraint, UniqueConstraint)
-        for name in constraint.columns.keys()  # noqa: SIM118
-    ]
