@@ -14,7 +14,9 @@ import pytest
 from sqlalchemy import DDL, text
 
 from jobquest import create_app
+from jobquest.access.caller import READ
 from jobquest.config import load
+from jobquest.errors import ReadSideUnavailable
 from jobquest.read import swap
 from jobquest.read.replay import RebuildFailed
 from jobquest.runtime import Runtime
@@ -23,6 +25,7 @@ from tests.service import wait_for
 from tests.test_consumer import consume
 from tests.test_rebuild import run_sql
 from tests.test_retries import publish
+from tests.test_schema import load_dump
 
 INDEX = "CREATE INDEX own ON minute_counts (count)", "minute_counts: index own", "DROP INDEX own"
 ADDED = (
@@ -399,3 +402,40 @@ def test_the_command_names_it_in_one_line(settings: dict[str, str], made_read_si
     [line] = [line for line in told.output.splitlines() if "attached" in line]
     assert line.startswith("Error: A rebuild replaces its tables, and would lose what is attached")
     app.extensions["jobquest"].stop()
+
+
+# --- the check, and an upgrade ---
+
+
+def test_a_check_is_clean_with_credentials_in_the_same_database(runtime: Runtime) -> None:
+    runtime.access.keys.create("ci", [READ], None)
+    assert runtime.database.differences() == []
+
+
+def test_a_check_says_in_one_line_that_a_rebuild_was_killed(runtime: Runtime) -> None:
+    publish(runtime, "one")
+    consume(runtime)
+    with runtime.database.reading() as connection:
+        connection.execution_options(write=True)
+        swap.create_shadows(connection)
+    [line] = runtime.database.differences()
+    assert line.startswith("A rebuild runs, or was killed: the next one drops what it left (rebuil")
+    runtime.rebuild.run()
+    assert runtime.database.differences() == []
+
+
+@pytest.mark.postgres
+def test_a_view_in_the_way_of_an_upgrade_is_named(
+    settings: dict[str, str], postgres_server: Postgres
+) -> None:
+    url = postgres_server.new_database()
+    load_dump(url, "revision_0009")
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("CREATE VIEW of_theirs AS SELECT * FROM counter")
+    runtime = on_postgres({**settings, "JOBQUEST_DATABASE_UPGRADE": "true"}, url)
+    with pytest.raises(ReadSideUnavailable, match=r"view of_theirs depends .* Drop or rename"):
+        runtime.queries.last_seq()
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("DROP VIEW of_theirs")
+    assert runtime.queries.last_seq() == 0
+    runtime.stop()

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, Table, bindparam, text
 
-from jobquest.read.replay import PREFIX
+from jobquest.read.tables import SHADOW_PREFIX
 
 MAX_NAMED = 10
 _COLUMNS = {
@@ -111,7 +111,7 @@ def attached(connection: Connection, live: Collection[Table]) -> list[str]:
     for column in (column for table in live for column in table.c):
         name = f"{column.table.name}_{column.name}"
         own += [f"{name}_key", f"{name}_seq"]  # chosen by PostgreSQL
-        own.append(f"{PREFIX}{name}_seq")  # which earlier versions left
+        own.append(f"{SHADOW_PREFIX}{name}_seq")  # which earlier versions left
     columns = {(table.name, column.name) for table in live for column in table.c}
     found = [
         f"{table}: column {column}"
@@ -137,7 +137,7 @@ def default_rights(connection: Connection) -> list[str]:
     """The statements that revoke what others may do with new shadow tables."""
     if connection.dialect.name == "sqlite":
         return []
-    return _statements(connection, _DEFAULT_RIGHTS, prefix=PREFIX)
+    return _statements(connection, _DEFAULT_RIGHTS, prefix=SHADOW_PREFIX)
 
 
 def carried_over(connection: Connection, live: Table) -> list[str]:

@@ -34,6 +34,7 @@ from jobquest.read.database_errors import (
     is_infrastructure_of_driver,
     is_locked,
     is_missing_table,
+    is_refused,
 )
 
 BUSY_SECONDS = 5.0
@@ -359,9 +360,9 @@ class Database:
             except DBAPIError as error:
                 if is_locked(error):
                     raise UpgradeWaits(self._locked()) from error
-                if not is_forbidden(error):
+                if not is_refused(error):
                     raise
-                raise ReadSideUnavailable(self._forbidden(error)) from error
+                raise ReadSideUnavailable(self._refused(error)) from error
 
     def _locked(self) -> str:
         """Who holds the tables: sessions whose transaction began before."""
@@ -374,12 +375,15 @@ class Database:
             f" ({self._where()})."
         )
 
-    def _forbidden(self, error: DBAPIError) -> str:
-        cause, role = str(error.orig).splitlines()[0], self.engine.url.username
-        return (
-            f"The tables of {self._tables.NAME} can't be created: {cause} ({self._where()}). Allow"
-            f" the role to do that: GRANT CREATE ON SCHEMA public TO {role}."
-        )
+    def _refused(self, error: DBAPIError) -> str:
+        cause = " ".join(str(error.orig).split())
+        line = f"The tables of {self._tables.NAME} can't be created or upgraded: {cause}"
+        if is_forbidden(error):
+            return (
+                f"{line} ({self._where()}). Allow the role to do that: it has to own them, and"
+                f" GRANT CREATE ON SCHEMA public TO {self.engine.url.username}."
+            )
+        return f"{line} ({self._where()}). Drop or rename what is in the way, and upgrade again."
 
 
 def _engine(url: str, pool: int, outlives_power_cuts: bool) -> Engine:

@@ -36,6 +36,7 @@ from jobquest.read.failures import Failure
 from jobquest.read.projection import Row
 from jobquest.read.projections import DERIVED
 from jobquest.read.statements import rows_by_key, statements
+from jobquest.read.tables import SHADOW_PREFIX
 
 _T = TypeVar("_T")
 BATCH_RECORDS = 20_000  # folded in one transaction, and fewer if they are large
@@ -46,21 +47,18 @@ MAX_KEPT_ROWS = 100_000  # of projections, in memory
 shadows = MetaData()
 
 
-PREFIX = "rebuilt_"
-
-
 def _shadow(table: Table) -> Table:
     """A table with the same columns and key; its other indexes are created when it is filled."""
-    copy = table.to_metadata(shadows, name=f"{PREFIX}{table.name}")
+    copy = table.to_metadata(shadows, name=f"{SHADOW_PREFIX}{table.name}")
     copy.indexes.clear()
     return copy
 
 
 def shadow_indexes(live: Table) -> list[Index]:
     """The indexes of a table for its shadow, under temporary names."""
-    copy = live.to_metadata(MetaData(), name=f"{PREFIX}{live.name}")
+    copy = live.to_metadata(MetaData(), name=f"{SHADOW_PREFIX}{live.name}")
     for index in copy.indexes:
-        index.name = quoted_name(f"{PREFIX}{index.name}", None)
+        index.name = quoted_name(f"{SHADOW_PREFIX}{index.name}", None)
     return sorted(copy.indexes, key=lambda index: str(index.name))
 
 

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Inspector, MetaData, create_engine, inspect, text
 from sqlalchemy.exc import SAWarning
 
+from jobquest.read.tables import SHADOW_PREFIX
+
 ACCESS = "access_"
 """The names of the credentials' tables begin with it."""
 
+_KILLED = "A rebuild runs, or was killed: the next one drops what it left ({})."
 _OF_ALEMBIC = ("alembic_version", "access_version")  # no model has them
 _INDEXES = {
     "sqlite": "SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index' AND sql > ''",
@@ -27,20 +30,27 @@ _TEMPORARY = "SELECT nspname FROM pg_namespace WHERE oid = pg_my_temp_schema()"
 def differences(connection: Connection, models: MetaData, *, of_access: bool = False) -> list[str]:
     """A line for each difference between the models and the tables: those of the credentials, or
     all others, which may be in the same database."""
-    names = {
-        name
-        for name in inspect(connection).get_table_names()
-        if name not in _OF_ALEMBIC and name.startswith(ACCESS) == of_access
-    }
+    names = {name for name in inspect(connection).get_table_names() if name not in _OF_ALEMBIC}
+    shadows = sorted(name for name in names if name.startswith(SHADOW_PREFIX))
+    names = {name for name in names.difference(shadows) if name.startswith(ACCESS) == of_access}
     there = _layout(connection, connection.dialect.default_schema_name, names)
     with _created(connection, models) as (made, schema):
         wanted = _layout(made, schema, models.tables.keys())
-    return [
+    there = {what: said for what, said in there.items() if _is_asked_for(what, of_access)}
+    killed = [_KILLED.format(", ".join(shadows))] if shadows and not of_access else []
+    return killed + [
         f"{what}: the models have {wanted.get(what, 'none')},"
         f" the database has {there.get(what, 'none')}."
         for what in sorted(there.keys() | wanted.keys())
         if there.get(what) != wanted.get(what)
     ]
+
+
+def _is_asked_for(what: str, of_access: bool) -> bool:
+    kind, _, name = what.partition(" ")
+    if kind != "Sequence":  # it is of one of the tables
+        return True
+    return name.startswith(ACCESS) == of_access and not name.startswith(SHADOW_PREFIX)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from jobquest.read import tables
 from jobquest.read.attached import carried_over, default_rights
 from jobquest.read.database_errors import is_locked, is_refused
-from jobquest.read.replay import PREFIX, SHADOW, RebuildFailed, shadow_indexes, shadows
+from jobquest.read.replay import SHADOW, RebuildFailed, shadow_indexes, shadows
 
 # Our wait for a table makes readers of the others wait. Below PostgreSQL's `deadlock_timeout` (1 s)
 # none of them can be ended because of us; only a longer wait ends an automatic VACUUM.
@@ -159,7 +159,7 @@ def _replace(connection: Connection, live: Table, shadow: Table) -> None:
         return
     names = [f"{live.name}_{end}" for end in _ends(live)]  # chosen by PostgreSQL
     for name in [*names, *(str(index.name) for index in live.indexes)]:
-        connection.execute(text(f"ALTER INDEX {PREFIX}{name} RENAME TO {name}"))
+        connection.execute(text(f"ALTER INDEX {tables.SHADOW_PREFIX}{name} RENAME TO {name}"))
     if live.autoincrement_column is not None:  # PostgreSQL gives it a sequence, too
         column = live.autoincrement_column.name
         sequence = connection.scalar(select(func.pg_get_serial_sequence(live.name, column)))

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+SHADOW_PREFIX = "rebuilt_"  # of what a rebuild creates, until it replaces the live tables
 SEQ_BUCKET = 100_000  # changes; a user's events are looked up in one such bucket after the other
 _SEQ_BUCKET_OF = f"seq / {SEQ_BUCKET}"
 SEQ_BUCKET_OF = literal_column(_SEQ_BUCKET_OF, Integer)  # exactly as in the index that it uses
