@@ -403,6 +403,13 @@ class Config:
         """SQLAlchemy URL of the read side."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'read.db'}"
 
+    def without_broker(self) -> list[str]:
+        """Which of Kafka's settings are set although no broker is: somebody may expect Kafka."""
+        if self.kafka_broker:
+            return []
+        rows = [row for row in fields(self) if row.name.startswith("kafka_")]
+        return [r.metadata["variable"] for r in rows if getattr(self, r.name) != r.default]
+
     def kafka_security(self) -> dict[str, Any]:
         """The security settings under the names that kafka-python gives them; only those set."""
         renamed = {f"kafka_sasl_{one}": f"sasl_plain_{one}" for one in ("username", "password")}
@@ -434,9 +441,8 @@ def load(overrides: Mapping[str, str] | None = None, *, env_file: Path | None = 
 
     An empty value counts as unset. Raises SettingsError with one line: which variable, and why.
     """
-    found = environment.read(env_file or Path(".env"), overrides or {})
     known = {row.metadata["variable"]: row for row in fields(Config)}
-    environment.refuse_unknown(found, known)
+    found = environment.read(env_file or Path(".env"), overrides or {}, known)
     values = {
         row.name: _parse(variable, row.metadata["parse"], found[variable].strip())
         for variable, row in known.items()

@@ -135,6 +135,10 @@ def _say_where(config: Config, everybody: Caller | None, host: str, port: int) -
     url = f"http://{in_url(host)}:{port}/"
     print(f"JobQuest events on {url} with {kind}; Ctrl-C stops.", flush=True)
     print(_WHO[everybody], flush=True)
+    if given := config.without_broker():
+        logger.warning(
+            "The log is embedded, because KAFKA_BROKER is not set; these are: %s.", ", ".join(given)
+        )
 
 
 def _listen(config: Config) -> socket.socket:

@@ -68,11 +68,21 @@ def test_a_loopback_address_may_be_written_in_each_way(written: str, host: str) 
         "JOBQUEST_EVENTS_SERVICE_HOST",
         "JOBQUEST_EVENTS_2_PORT_8080_TCP",
         "JOBQUEST_POSTGRES_SERVICE_PORT_POSTGRESQL",
+        "KAFKA_SERVICE_HOST",
+        "KAFKA_PORT",
+        "KAFKA_PORT_9092_TCP",
+        "KAFKA_BROKER_PORT",
+        "KAFKA_BROKERS_SERVICE_PORT_CLIENTS",
     ],
 )
-def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(variable: str) -> None:
+def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     assert is_injected(variable)
-    load({variable: "tcp://10.0.0.1:5000"})
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:5000")
+    load()
+    with pytest.raises(SettingsError, match=f"^{variable} is not a setting"):
+        load({variable: "tcp://10.0.0.1:5000"})  # nobody but us writes there
 
 
 def test_no_setting_looks_like_what_an_orchestrator_sets() -> None:
@@ -87,12 +97,69 @@ def test_no_setting_looks_like_what_an_orchestrator_sets() -> None:
         ("JOBQUEST_TRUSTED_PROXY", "JOBQUEST_TRUSTED_PROXIES"),
         ("JOBQUEST_DATADIR", "JOBQUEST_DATA_DIR"),
         ("JOBQUEST_KAFKA_BROKER", "KAFKA_BROKER"),
+        ("KAFKA_BROKERS", "KAFKA_BROKER"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BROKER"),
+        ("KAFKA_PARTITION", "KAFKA_PARTITIONS"),
+        ("KAFKA_GROUP", "KAFKA_GROUP_ID"),
+        ("KAFKA_SSL_CA", "KAFKA_SSL_CAFILE"),
+        ("KAFKA_SASL_USER", "KAFKA_SASL_USERNAME"),
+        ("KAFKA_PASSWORD", "KAFKA_SASL_PASSWORD"),
     ],
 )
-def test_a_misspelt_setting_is_refused_with_the_nearest_one(variable: str, near: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        load({variable: "1"})
-    assert str(refused.value) == f"{variable} is not a setting; did you mean {near}?"
+def test_a_misspelt_setting_is_refused_with_the_nearest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, near: str
+) -> None:
+    def is_refused(**overrides: str) -> None:
+        with pytest.raises(SettingsError) as refused:
+            load(overrides)
+        assert str(refused.value) == f"{variable} is not a setting; did you mean {near}?"
+
+    is_refused(**{variable: "1"})
+    with monkeypatch.context() as environment:
+        environment.setenv(variable, "1")
+        is_refused()
+    (tmp_path / ".env").write_text(f"{variable}=1\n")
+    is_refused()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "KAFKA_HOME",
+        "KAFKA_OPTS",
+        "KAFKA_HEAP_OPTS",
+        "KAFKA_LOG4J_OPTS",
+        "KAFKA_JVM_PERFORMANCE_OPTS",
+        "KAFKA_CLUSTERS_0_NAME",
+        "KAFKA_ADVERTISED_LISTENERS",
+        "KAFKA_BROKER_ID",
+        "KAFKA_CFG_NUM_PARTITIONS",
+        "KAFKA_NUM_PARTITIONS",
+        "KAFKA_DEFAULT_REPLICATION_FACTOR",
+        "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR",
+        "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP",
+        "KAFKA_SASL_ENABLED_MECHANISMS",
+        "KAFKA_SSL_KEYSTORE_PASSWORD",
+        "KAFKA_SSL_KEY_PASSWORD",
+    ],
+)
+def test_what_kafka_s_own_programs_read_is_refused_only_in_the_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    with monkeypatch.context() as environment:
+        environment.setenv(variable, "1")
+        load()
+    (tmp_path / ".env").write_text(f"{variable}=1\n")
+    with pytest.raises(SettingsError, match=f"^{variable} is not a setting"):
+        load()
+
+
+def test_kafka_s_settings_without_a_broker_are_named() -> None:
+    assert load().without_broker() == []
+    set_ = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_PARTITIONS": "12"}
+    assert load(set_).without_broker() == ["KAFKA_PARTITIONS", "KAFKA_SECURITY_PROTOCOL"]
+    sasl = {f"KAFKA_SASL_{name}": "PLAIN" for name in ("MECHANISM", "USERNAME", "PASSWORD")}
+    assert load({**set_, **sasl, "KAFKA_BROKER": "localhost:9092"}).without_broker() == []
 
 
 @pytest.mark.parametrize("variable", ["JOBQUEST_", "JOBQUEST_SERVICE", "JOBQUEST_PORT_5000_TLS"])

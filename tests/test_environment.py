@@ -68,6 +68,7 @@ BROKEN = {
     "address": ({"HOST": "a b"}, "HOST=a b:", "not a host name"),
     "port": ({"PORT": "http"}, "PORT=http:", "whole number"),
     "unknown": ({"JOBQUEST_WORKER": "2"}, "JOBQUEST_WORKER ", "JOBQUEST_WORKERS?"),
+    "unknown name of Kafka's": ({"KAFKA_BROKERS": "a:1"}, "KAFKA_BROKERS ", "mean KAFKA_BROKER?"),
     "every origin": ({"JOBQUEST_CORS_ORIGINS": "*"}, "JOBQUEST_CORS_ORIGINS=", "every page"),
     "path of an origin": ({"JOBQUEST_CORS_ORIGINS": "http://a/b"}, "JOBQUEST_CORS", "http://a."),
     "public URL": ({"JOBQUEST_PUBLIC_URL": "example.com"}, "JOBQUEST_PUBLIC_URL:", "https://"),
@@ -121,6 +122,7 @@ PROCESSES = (
     "no certificate",
     "address",
     "unknown",
+    "unknown name of Kafka's",
     "path of an origin",
     "public URL",
     "two lines",
@@ -202,6 +204,7 @@ def test_a_service_starts_beside_what_orchestrators_and_servers_read(tmp_path: P
         "JOBQUEST_PORT_5000_TCP_ADDR": "10.0.0.1",
         "KAFKA_PORT": "tcp://10.0.0.2:9092",
         "KAFKA_SERVICE_HOST": "10.0.0.2",
+        "KAFKA_HEAP_OPTS": "-Xmx512m",
         "WEB_CONCURRENCY": "auto",
         "GUNICORN_CMD_ARGS": "--bind=0.0.0.0:1 --workers=7",
         "FORWARDED_ALLOW_IPS": "*",
@@ -249,5 +252,18 @@ def test_the_start_says_who_is_let_in(
         assert len(said) == 1
         assert said[0].startswith(word)
         assert (service.get("/api/events", Cookie="").code == 401) == (word == "Protected: ")
+    finally:
+        service.kill()
+
+
+@pytest.mark.slow
+def test_the_start_warns_of_kafka_s_settings_without_a_broker(tmp_path: Path) -> None:
+    service = Service(tmp_path, KAFKA_SECURITY_PROTOCOL="SASL_SSL", KAFKA_PARTITIONS="12").start()
+    try:
+        [line] = [line for line in service.output if "KAFKA_BROKER" in line]
+        assert line.rstrip().endswith(
+            "is not set; these are: KAFKA_PARTITIONS, KAFKA_SECURITY_PROTOCOL."
+        )
+        assert " WARNING " in line
     finally:
         service.kill()
