@@ -78,6 +78,54 @@ def test_an_error_is_one_line(cli: FlaskCliRunner, arguments: list[str], says: s
     assert says in line
 
 
+NO_UTF_8 = "\udcff"  # what Python makes of the byte 0xff of an argument
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (
+            ["events", "publish", "user.login", "--data", f'{{"userEmail":"{NO_UTF_8}"}}'],
+            "'--data'",
+        ),
+        (["events", "publish", "user.login", "-u", NO_UTF_8], "'-u' / '--user'"),
+        (["events", "tail", "--once", "-u", NO_UTF_8], "'-u' / '--user'"),
+        (["events", "tail", "--once", "--type", NO_UTF_8], "'--type'"),
+        (["events", "dead-letters", "list", "-u", NO_UTF_8], "'-u' / '--user'"),
+        (["events", "dead-letters", "list", "--error-class", NO_UTF_8], "'--error-class'"),
+        (["events", "dead-letters", "discard", "1", "--reason", NO_UTF_8], "'--reason'"),
+        (["operators", "role", NO_UTF_8, "viewer"], "'NAME'"),
+        (["keys", "revoke", NO_UTF_8], "'NAME'"),
+    ],
+)
+def test_an_argument_that_is_not_utf_8_is_one_line(
+    cli: FlaskCliRunner, arguments: list[str], name: str
+) -> None:
+    result = cli.invoke(args=arguments)
+    assert (result.exit_code, result.output) == (1, f"Error: {name} is not UTF-8.\n")
+
+
+@pytest.mark.slow
+def test_an_argument_is_utf_8_whatever_the_locale(settings: dict[str, str]) -> None:
+    data = json.dumps({"userEmail": "\N{GRINNING FACE}"}, ensure_ascii=False)
+    ascii_only = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "events", "publish", "user.login", "--data", data],
+        cwd=ROOT,
+        env={**os.environ, **settings, **ascii_only},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    app = create_app(settings)
+    runtime: Runtime = app.extensions["jobquest"]
+    runtime.consumer.step()
+    [item] = runtime.queries.events()["events"]
+    assert item["event"]["data"] == json.loads(data)
+    runtime.consumer.close()
+    runtime.stop()
+
+
 def test_topics_and_groups_are_shown(cli: FlaskCliRunner) -> None:
     runtime_of(cli).producer.publish("user.login", "u", {})
     listed = lines(cli.invoke(args=["kafka", "topics"]))

@@ -1,4 +1,5 @@
-"""What all commands share: the application's runtime, and one-line errors with exit code 1."""
+"""What all commands share: the application's runtime, arguments in UTF-8, and one-line errors with
+exit code 1."""
 
 from __future__ import annotations
 
@@ -26,13 +27,32 @@ def one_line(command: Command) -> Command:
     """Show our errors as one line on standard error instead of a traceback."""
 
     @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
+    def wrapped(**arguments: Any) -> None:
         try:
-            command(*args, **kwargs)
+            command(**{name: _decoded(name, value) for name, value in arguments.items()})
         except JobQuestError as error:
             raise click.ClickException(str(error)) from error
 
     return wrapped
+
+
+def _decoded(name: str, value: Any) -> Any:
+    """An argument's bytes as UTF-8, whatever the locale made of them: it has half of a surrogate
+    pair for each byte that it can't read, and no database or log takes that."""
+    if isinstance(value, tuple):
+        return tuple(_decoded(name, one) for one in value)
+    if not isinstance(value, str) or value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(value).decode()
+        except UnicodeError:
+            context = click.get_current_context()
+            [given] = [one for one in context.command.params if one.name == name]
+            raise click.ClickException(f"{given.get_error_hint(context)} is not UTF-8.") from None
+    return value
 
 
 def current_runtime() -> Runtime:
