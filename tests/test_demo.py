@@ -68,14 +68,28 @@ def test_the_same_seed_brings_the_same_traffic_and_the_share_of_failures_holds()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [["--rate", "0"], ["--failures", "2"], ["--count", "0"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--rate", "0"],
+        ["--rate", "nan"],
+        ["--failures", "2"],
+        ["--count", "0"],
+        ["--users", "0"],
+        ["--users", "-5"],
+        ["--users", "1000000000"],
+        ["--users", "99999999999999999999"],
+    ],
+)
 def test_wrong_options_are_refused_with_one_line(tmp_path: Path, wrong: list[str]) -> None:
     app = create_app({"JOBQUEST_DATA_DIR": str(tmp_path)})
     done = app.test_cli_runner().invoke(args=["events", "demo", "--count", "1", *wrong])
     app.extensions["jobquest"].stop()
     assert isinstance(done.exception, SystemExit), done.exception
     assert done.exit_code != 0
-    assert done.output.strip().splitlines()[-1].startswith("Error: ")
+    line = done.output.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert wrong[0] in line
 
 
 def run(folder: Path, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:

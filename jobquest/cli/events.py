@@ -26,6 +26,7 @@ events = AppGroup("events", short_help="Publish, follow, rebuild; dead letters."
 
 LOOK_SECONDS = 0.5
 MAX_RATE = 1_000
+MAX_USERS = 100_000  # of the demo, which keeps what each of them does next
 MAX_PROCESSES = 4  # of a rebuild: SQLite has one writer at a time, so more would wait
 REPORT_EVENTS = 100
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -146,7 +147,13 @@ def types() -> None:
 @events.command()
 @click.option("--rate", default=5.0, show_default=True, help="Events per second.")
 @click.option("--failures", default=0.0, show_default=True, help="Share of events that fail.")
-@click.option("--users", default=10, show_default=True, help="Number of users.")
+@click.option(
+    "--users",
+    type=click.IntRange(1, MAX_USERS),
+    default=10,
+    show_default=True,
+    help="Number of users.",
+)
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many events.")
 @click.option("--seed", type=int, help="The same seed gives the same traffic each time.")
 @one_line
@@ -156,7 +163,7 @@ def demo(rate: float, failures: float, users: int, count: int | None, seed: int 
     With --failures, some events ask the demo's handler to fail. Start the service with
     JOBQUEST_HANDLERS=jobquest.demo; without it, those events succeed.
     """
-    if not (0 < rate <= MAX_RATE and 0 <= failures <= 1 and users >= 1):
+    if not (0 < rate <= MAX_RATE and 0 <= failures <= 1):
         raise InvalidEvent(
             f"--rate must be above 0 and at most {MAX_RATE}, --failures between 0 and 1."
         )
