@@ -78,6 +78,14 @@ def test_an_error_is_one_line(cli: FlaskCliRunner, arguments: list[str], says: s
     assert says in line
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "1e9", "86401"])
+def test_an_upgrade_waits_for_a_number_of_seconds(cli: FlaskCliRunner, seconds: str) -> None:
+    result = cli.invoke(args=["db", "upgrade", "--wait", seconds])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1].startswith("Error: Invalid value for '--wait': ")
+    assert cli.invoke(args=["db", "upgrade", "--wait", "60"]).exit_code == 0
+
+
 NO_UTF_8 = "\udcff"  # what Python makes of the byte 0xff of an argument
 
 

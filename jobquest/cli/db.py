@@ -13,6 +13,7 @@ from jobquest.errors import UpgradeWaits
 from jobquest.read.schema import REVISION
 
 LOOK_SECONDS = 0.5
+MAX_WAIT_SECONDS = 86_400
 
 db = AppGroup("db", short_help="Upgrade or check the read side's tables.")
 
@@ -20,13 +21,13 @@ db = AppGroup("db", short_help="Upgrade or check the read side's tables.")
 @db.command()
 @click.option(
     "--wait",
-    type=click.FloatRange(0),
+    type=click.IntRange(0, MAX_WAIT_SECONDS),
     default=0,
     metavar="SECONDS",
     help="How long to wait for processes of an older version to stop.",
 )
 @one_line
-def upgrade(wait: float) -> None:
+def upgrade(wait: int) -> None:
     """Upgrade the read side's tables to the revision that this version needs."""
     before, now = _upgrade_within(wait)
     if before == now:
@@ -50,7 +51,7 @@ def check() -> None:
     click.echo(f"The tables are those of the models, revision {REVISION}.")
 
 
-def _upgrade_within(seconds: float) -> tuple[str | None, str]:
+def _upgrade_within(seconds: int) -> tuple[str | None, str]:
     deadline, shown = time.monotonic() + seconds, ""
     while True:
         try:
