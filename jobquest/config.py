@@ -29,6 +29,17 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
+def _modules(value: str) -> tuple[str, ...]:
+    modules = _names(value)
+    for name in modules:
+        if re.search(r"[/\\]|^\.|\.\.|\.$|\.py$", name):
+            raise ValueError(
+                f"{name!r} is not a module's name; write it as an import does, without .py (chat or"
+                " company.chat), and put its folder on PYTHONPATH"
+            )
+    return modules
+
+
 def _flag(value: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
@@ -136,7 +147,7 @@ def setting(variable: str, default: str | None, parse: Parse, help: str) -> Any:
     return field(default=value, metadata=row, repr=not _is_secret(variable))
 
 
-_LISTS = (_names, _brokers, _origins)
+_LISTS = (_names, _modules, _brokers, _origins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +330,7 @@ class Config:
     handlers: tuple[str, ...] = setting(
         "JOBQUEST_HANDLERS",
         None,
-        _names,
+        _modules,
         "modules with handlers: their register(consumer) is called at start",
     )
     kafka_security_protocol: str | None = setting(

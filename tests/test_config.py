@@ -226,6 +226,18 @@ def test_no_setting_of_a_service_can_have_two_lines() -> None:
     assert len(str(refused.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["../x", "..", ".x", "x.", "a..b", "a/b", "a\\b", "chat.py"])
+def test_a_module_of_handlers_is_named_as_an_import_does(name: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({"JOBQUEST_HANDLERS": f"chat,{name}"})
+    assert f": {name!r} is not a module's name; write it as an import does" in str(refused.value)
+
+
+def test_modules_of_handlers_may_be_in_packages() -> None:
+    assert load({"JOBQUEST_HANDLERS": "chat, a.b.py_c"}).handlers == ("chat", "a.b.py_c")
+    assert load().handlers == ()
+
+
 def test_brokers_have_ports_that_exist() -> None:
     assert load({"KAFKA_BROKER": "a:1,[::1]:9092"}).kafka_broker == ("a:1", "[::1]:9092")
     for wrong in ("a:0", "a:65536", "a:٣", "a", "a:b", "::1:9092"):

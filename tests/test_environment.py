@@ -74,7 +74,7 @@ BROKEN = {
     "public URL": ({"JOBQUEST_PUBLIC_URL": "example.com"}, "JOBQUEST_PUBLIC_URL:", "https://"),
     "proxies": ({"JOBQUEST_TRUSTED_PROXIES": "all"}, "JOBQUEST_TRUSTED_PROXIES=", "0 to 10"),
     "two lines": ({"KAFKA_GROUP_ID": "a\nb"}, "KAFKA_GROUP_ID=", "249"),
-    "handlers": ({"JOBQUEST_HANDLERS": ".relative"}, "JOBQUEST_HANDLERS:", ".relative"),
+    "handlers": ({"JOBQUEST_HANDLERS": "no_such"}, "JOBQUEST_HANDLERS:", "no_such"),
 }
 
 
