@@ -179,7 +179,12 @@ def test_no_other_transfer_coding_reaches_a_route(alone: Service, coding: bytes)
 
 
 def test_a_request_of_http_1_1_names_its_host(alone: Service) -> None:
-    assert code_of(alone, b"GET /healthz HTTP/1.1\r\n\r\n") == 400
+    for nothing in (b"", b"Host:\r\n", b"Host: \r\n"):
+        talk = Talk(alone)
+        code, _, answer = talk.ask(b"GET /healthz HTTP/1.1\r\n%s\r\n" % nothing)
+        talk.close()
+        assert code == 400
+        assert answer["message"] == "The request names no host: send a Host header."
     assert code_of(alone, b"GET /healthz HTTP/1.0\r\n\r\n") == 200
     assert code_of(alone, b"GET /healthz HTTP/1.1\r\nHost: ::1\r\n\r\n") == 400
     assert code_of(alone, b"GET ftp://localhost/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == 404

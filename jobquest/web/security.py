@@ -70,6 +70,8 @@ _UNKNOWN_HOST = (
     " browsers use."
 )
 
+_NO_HOST = "The request names no host: send a Host header."
+
 
 def _trusted_host(config: Config) -> Guard:
     trusted, public = frozenset(config.hosts), config.public_url
@@ -81,7 +83,7 @@ def _trusted_host(config: Config) -> Guard:
             return None  # no browser sends that, so no page has caused it
         if host not in known:
             if not _is_one_of(trusted, host):
-                return Answer(400, failure(_UNKNOWN_HOST))
+                return Answer(400, failure(_UNKNOWN_HOST if host else _NO_HOST))
             if len(known) < 100:
                 known.add(host)
         environ["HTTP_HOST"] = host
