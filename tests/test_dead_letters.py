@@ -313,6 +313,16 @@ def test_a_filter_redrives_only_open_dead_letters(client: FlaskClient) -> None:
     assert data_of(client.post(f"{PATH}/redrive", json=body)) == {"redriven": [], "refused": []}
 
 
+def test_an_empty_filter_redrives_all_open_dead_letters(client: FlaskClient) -> None:
+    runtime = runtime_of(client)
+    ids = []
+    for event_id in ("a1", "a2"):
+        id, handler = dead(runtime, event_id)
+        ids.append(id)
+        handler.users.clear()
+    assert data_of(client.post(f"{PATH}/redrive", json={"filter": {}}))["redriven"] == ids
+
+
 @pytest.mark.parametrize(
     "body",
     [
