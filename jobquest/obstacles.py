@@ -16,8 +16,8 @@ from jobquest.read.dead_letters import TOPIC as DEAD_LETTERS
 
 LOOK_SECONDS = 2.0  # between two looks
 AWAY_SECONDS = 5.0  # the same while the log does not answer, so that its thread can do other tasks
-# A member that was killed keeps its partitions for 10 s, and the others need a moment to take over.
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 15.0  # for new partitions to get a reader, and for a rebalance to end
+GHOST_SECONDS = 1.5  # for the successor of a process that has ended to take over its place
 MAX_NAMED = 60  # partitions in one line
 _OURS = "jobquest:"
 
@@ -36,7 +36,8 @@ class Obstacles:
         self._look_at = 0.0
         self._missing: Mapping[str, Sequence[str]] = {}
         self._members: Sequence[Member] = ()
-        self._since: dict[str, float] = {}  # when something that may pass by itself was first seen
+        self._since: dict[str, float] = {}  # for each partition without a reader
+        self._late: set[str] = set()  # those of them that have been named
 
     def lines(
         self, processes: Sequence[Mapping[str, Any]], partitions: Collection[str]
@@ -47,18 +48,17 @@ class Obstacles:
         missing = {t: r for t, rights in self._missing.items() if (r := _needed(t, rights))}
         unread = set(partitions).difference(*(process["assignment"] for process in processes))
         strangers = self._strangers(processes, unread)
+        ghosts = {name: strangers.pop(name) for name in [*strangers] if name.startswith(_OURS)}
+        if ghosts:  # who left in order is not in the group any more, at a new look
+            self._look_at = 0.0
         unread.difference_update(*strangers.values())
         unread = {place for place in unread if place.rpartition("/")[0] not in missing}
-        uncertain = {client for client in strangers if client.startswith(_OURS)}
-        lasting = self._lasting(unread | uncertain)
-        for client in uncertain - lasting:  # usually a process of ours that has just ended
-            del strangers[client]
-        unread &= lasting
+        late = self._overdue(unread, {place for held in ghosts.values() for place in held})
         return [
             *_of_rights(missing),
             *_of_outboxes(processes, missing),
             *_of_strangers(strangers),
-            *([f"No process reads {_named(unread)}."] if unread else ()),
+            *_of_unread(late, ghosts),
         ]
 
     def _look(self) -> None:
@@ -87,11 +87,18 @@ class Obstacles:
                 found.setdefault(f"{client} at {host.lstrip('/')}", []).extend(others)
         return found
 
-    def _lasting(self, seen: Iterable[str]) -> set[str]:
-        """Those of the things seen now that have been seen for PATIENCE_SECONDS."""
+    def _overdue(self, unread: Iterable[str], held: Collection[str]) -> set[str]:
+        """Those of the `unread` partitions that should have a reader by now; a ghost has `held`.
+        They stay overdue until somebody reads them, also while the group hands them over."""
         now = time.monotonic()
-        self._since = {one: self._since.get(one, now) for one in seen}
-        return {one for one, at in self._since.items() if now - at > PATIENCE_SECONDS}
+        self._since = {place: self._since.get(place, now) for place in unread}
+        self._late = {
+            place
+            for place, at in self._since.items()
+            if place in self._late
+            or now - at > (GHOST_SECONDS if place in held else PATIENCE_SECONDS)
+        }
+        return self._late
 
 
 def _needed(topic: str, rights: Sequence[str]) -> list[str]:
@@ -124,6 +131,21 @@ def _of_strangers(strangers: Mapping[str, Sequence[str]]) -> Iterator[str]:
             f"Another client of the group, {client}, reads {_named(places)}: the service does not"
             " process those events."
         )
+
+
+def _of_unread(late: Collection[str], ghosts: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """`ghosts`: members with our names whose processes are not on the list, which have ended or
+    belong to another database."""
+    left = set(late)
+    for client, held in sorted(ghosts.items()):
+        if places := left.intersection(held):
+            left -= places
+            yield (
+                f"No process of this service reads {_named(places)}: Kafka assigns them to"
+                f" {client}, and to others once it has been silent for 10 s."
+            )
+    if left:
+        yield f"No process reads {_named(left)}."
 
 
 def _named(places: Collection[str]) -> str:

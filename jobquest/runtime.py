@@ -302,7 +302,9 @@ class Runtime:
         lines = self._obstacles.lines(processes, self._lag.partitions) if is_to_read else []
         for line in set(lines) - set(self._obstacle_lines):
             logger.warning("Not everything is processed: %s", line)
-        self._obstacle_lines = lines
+        if lines != self._obstacle_lines:
+            self._obstacle_lines = lines
+            self._woken.set()  # others get to know it with the next heartbeat
 
     def _beat(self) -> None:
         self.state.beat(orjson.dumps(self._own_heartbeat()))

@@ -22,7 +22,7 @@ from jobquest.config import load
 from jobquest.events import CATALOGUE, TOPICS
 from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
-from tests.load import consumer_of
+from tests.load import children_of, consumer_of
 from tests.logs import delete_topics
 from tests.service import Service, wait_for
 from tests.test_retries import failing, life, publish
@@ -170,6 +170,39 @@ def test_a_process_that_joins_changes_nothing_in_the_status(
         second.kill()
     assert {(code, status["consumerRunning"]) for code, status in said} == {(200, True)}
     assert {status["state"] for _, status in said} <= HEALTHY
+
+
+def test_what_a_killed_instance_read_is_named_until_others_read_it(
+    service: Service, tmp_path: Path
+) -> None:
+    second = Service(tmp_path, **service.settings | {"PORT": "0"}).start()
+
+    def share() -> set[str]:
+        pids = children_of(second)
+        processes = service.status()["processes"]
+        return {place for one in processes if one["pid"] in pids for place in one["assignment"]}
+
+    wait_for(lambda: share() and reads_everything(service)(), 30, second.tail)
+    unread = share()
+    second.kill()
+    began, said = time.monotonic(), []
+
+    def is_degraded() -> bool:
+        said.append(service.status())
+        return said[-1]["state"] == "degraded"
+
+    wait_for(is_degraded, 9, lambda: str(said[-1]))
+    print(f"degraded after {time.monotonic() - began:.1f} s")
+    assert said[-1]["consumerRunning"] is True
+    assert all(place in said[-1]["reason"] for place in unread)
+    assert "silent for 10 s" in said[-1]["reason"]
+    ready = service.get("/readyz")
+    assert (ready.code, ready.json["data"]["reason"]) == (200, said[-1]["reason"])
+    wait_for(lambda: not is_degraded(), 30, lambda: str(said[-1]))
+    print(f"whole after {time.monotonic() - began:.1f} s")
+    assert said[-1]["state"] in HEALTHY
+    assert said[-1]["reason"] is None
+    assert unread <= {place for one in said[-1]["processes"] for place in one["assignment"]}
 
 
 def test_what_waits_in_partitions_that_a_topic_has_no_more_is_tried(
