@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobquest import create_app, listeners, open_files
-from jobquest.access.caller import LOCAL, PROXY, Caller
+from jobquest.access.caller import LOCAL, PROXY
 from jobquest.addresses import in_url
 from jobquest.collector import collect_seldom
 from jobquest.config import Config, load
@@ -81,14 +81,14 @@ def main() -> None:
     try:
         config = load()
         app = create_app()  # reports what is wrong, handlers included, once
-        everybody = _refuse_unusable(app.extensions["jobquest"])
+        who = _refuse_unusable(app.extensions["jobquest"])
         serve = _gunicorn()  # imported first: clients wait from the moment that the port is open
         listening = _listen(config)
     except JobQuestError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     host, port = listening.getsockname()[:2]
-    _say_where(config, everybody, host, port)
+    _say_where(config, who, host, port)
     if serve is None:
         print("gunicorn does not run here: this is Flask's own server.", flush=True)
         listening.close()
@@ -116,25 +116,25 @@ def _end(_number: int, _frame: Any) -> None:
     sys.exit(0)
 
 
-def _refuse_unusable(runtime: Runtime) -> Caller | None:
-    """Raise JobQuestError if the service must not start; otherwise, whom each request stands for.
+def _refuse_unusable(runtime: Runtime) -> str:
+    """Raise JobQuestError if the service must not start; otherwise, the line about who is let in.
     No connection stays open: the server forks, and a file's connections must not be shared."""
     runtime.database.refuse_unusable()
     try:
         runtime.access.refuse_open_doors()
-        return runtime.access.everybody()
-    except AccessUnavailable:
-        return None  # until the database answers, nobody is let in
+        return _WHO[runtime.access.everybody()]
+    except AccessUnavailable as error:
+        return str(error)
     finally:
         runtime.access.close()
         runtime.database.close()
 
 
-def _say_where(config: Config, everybody: Caller | None, host: str, port: int) -> None:
+def _say_where(config: Config, who: str, host: str, port: int) -> None:
     kind = "Apache Kafka" if config.kafka_broker else "the embedded event log"
     url = f"http://{in_url(host)}:{port}/"
     print(f"JobQuest events on {url} with {kind}; Ctrl-C stops.", flush=True)
-    print(_WHO[everybody], flush=True)
+    print(who, flush=True)
     if given := config.without_broker():
         logger.warning(
             "The log is embedded, because KAFKA_BROKER is not set; these are: %s.", ", ".join(given)

@@ -20,7 +20,7 @@ from jobquest.clock import now_ms
 from jobquest.config import load
 from jobquest.errors import Unauthenticated
 from jobquest.read.database import Database
-from tests.service import wait_for
+from tests.service import Service, wait_for
 from tests.test_access import PASSWORD, bearer, sign_in
 from tests.test_http import error_of
 
@@ -218,3 +218,17 @@ def test_nobody_else_may_read_the_file_whatever_the_umask(
     files = list(Path(settings["JOBQUEST_DATA_DIR"]).glob(f"{FILE}*"))
     assert sorted(file.name for file in files) == [FILE, f"{FILE}-shm", f"{FILE}-wal"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+@pytest.mark.slow
+def test_the_start_says_that_nobody_is_let_in_while_the_credentials_can_not_be_read(
+    tmp_path: Path,
+) -> None:
+    service = Service(tmp_path)
+    (tmp_path / FILE).write_text("no database")
+    try:
+        service.launch()
+        wait_for(lambda: "Nobody can be let in now: " in "".join(service.output), 10, service.tail)
+        assert "Protected: " not in "".join(service.output)
+    finally:
+        service.kill()
