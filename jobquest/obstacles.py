@@ -120,9 +120,12 @@ def _of_outboxes(processes: Iterable[Mapping[str, Any]], missing: Collection[str
         barred |= outbox.get("barred", {})
         stuck |= {outbox["stuck"]} if outbox.get("events") and outbox.get("stuck") else set()
     yield from (f"Events wait in the outbox: {reason}" for reason in sorted(stuck))
+    topics: dict[str, list[str]] = {}
     for topic, reason in sorted(barred.items()):
         if topic not in missing:
-            yield f"Events of topic {topic} wait in the outbox: {reason}"
+            topics.setdefault(reason, []).append(topic)
+    for reason, alike in topics.items():
+        yield f"Records for topic {', '.join(alike)} wait: {reason}"
 
 
 def _of_strangers(strangers: Mapping[str, Sequence[str]]) -> Iterator[str]:

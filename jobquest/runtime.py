@@ -312,7 +312,7 @@ class Runtime:
 
     def _own_heartbeat(self) -> dict[str, Any]:
         waiting = self.outbox.waiting() if self.outbox else Waiting(0, 0.0)
-        barred = dict(self.outbox.barred) if self.outbox else {}
+        barred = {**self.relay.barred, **(self.outbox.barred if self.outbox else {})}
         stuck = self.outbox.stuck if self.outbox else ""
         return {
             "version": self._version,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import kafka
+import pytest
+from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, MemberToRemove
 
+from jobquest.clock import now_ms
 from jobquest.config import load
 from jobquest.log import EventLog, Partition, Record, Subscription
 from jobquest.log.kafka import KafkaLog
@@ -116,3 +120,20 @@ def emptied(bootstrap: str) -> str:
             admin.remove_group_members(group, doomed)
     delete_topics(bootstrap)
     return bootstrap
+
+
+@contextmanager
+def clock_off(by_ms: int) -> Iterator[None]:
+    """As if this machine's clock were off, for the records that this process sends to Kafka."""
+    send = KafkaProducer.send
+
+    def stamp() -> int:
+        return now_ms() + by_ms
+
+    def send_then(self: KafkaProducer, *record: Any, **more: Any) -> Any:
+        return send(self, *record, **{"timestamp_ms": stamp(), **more})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobquest.log.kafka.fast_path.producer.now_ms", stamp)
+        patch.setattr(KafkaProducer, "send", send_then)
+        yield

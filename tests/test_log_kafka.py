@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType, Ka
 from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from kafka.record.default_records import DefaultRecordBatch
 
-from jobquest.errors import LogUnavailable, RecordRefused
+from jobquest.errors import LogUnavailable, RecordRefused, TopicUnavailable
 from jobquest.log import EventLog, NewRecord, Partition, Record
 from jobquest.log.kafka import KafkaLog, sender
 from jobquest.log.kafka.encoding import encode
 from jobquest.log.kafka.subscription import ABSENCE_SECONDS
 from jobquest.log.kafka.version import library_of
 from tests.kafka_broker import KafkaBroker, free_port, why_not
-from tests.logs import UNTRIED, OnKafka, everything
+from tests.logs import UNTRIED, OnKafka, clock_off, everything
 from tests.proxy import Proxy
 from tests.service import wait_for
 
@@ -116,6 +117,39 @@ def test_a_record_that_the_broker_refuses_does_not_stop_the_next(place: OnKafka)
         with pytest.raises(RecordRefused):
             refused.result(10)
         append(log, place.topics[0], b"good again")
+
+
+@pytest.mark.parametrize("count", [1, 50])
+@pytest.mark.parametrize(("hours", "side"), [(5, "ahead of"), (-5, "behind")])
+def test_records_of_a_clock_that_is_wrong_are_not_refused_but_wait(
+    place: OnKafka, hours: int, side: str, count: int
+) -> None:
+    """The library tells several at once with another error than one."""
+    hour = {"message.timestamp.before.max.ms": "3600000"}  # the other limit is so by default
+    ours = {"message.timestamp.type": "LogAppendTime"}
+    [topic] = place.topics
+    topics = {topic: hour, f"{topic}-2": ours}
+    line = f"clock is {side} Kafka's, by 240 min more"
+    with closing(replace(place, topics=list(topics)).open(topic_configs=topics)) as log:
+        append(log, topic, b"before")
+        for _ in range(2):
+            with clock_off(hours * 3_600_000):
+                futures = log.append([NewRecord(topic, b"k", b"v")] * count)
+                [other] = log.append([NewRecord(f"{topic}-2", b"k", b"v")])
+                for future in futures:
+                    with pytest.raises(TopicUnavailable, match=line) as said:
+                        future.result(10)
+                    assert said.value.topic == topic
+                assert other.result(10).topic == f"{topic}-2"
+            append(log, topic, b"v")
+
+
+def test_a_record_that_a_topic_never_takes_is_refused(place: OnKafka) -> None:
+    make_topic(place, **{"cleanup.policy": "compact"})
+    with closing(place.open()) as log:
+        for future in log.append([NewRecord(place.topics[0], None, b"v")] * 3):
+            with pytest.raises(RecordRefused):
+                future.result(10)
 
 
 def test_records_that_are_too_many_for_one_batch_are_taken_in_several(place: OnKafka) -> None:

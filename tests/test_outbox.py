@@ -14,18 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from kafka import KafkaProducer
 
+from jobquest.clock import now_ms
 from jobquest.config import load
 from jobquest.errors import LogUnavailable, RecordRefused
-from jobquest.events import TOPICS
+from jobquest.events import TOPICS, from_request
+from jobquest.events.requests import Request
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
 from jobquest.log.spool_file import SpoolFile, claim
 from jobquest.log.sqlite import SqliteLog
+from jobquest.report import HEALTHY
 from jobquest.runtime import Runtime
 from tests.kafka_broker import KafkaBroker, free_port, why_not
 from tests.load import PAUSE_SECONDS
-from tests.logs import OnKafka, everything
+from tests.logs import OnKafka, clock_off, everything
 from tests.proxy import Proxy
 from tests.service import Answer, Service, wait_for
 
@@ -361,6 +365,43 @@ def test_on_kafka_the_process_that_consumes_has_no_clients(
         runtime.start(consumes=consumes)
         runtime.stop()
     assert told == [False, True]
+
+
+def test_what_a_process_sends_while_its_clock_is_wrong_waits_and_the_status_says_so(
+    empty_kafka: str, tmp_path: Path
+) -> None:
+    runtime = Runtime(load({"JOBQUEST_DATA_DIR": str(tmp_path), "KAFKA_BROKER": empty_kafka}))
+    runtime.start()
+    outcomes, status = runtime.queries.outcomes, runtime.report.status
+    line = "This machine's clock is ahead of Kafka's, by 240 min more than Kafka accepts"
+
+    def is_told() -> bool:
+        return (status()["reason"] or "").startswith(
+            f"Records for topic achievements, dead-letters, the audit trail's topic wait: {line}"
+        )
+
+    def is_well() -> bool:
+        return status()["state"] in HEALTHY
+
+    wait_for(is_well, 20, lambda: str(status()))
+    poison = KafkaProducer(bootstrap_servers=empty_kafka)
+    with clock_off(5 * 3_600_000):
+        poison.send("achievements", b"no JSON", b"ada", timestamp_ms=now_ms()).get(20)
+        data = {"xpAmount": 5, "totalXp": 5}
+        several = [Request(from_request("xp.earned", "ada", data), False) for _ in range(3)]
+        answers = [runtime.producer.publish("xp.earned", "ada", data)]
+        answers += runtime.producer.publish_all(several)
+        assert [one.result for one in answers] == ["queued"] * 4
+        runtime.audit.record("ada", "stop")
+        wait_for(is_told, 20, lambda: str(status()))
+        assert (outcomes()["followUpsWaiting"], outcomes()["deadLetters"]) == (1, 1)
+    wait_for(is_well, 20, lambda: str(status()))
+    wait_for(lambda: not outcomes()["followUpsWaiting"], 10)
+    wait_for(lambda: (runtime.queries.user("ada") or {}).get("xp") == 20, 10)
+    poison.close()
+    runtime.stop()
+    assert len(everything(empty_kafka, ["dead-letters", "operator-audit"])) == 2
+    assert outcomes()["deadLetters"] == 1
 
 
 def kept_by_each(service: Service) -> list[int]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 
 from jobquest.errors import JobQuestError, RecordRefused, TopicUnavailable
 from jobquest.events import TOPICS
 from jobquest.log import PATIENT_SECONDS, EventLog, NewRecord, Position
+from jobquest.log.outbox import Bar
 from jobquest.log.pending import Pending
 from jobquest.log_lines import log_lines
 from jobquest.producer import confirmed
-from jobquest.read.outgoing import Outgoing, Waiting
+from jobquest.read.outgoing import LEFT_AFTER_MS, Outgoing, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class Relay:
     def __init__(self, outgoing: Outgoing, log: EventLog) -> None:
         self._outgoing = outgoing
         self._log = log
-        self._barred: dict[str, float] = {}  # topics that the log refuses, and until when
+        self._barred: dict[str, Bar] = {}  # topics of which the log accepts nothing
         self._looked = float("-inf")  # into the table
         self._woken = threading.Event()
         self._stop = threading.Event()
@@ -54,6 +56,15 @@ class Relay:
         self._woken.set()
         if self._thread:
             self._thread.join(timeout)
+
+    @property
+    def barred(self) -> Mapping[str, str]:
+        """The topics of which the log accepted nothing at the last try; why. Any thread may ask.
+
+        If nothing was tried for longer than follow-ups take to come back, none waits here: another
+        process has relayed it."""
+        since = time.monotonic() - LEFT_AFTER_MS / 1000 - PATIENT_SECONDS
+        return {topic: bar.why for topic, bar in list(self._barred.items()) if bar.until > since}
 
     def step(self) -> int:
         """Publish the waiting records once. Returns how many the log has accepted."""
@@ -79,7 +90,7 @@ class Relay:
 
     def _waiting(self) -> Waiting:
         now = time.monotonic()
-        without = [topic for topic, until in self._barred.items() if until > now]
+        without = [topic for topic, bar in self._barred.items() if bar.until > now]
         waiting = self._outgoing.take(MOST, without)
         if not waiting or now - self._looked > LOOK_SECONDS:
             self._looked = now
@@ -90,7 +101,8 @@ class Relay:
         """Let the records of a topic wait for WAIT_AFTER_FAILURE_SECONDS."""
         if error.topic not in self._barred:
             logger.warning("Records for topic %s wait: %s", error.topic, error)
-        self._barred[error.topic] = time.monotonic() + WAIT_AFTER_FAILURE_SECONDS
+        until = time.monotonic() + WAIT_AFTER_FAILURE_SECONDS
+        self._barred[error.topic] = Bar(str(error), until)
 
     def _is_published(self, id: str, record: NewRecord, future: Pending[Position]) -> bool:
         try:

@@ -48,7 +48,7 @@ class Waiting(NamedTuple):
     seconds: float
 
 
-class _Bar(NamedTuple):
+class Bar(NamedTuple):
     """Why the log accepts nothing of a topic, and until when it is not tried again (monotonic)."""
 
     why: str
@@ -72,7 +72,7 @@ class Outbox:
         self._spool_file: SpoolFile | None = None
         self._open = False  # the circuit, for every topic
         self._open_topics: set[str] = set()  # for these it is open, too
-        self._barred: dict[str, _Bar] = {}  # topics for which the log accepts nothing now
+        self._barred: dict[str, Bar] = {}  # topics for which the log accepts nothing now
         self._holding = False  # only while open for some topic
         self._hold_at, self._hold_until = 0.0, 0.0
         self._held: list[_Entry] = []  # unconfirmed, and not sent to the log yet
@@ -236,7 +236,7 @@ class Outbox:
                 )
             self._logged[topic] = line
             self._open_topics.add(topic)
-            self._barred[topic] = _Bar(line, time.monotonic() + TRY_SECONDS)
+            self._barred[topic] = Bar(line, time.monotonic() + TRY_SECONDS)
         self._keep(self._pop_unconfirmed(topic))
         self._woken.set()
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from kafka.errors import (
     InvalidRecordError,
-    InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -25,11 +24,12 @@ from kafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from jobquest.errors import LogUnavailable, RecordRefused, TopicUnavailable
+from jobquest.errors import JobQuestError, LogUnavailable, RecordRefused, TopicUnavailable
 from jobquest.log import NewRecord, Position, missing_right
 from jobquest.log.kafka.cluster import Cluster
 from jobquest.log.kafka.encoding import encode
 from jobquest.log.kafka.library import Library, Outgoing
+from jobquest.log.kafka.skew import wrong_clock
 from jobquest.log.pending import Pending
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,7 @@ LOOK_AGAIN_SECONDS = 1.0  # at topics that can't be used
 MAX_RECORD_BYTES = 2_097_152  # a topic may allow less, or more than the default
 
 
-_REFUSALS = (
-    MessageSizeTooLargeError,
-    RecordListTooLargeError,
-    InvalidTimestampError,
-    InvalidRecordError,
-)
+_REFUSALS = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidRecordError)
 _GONE = object()
 _NOT_CONFIRMED = (
     "Kafka did not confirm in time. If it answers otherwise, too few replicas of a topic are in"
@@ -244,14 +239,9 @@ class Sender:
 
     def failed(self, sent: _Sent, error: Exception) -> None:
         """See `Answers.failed`."""
-        if isinstance(error, _REFUSALS):
+        if alone := _alone(sent.record.topic, error):
             if self._left([sent]):
-                sent.future.fail(RecordRefused(f"Kafka refuses the record: {error}"))
-            return
-        if isinstance(error, TopicAuthorizationFailedError):  # the other topics go on
-            if self._left([sent]):
-                topic = sent.record.topic
-                sent.future.fail(TopicUnavailable(topic, missing_right("WRITE", topic)))
+                sent.future.fail(alone)
             return
         line = f"Kafka did not confirm a record: {type(error).__name__}: {error}"
         with self._lock:
@@ -373,3 +363,14 @@ class Sender:
             logger.debug("It is not known whether more topics can be used: %s", error)
         else:
             self._unusable = unusable
+
+
+def _alone(topic: str, error: Exception) -> JobQuestError | None:
+    """What an error means for one record, if records of other topics go on; else None."""
+    if line := wrong_clock(error):  # a topic has its own limit
+        return TopicUnavailable(topic, line)
+    if isinstance(error, TopicAuthorizationFailedError):
+        return TopicUnavailable(topic, missing_right("WRITE", topic))
+    if isinstance(error, _REFUSALS):
+        return RecordRefused(f"Kafka refuses the record: {error}")
+    return None
