@@ -72,6 +72,20 @@ def test_a_record_of_a_wrong_clock_does_not_kill_its_event(
     assert stats(runtime)["xp"] == 5
 
 
+def test_follow_ups_of_an_event_of_a_fast_clock_do_not_die(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """They have its time, and get a record of the right one."""
+    event = from_elsewhere("right", ahead_ms=10 * MINUTES)
+    write(runtime, "achievements", event.replace(b'"xpAmount":5,', b'"xpAmount":150,'))
+    set_record_times(tmp_path, 10 * MINUTES)
+    consume(runtime)
+    runtime.relay.step()
+    consume(runtime)
+    assert outcomes(runtime)[:2] == [("processed", "xp.earned"), ("processed", "level.up")]
+    assert {outcome for outcome, _ in outcomes(runtime)} == {"processed"}
+
+
 def test_an_event_that_is_ahead_of_both_clocks_dies_and_stays_dead(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
