@@ -15,7 +15,7 @@ from typing import Any
 from jobquest.errors import InvalidEvent
 from jobquest.events import PERSONAL_FIELDS, exact_json, format_time, from_record, judged_from
 from jobquest.events.personal import MASK, masked_json
-from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record
+from jobquest.log import EventLog, Found, Partition, PartitionInfo, Record, received_ms
 from jobquest.read.answers import readable
 from jobquest.read.portions import MAX_BYTES
 
@@ -206,6 +206,6 @@ def _decoded(record: Record) -> tuple[dict[str, Any] | None, str | None]:
     try:
         if record.damage:
             raise InvalidEvent(record.damage)
-        return from_record(record.value, judged_from(record.timestamp_ms)).to_dict(), None
+        return from_record(record.value, judged_from(received_ms(record))).to_dict(), None
     except InvalidEvent as error:
         return None, str(error)

@@ -20,6 +20,7 @@ from jobquest.clock import now_ms
 from jobquest.config import load
 from jobquest.errors import LogUnavailable, RecordRefused
 from jobquest.events import TOPICS, from_request
+from jobquest.events.event import at_ms
 from jobquest.events.requests import Request
 from jobquest.log import EventLog, NewRecord
 from jobquest.log.outbox import Outbox
@@ -32,6 +33,7 @@ from tests.load import PAUSE_SECONDS
 from tests.logs import OnKafka, clock_off, everything
 from tests.proxy import Proxy
 from tests.service import Answer, Service, wait_for
+from tests.test_consumer import outcomes, stats
 
 pytestmark = pytest.mark.kafka
 
@@ -372,7 +374,7 @@ def test_what_a_process_sends_while_its_clock_is_wrong_waits_and_the_status_says
 ) -> None:
     runtime = Runtime(load({"JOBQUEST_DATA_DIR": str(tmp_path), "KAFKA_BROKER": empty_kafka}))
     runtime.start()
-    outcomes, status = runtime.queries.outcomes, runtime.report.status
+    counts, status = runtime.queries.outcomes, runtime.report.status
     line = "This machine's clock is ahead of Kafka's, by 240 min more than Kafka accepts"
 
     def is_told() -> bool:
@@ -384,24 +386,26 @@ def test_what_a_process_sends_while_its_clock_is_wrong_waits_and_the_status_says
         return status()["state"] in HEALTHY
 
     wait_for(is_well, 20, lambda: str(status()))
-    poison = KafkaProducer(bootstrap_servers=empty_kafka)
+    poison, right_ms = KafkaProducer(bootstrap_servers=empty_kafka), now_ms()
     with clock_off(5 * 3_600_000):
-        poison.send("achievements", b"no JSON", b"ada", timestamp_ms=now_ms()).get(20)
-        data = {"xpAmount": 5, "totalXp": 5}
-        several = [Request(from_request("xp.earned", "ada", data), False) for _ in range(3)]
-        answers = [runtime.producer.publish("xp.earned", "ada", data)]
-        answers += runtime.producer.publish_all(several)
+        poison.send("achievements", b"no JSON", b"ada", timestamp_ms=right_ms).get(20)
+        data = {"xpAmount": 50, "totalXp": 50}
+        now = at_ms(now_ms())  # what the events have for their time, too
+        events = [from_request("xp.earned", "ada", data, now=now) for _ in range(4)]
+        first, *several = [Request(event, False) for event in events]
+        answers = [runtime.producer.publish_one(first), *runtime.producer.publish_all(several)]
         assert [one.result for one in answers] == ["queued"] * 4
         runtime.audit.record("ada", "stop")
         wait_for(is_told, 20, lambda: str(status()))
-        assert (outcomes()["followUpsWaiting"], outcomes()["deadLetters"]) == (1, 1)
+        assert (counts()["followUpsWaiting"], counts()["deadLetters"]) == (1, 1)
     wait_for(is_well, 20, lambda: str(status()))
-    wait_for(lambda: not outcomes()["followUpsWaiting"], 10)
-    wait_for(lambda: (runtime.queries.user("ada") or {}).get("xp") == 20, 10)
+    wait_for(lambda: not counts()["followUpsWaiting"], 10)
+    wait_for(lambda: ("processed", "level.up") in outcomes(runtime), 10)
     poison.close()
     runtime.stop()
     assert len(everything(empty_kafka, ["dead-letters", "operator-audit"])) == 2
-    assert outcomes()["deadLetters"] == 1
+    assert counts()["deadLetters"] == 1
+    assert stats(runtime, "ada")["xp"] == 200
 
 
 def kept_by_each(service: Service) -> list[int]:

@@ -20,7 +20,7 @@ from jobquest.consumer.retries import Backoff, CircuitBreaker
 from jobquest.consumer.watch import Watch
 from jobquest.errors import IdConflict, InvalidEvent, NotRetryable
 from jobquest.events import Event, from_record, from_records, judged_from
-from jobquest.log import Headers, Origin, Partition, Record
+from jobquest.log import Headers, Origin, Partition, Record, received_ms
 from jobquest.log_lines import log_lines
 from jobquest.read import OrderingKey, Parked, ReadSide
 from jobquest.read.dead_letters import DONE_HEADER
@@ -214,7 +214,7 @@ def _all_decoded(
 
 
 def _decoded(record: Record, origin: Origin) -> Outcome:
-    latest_ms = judged_from(record.timestamp_ms)
+    latest_ms = judged_from(received_ms(record))
     try:
         outcome = Outcome(record, origin, from_record(record.value, latest_ms))
     except InvalidEvent as error:

@@ -246,6 +246,18 @@ class EventLog(Protocol):
         ...
 
 
+# When the outbox got a record, in Unix milliseconds, if that machine's clock was put back since.
+KEPT_HEADER = "jobquest.kept"
+_KEPT = re.compile(rb"[0-9]{1,15}")
+
+
+def received_ms(record: Record) -> int:
+    """When a record came to the service that sent it, by its clock: the record's own time, or when
+    the outbox got it if that is later."""
+    kept = (v for name, v in record.headers if name == KEPT_HEADER and _KEPT.fullmatch(v))
+    return max([record.timestamp_ms, *map(int, kept)])
+
+
 def missing_right(right: str, topic: str) -> str:
     """The message for a missing right on a topic."""
     return f"The right {right} on topic {topic} is missing."

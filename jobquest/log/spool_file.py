@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from jobquest.clock import now_ms
 from jobquest.errors import LogDamaged, LogUnavailable, RecordRefused
-from jobquest.log import NewRecord, Partition, Position, Record
+from jobquest.log import KEPT_HEADER, NewRecord, Partition, Position, Record
 from jobquest.log.pending import Pending
 from jobquest.log.sqlite import SqliteLog
 
@@ -222,9 +222,12 @@ class SpoolFile:
         if record.damage:
             self.damage = LogDamaged(f"Record {record.offset} of {self.path} can't be read.")
             raise self.damage
-        new = NewRecord(record.topic, record.key, record.value, record.headers)
+        headers, since_ms = record.headers, record.timestamp_ms
+        if since_ms > now_ms():  # by a clock that was wrong, from which its event has a time, too
+            headers = (*headers, (KEPT_HEADER, b"%d" % since_ms))
+        new = NewRecord(record.topic, record.key, record.value, headers)
         size = len(record.key or b"") + len(record.value or b"")
-        return Kept(record.offset, new, record.timestamp_ms, size)
+        return Kept(record.offset, new, since_ms, size)
 
 
 def claim(folder: Path, *, with_records: bool) -> SpoolFile:
