@@ -182,7 +182,7 @@ def test_what_a_killed_instance_read_is_named_until_others_read_it(
         processes = service.status()["processes"]
         return {place for one in processes if one["pid"] in pids for place in one["assignment"]}
 
-    wait_for(lambda: share() and reads_everything(service)(), 30, second.tail)
+    wait_for(lambda: len(share()) == len(TOPICS) * 3 and reads_everything(service)(), 60)
     unread = share()
     second.kill()
     began, said = time.monotonic(), []
