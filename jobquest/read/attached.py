@@ -34,9 +34,9 @@ _ATTACHED = {
     # Whatever PostgreSQL would drop with a table, or would refuse to drop it for.
     "postgresql": """
         WITH live AS (
-            SELECT t.oid, t.relname, t.relnamespace::regnamespace::text AS schema, r.oid AS type,
-                r.typarray AS array
+            SELECT t.oid, t.relname, n.nspname, r.oid AS type, r.typarray AS array
             FROM pg_class t JOIN pg_type r ON r.oid = t.reltype
+            JOIN pg_namespace n ON n.oid = t.relnamespace
             WHERE t.relname IN :names AND pg_table_is_visible(t.oid)
         )
         SELECT t.relname,
@@ -52,7 +52,7 @@ _ATTACHED = {
         AND NOT coalesce(c.conrelid = t.oid
             AND (c.contype IN ('p', 'n') OR c.contype = 'u' AND c.conname IN :own), false)
         UNION SELECT t.relname, 'publication ' || p.pubname
-        FROM pg_publication_tables p JOIN live t ON p.schemaname = t.schema
+        FROM pg_publication_tables p JOIN live t ON p.schemaname = t.nspname
             AND p.tablename = t.relname
         UNION SELECT t.relname, 'parent table ' || h.inhparent::regclass
         FROM pg_inherits h JOIN live t ON h.inhrelid = t.oid
