@@ -32,7 +32,7 @@ _OTHER_NAMES = {
     "KAFKA_BOOTSTRAP_SERVERS": "KAFKA_BROKER",
     "KAFKA_BROKER_LIST": "KAFKA_BROKER",
     "KAFKA_CONSUMER_GROUP": "KAFKA_GROUP_ID",
-    "KAFKA_PASSWORD": "KAFKA_SASL_PASSWORD",  # nosec B105 (a name)
+    "KAFKA_PASSWORD": "KAFKA_SASL_PASSWORD",  # a setting's name  # nosec B105
     "KAFKA_SSL_CA_LOCATION": "KAFKA_SSL_CAFILE",
 }
 # A broker's own settings, as its image takes them, that look like misspelt ones of ours.

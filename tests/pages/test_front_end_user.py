@@ -47,7 +47,7 @@ def page(service: Service, browser: Browser, port: int) -> Page:
     made = browser.new_context().new_page()
     made.goto(f"http://front.localhost:{port}/")
     guide = (ROOT / "docs" / "api.md").read_text()
-    [code] = re.findall(r"```js\n(.*?)```", guide, re.DOTALL)
+    code, _beacon = re.findall(r"```js\n(.*?)```", guide, re.DOTALL)
     given = {"service": service.url, "token": ADA, "event": EVENT, "came": []}
     made.evaluate("(given) => Object.assign(window, given)", given)
     made.add_script_tag(content=code)

@@ -3,13 +3,15 @@ arrives if the origin is listed, and is refused if it is not."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.service import Service, wait_for
+from tests.service import ROOT, Service, wait_for
 from tests.template import ForkedService
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -33,8 +35,8 @@ FETCH = """async ([url, options]) => {
         return [0, String(error), null];
     }
 }"""
-BEACON = """([url, body]) =>
-    navigator.sendBeacon(url, new Blob([body], { type: "application/json" }))"""
+_, _BEACON = re.findall(r"```js\n(.*?);?\n```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+BEACON = f"([service, event]) => {_BEACON}"
 BEACON_AT_THE_END = """([url, body]) => addEventListener("pagehide", () =>
     navigator.sendBeacon(url, new Blob([body], { type: "application/json" })))"""
 SOCKET = """(url) => new Promise((tell) => {
@@ -124,7 +126,7 @@ def test_a_listed_page_may_use_every_method(service: Service, open_at: Open) -> 
 
 def test_a_beacon_of_a_listed_page_arrives(service: Service, open_at: Open) -> None:
     page = open_at("front.localhost")
-    assert page.evaluate(BEACON, [f"{service.url}/api/kafka/events", event("beacon")]) is True
+    assert page.evaluate(BEACON, [service.url, json.loads(event("beacon"))]) is True
     wait_for(lambda: has_arrived(service, "beacon"), 30, service.tail)
 
 
@@ -154,7 +156,7 @@ def test_a_page_that_is_not_listed_is_refused(service: Service, open_at: Open, h
     assert publish(page, service, id, credentials="include")[0] == 0
     plain = {"mode": "no-cors", "headers": {"Content-Type": "text/plain"}}  # without a preflight
     publish(page, service, id, **plain)
-    page.evaluate(BEACON, [f"{service.url}/api/kafka/events", event(id)])
+    page.evaluate(BEACON, [service.url, json.loads(event(id))])
     status = f"{service.url}/api/kafka/status"
     code, answer, _ = page.evaluate(FETCH, [status, {}])
     assert (code, answer) == (0, "TypeError: Failed to fetch")  # it may not read, either
